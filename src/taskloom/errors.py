@@ -1,0 +1,44 @@
+"""The errors a user can cause. Each message is one sentence: expected, found, where, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TaskloomError(Exception):
+    """Base of every error that is about the user's input rather than a defect of taskloom.
+
+    The command line prints the message alone and exits with status 2.
+    """
+
+
+class DataError(TaskloomError):
+    """A file, table, store, label or split is not what it should be."""
+
+
+class ConfigError(TaskloomError):
+    """A setting is unknown, misspelt, out of range, or contradicts another."""
+
+
+class TrainingError(TaskloomError):
+    """Training cannot go on: a loss became NaN, a solver failed, a batch held no label at all."""
+
+
+class MissingExtraError(TaskloomError):
+    """An optional dependency is used but not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed; it comes with an extra: pip install 'taskloom[{extra}]'."
+        )
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Returns " Did you mean `x`?" for the nearest valid name, or "" where none is near.
+
+    >>> did_you_mean("naem", ["name", "size"])
+    ' Did you mean `name`?'
+    """
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    return f" Did you mean `{near[0]}`?" if near else ""
