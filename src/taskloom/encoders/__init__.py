@@ -1,0 +1,48 @@
+"""Backbones as ordered stages, and the registry that the study file's `encoder` names them by."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from taskloom.encoders.encoder import Encoder, from_modules
+from taskloom.encoders.mlp import mlp
+from taskloom.errors import ConfigError, did_you_mean
+from taskloom.registry import Registry
+
+ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
+"""Functions `(input_shape, **settings) -> Encoder`; settings are keyword-only."""
+
+ENCODERS.register("mlp")(mlp)
+
+
+def build(name: str, input_shape: Sequence[int], **settings: Any) -> Encoder:
+    """Builds an encoder by its registered name.
+
+    Args:
+        name: A name of `ENCODERS`.
+        input_shape: Shape of one row's input, without the batch axis.
+        **settings: The encoder's own settings.
+
+    Raises:
+        ConfigError: Unknown encoder, unknown setting, or a setting that does not fit the input.
+
+    Example:
+        >>> build("mlp", (12,), hidden=[16]).num_features
+        16
+    """
+    make = ENCODERS[name]
+    parameters = inspect.signature(make).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    for setting in settings:
+        if setting not in known and not open_ended:
+            raise ConfigError(
+                f"`{setting}` is not a setting of encoder {name}.{did_you_mean(setting, known)} "
+                f"Settings: {', '.join(known)}."
+            )
+    return make(input_shape, **settings)
+
+
+__all__ = ["ENCODERS", "Encoder", "build", "from_modules", "mlp"]

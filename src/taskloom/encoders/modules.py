@@ -1,0 +1,96 @@
+"""Small parts that several encoders are made of, and checks of their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from taskloom.errors import ConfigError, did_you_mean
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+"""Activation functions by name."""
+
+
+def activation_layer(name: str) -> nn.Module:
+    """Returns a new activation layer.
+
+    Raises:
+        ConfigError: The name is not one of `ACTIVATIONS`.
+
+    Example:
+        >>> activation_layer("tanh")
+        Tanh()
+    """
+    if name not in ACTIVATIONS:
+        raise ConfigError(
+            f"`{name}` is not a known activation.{did_you_mean(str(name), ACTIVATIONS)} "
+            f"Known: {', '.join(sorted(ACTIVATIONS))}."
+        )
+    return ACTIVATIONS[name]()
+
+
+def check_sizes(setting: str, sizes: Any, *, empty: bool = True) -> tuple[int, ...]:
+    """Returns layer sizes as a tuple: whole numbers above 0; one number stands for a list of one.
+
+    Raises:
+        ConfigError: Anything else, naming the setting.
+    """
+    found = [sizes] if isinstance(sizes, int) else sizes
+    if (
+        not isinstance(found, Sequence)
+        or isinstance(found, str)
+        or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in found)
+    ):
+        raise ConfigError(f"{setting} must be a list of whole numbers above 0; got {sizes!r}.")
+    if not empty and len(found) == 0:
+        raise ConfigError(f"{setting} must have at least one number; got an empty list.")
+    return tuple(found)
+
+
+def check_rate(setting: str, rate: Any) -> float:
+    """Returns a dropout rate. Raises ConfigError unless 0 <= rate < 1."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.0 <= rate < 1.0:
+        raise ConfigError(f"{setting} must be a number from 0 to below 1; got {rate!r}.")
+    return float(rate)
+
+
+def dense_block(
+    num_inputs: int,
+    num_outputs: int,
+    *,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    norm: str | None = None,
+) -> nn.Sequential:
+    """One fully connected layer: linear, normalisation, activation, dropout (the two in between where asked).
+
+    Args:
+        num_inputs: F.
+        num_outputs: Width of the layer.
+        activation: A name of `ACTIVATIONS`.
+        dropout: Share of outputs set to 0 in training.
+        norm: None, "batch" or "layer".
+
+    Returns:
+        Module from [N, num_inputs] to [N, num_outputs].
+    """
+    layers: list[nn.Module] = [nn.Linear(num_inputs, num_outputs)]
+    if norm == "batch":
+        layers.append(nn.BatchNorm1d(num_outputs))
+    elif norm == "layer":
+        layers.append(nn.LayerNorm(num_outputs))
+    elif norm is not None:
+        raise ConfigError(f"norm must be `batch`, `layer` or left out; got {norm!r}.")
+    layers.append(activation_layer(activation))
+    if dropout > 0.0:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
