@@ -1,8 +1,8 @@
 """Sources: from files to `DataSplits`, by the name that a study file gives as `data.reader`.
 
-A source reads files, prepares what is worth preparing, splits, fits the normaliser and the tasks on the training part,
-and says in `DataSplits.about` what it did. What several sources need stands here too: checksums, tasks whose
-classes come from the data, and where a prepared store lives.
+A source reads files, prepares what is worth preparing, splits, fits the normaliser and the tasks on the
+training part, and says in `DataSplits.about` what it did. What several sources need stands here too: sums,
+tasks whose classes come from the data, and where a prepared store lives.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def load(
     """Loads data by reader name; see `SourceLoader` for the arguments.
 
     Example:
-        >>> load("no_such_reader", {}, {}, {}, stores=Path("stores"))
+        >>> load("tabel", {}, {}, {}, stores=Path("stores"))
         Traceback (most recent call last):
             ...
-        taskloom.errors.ConfigError: `no_such_reader` is not a known data reader. Known: edf, opportunity, table.
+        taskloom.errors.ConfigError: `tabel` is not a known data reader. Did you mean `table`? ...
     """
     return find_source(name)(settings, tasks, split, seed=seed, folder=folder, stores=stores)
 
@@ -135,7 +135,8 @@ def checksums(paths: Iterable[Path], root: Path) -> dict[str, str]:
 def store_folder(stores: Path, reader: str, root: Path, parameters: Mapping[str, Any]) -> Path:
     """Returns where the store of these files read with these parameters lives: one place per question.
 
-    The name does not depend on the files' contents, so that a store of older contents is found, noticed and replaced.
+    The name does not depend on the files' contents, so that a store of older contents is found, noticed and
+    replaced.
     """
     question = json.dumps([reader, os.fspath(root.resolve()), parameters], sort_keys=True, default=str)
     return stores / f"{reader}-{hashlib.sha256(question.encode()).hexdigest()[:12]}"
