@@ -1,0 +1,104 @@
+"""Files of a store on disk: arrays that grow by rows, arrays opened whole, folders put in place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.errors import DataError
+
+
+class GrowingArray:
+    """A .npy file that grows by rows; its header is rewritten at the end."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], columns: int) -> None:
+        self.dtype, self.columns, self.rows = dtype, columns, 0
+        self.digest = hashlib.sha256()
+        self.file: IO[bytes] = open(path, "wb")  # noqa: SIM115  # closed in finish or discard
+        self._write_header()
+
+    def _write_header(self) -> None:
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, self.columns)}
+        # NumPy pads the header so that the first axis can grow in place.
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def append(self, chunk: NDArray[Any]) -> None:
+        if chunk.size:
+            self.file.write(chunk.data)
+            self.digest.update(chunk.data)
+        self.rows += len(chunk)
+
+    def finish(self) -> str:
+        """Completes the file on disk and returns the SHA-256 of its rows."""
+        self.file.seek(0)
+        self._write_header()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        return self.digest.hexdigest()
+
+    def discard(self) -> None:
+        # On a full disk the buffered rest cannot be written; the file is removed anyway.
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+
+def open_array(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: the file is missing from the store; prepare the data again.")
+    with open(path, "rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise ValueError(f"npy version {version}")
+            found_shape, fortran, found_dtype = np.lib.format.read_array_header_1_0(file)
+        except ValueError as error:
+            raise DataError(f"{path}: not an array of a store ({error}); prepare the data again.") from None
+        offset = file.tell()
+    expected_bytes = offset + shape[0] * shape[1] * dtype.itemsize
+    found_bytes = path.stat().st_size
+    if found_shape != shape or found_dtype != dtype or fortran:
+        raise DataError(
+            f"{path}: {dtype} {list(shape)} expected from store.json, found {found_dtype} "
+            f"{list(found_shape)}; prepare the data again."
+        )
+    if found_bytes != expected_bytes:
+        raise DataError(
+            f"{path}: {expected_bytes:,} bytes expected, found {found_bytes:,}; the file seems cut off, "
+            "prepare the data again."
+        )
+    if shape[1] == 0:  # an empty range cannot be mapped
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Whether a new store may take the place: an empty folder or a store."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or ("store.json" in names and names <= {"store.json", "samples.npy", "tracks.npy"})
+
+
+def move_into_place(partial: Path, folder: Path) -> None:
+    """Renames `partial` to `folder`, moving an older store aside first."""
+    aside = partial.with_suffix(".replaced")
+    if folder.exists():
+        os.replace(folder, aside)
+    os.replace(partial, folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
