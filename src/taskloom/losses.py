@@ -1,0 +1,219 @@
+"""Losses per task on the labels that are present: sums and counts, divided once at the end.
+
+Mask first, then any loss: outputs and targets of absent labels are replaced by zeros *before* the loss sees
+them, and their losses are left out of the sum. So whatever stands where no label is (NaN, infinity, garbage)
+reaches neither the value nor the gradient. The masking is `torch.where` over the whole batch rather than an
+index selection, because a selection has a size that a GPU would have to report to the CPU at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from taskloom.registry import Registry
+from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task, TaskSet
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+LOSSES: Registry[Loss] = Registry("loss")
+"""Losses by name. Each takes outputs and targets and returns one loss per element, without any reduction."""
+
+
+@dataclass(frozen=True)
+class SumCount:
+    """A sum of losses and the number of labels in it, both scalars on the device of the outputs.
+
+    Args:
+        sum: Sum of the losses, floating point; 0 (with a zero gradient) where no label is present.
+        count: Number of labels in the sum, int64: rows, for multilabel elements, for landmarks points,
+            for labels per sample the samples.
+
+    Example:
+        >>> SumCount(torch.tensor(6.0), torch.tensor(4)).mean
+        tensor(1.5000)
+    """
+
+    sum: Tensor
+    count: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Loss per label; 0 where there is none."""
+        return self.sum / self.count.clamp(min=1)
+
+
+def per_task(predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) -> dict[str, SumCount]:
+    """Computes every predicted task's loss over the labels that are present.
+
+    Outputs of half precision are raised to float32 first, and autocast is off inside: a sum over a batch in
+    float16 would lose the small losses.
+
+    Args:
+        predictions: Head outputs per task, [N, width], or [N, width, W] for labels per sample.
+        labels: Labels of the same N rows. A task without labels gets sum 0 and count 0.
+        tasks: The tasks; each brings its loss (`Task.default_loss`) and its standardisation.
+
+    Returns:
+        Per predicted task, in the order of `tasks`, the sum of losses and the number of labels.
+
+    Raises:
+        ValueError: A prediction for an unknown task, or outputs, values and presence of shapes that do not
+            fit each other; the message names the task, what was expected and what was found.
+
+    Example:
+        >>> tasks = tl.TaskSet(tl.Regression("age"), tl.Binary("gender"))
+        >>> labels = tl.Labels(
+        ...     {"age": torch.tensor([3.0, 0.0]), "gender": torch.tensor([1, 0])},
+        ...     {"age": torch.tensor([True, False]), "gender": torch.tensor([True, True])},
+        ... )
+        >>> outputs = {"age": torch.tensor([[1.0], [9.0]]), "gender": torch.zeros(2, 1)}
+        >>> losses = per_task(outputs, labels, tasks)
+        >>> losses["age"].mean, losses["gender"].count
+        (tensor(4.), tensor(2))
+    """
+    unknown = [name for name in predictions if name not in tasks]
+    if unknown:
+        raise ValueError(f"predictions name `{unknown[0]}`, which is not among the tasks {', '.join(tasks)}")
+    result = {}
+    for name, task in tasks.items():
+        if name in predictions:
+            output = predictions[name]
+            values, present = _labels_of(task, labels, output)
+            check_shapes(task, output, values, present)
+            result[name] = _task_loss(task, output, values, present)
+    return result
+
+
+def masked(loss: Loss, output: Tensor, target: Tensor, present: Tensor) -> SumCount:
+    """Sums a loss over what is present; what is absent never reaches it.
+
+    Args:
+        loss: Any loss without reduction. What it returns has the axes of `present`, or more: the mean is
+            taken over the further ones.
+        output: Outputs; the first axes are those of `present`, logits of several classes have one more.
+        target: Targets; the first axes are those of `present`.
+        present: Which targets are there, bool.
+
+    Example:
+        >>> garbage = torch.tensor([1.0, torch.nan])
+        >>> masked(mae, torch.tensor([3.0, torch.inf]), garbage, torch.tensor([True, False]))
+        SumCount(sum=tensor(2.), count=tensor(1))
+    """
+    output = torch.where(_spread(present, output), output, output.new_zeros(()))
+    target = torch.where(_spread(present, target), target, target.new_zeros(()))
+    losses = loss(output, target)
+    if losses.ndim > present.ndim:
+        losses = losses.flatten(present.ndim).mean(dim=-1)
+    # Zeroed outputs and targets have a loss of their own (log 2 for a logit): it is taken out again here.
+    losses = torch.where(present, losses, losses.new_zeros(()))
+    return SumCount(losses.sum(), present.sum())
+
+
+@LOSSES.register("binary_cross_entropy")
+def binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of logits against 0 or 1, element by element; any shape."""
+    return F.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none")
+
+
+@LOSSES.register("cross_entropy")
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of logits [N, C] or [N, W, C] against codes [N] or [N, W]; shaped like the codes."""
+    return F.cross_entropy(output.movedim(-1, 1), target, reduction="none")
+
+
+@LOSSES.register("mse")
+def mse(output: Tensor, target: Tensor) -> Tensor:
+    """Squared difference, element by element."""
+    return (output - target).square()
+
+
+@LOSSES.register("mae")
+def mae(output: Tensor, target: Tensor) -> Tensor:
+    """Absolute difference, element by element."""
+    return (output - target).abs()
+
+
+@LOSSES.register("huber")
+def huber(output: Tensor, target: Tensor) -> Tensor:
+    """Huber loss with its knee at one standardised unit: d^2 / 2 where |d| <= 1, else |d| - 1/2."""
+    return F.huber_loss(output, target, reduction="none", delta=1.0)
+
+
+def check_shapes(task: Task, output: Tensor, values: Tensor, present: Tensor) -> None:
+    """Refuses outputs, values and presence of one task that do not fit each other.
+
+    Args:
+        task: The task they belong to.
+        output: Head outputs, [N, width], or [N, width, W] for labels per sample.
+        values: Values of its labels.
+        present: Which of them are there.
+
+    Raises:
+        ValueError: Names the task, the shape that was expected and the one that was found.
+    """
+    per_sample = isinstance(task, Binary | Multiclass) and output.ndim == 3
+    samples = tuple(output.shape[2:]) if per_sample else ()
+    rows = (len(values),)
+    for what, tensor, expected in (
+        ("outputs", output, (*rows, task.width, *samples)),
+        ("values", values, (*rows, *task.value_shape, *samples)),
+        ("presence", present, (*rows, *task.presence_shape, *samples)),
+    ):
+        if tuple(tensor.shape) != expected:
+            raise ValueError(
+                f"task {task.name} ({task.kind}): {what} of shape {list(expected)} expected, "
+                f"found {list(tensor.shape)}"
+            )
+    if present.dtype != torch.bool:
+        raise ValueError(
+            f"task {task.name} ({task.kind}): presence of type bool expected, found {present.dtype}"
+        )
+
+
+def _labels_of(task: Task, labels: Labels, output: Tensor) -> tuple[Tensor, Tensor]:
+    """The task's values and presence; where the labels do not know the task, nothing is present."""
+    if task.name in labels.values:
+        return labels.values[task.name], labels.present[task.name]
+    # Zeros rather than a loose constant: the head then gets a zero gradient, as in an all-absent batch.
+    samples = output.shape[2:] if isinstance(task, Binary | Multiclass) else ()
+    rows = len(output)
+    return (
+        torch.zeros(rows, *task.value_shape, *samples, dtype=task.value_dtype, device=output.device),
+        torch.zeros(rows, *task.presence_shape, *samples, dtype=torch.bool, device=output.device),
+    )
+
+
+def _task_loss(task: Task, output: Tensor, values: Tensor, present: Tensor) -> SumCount:
+    if output.dtype in (torch.float16, torch.bfloat16):
+        output = output.float()
+    with torch.autocast(output.device.type, enabled=False):
+        output, target = _aligned(task, output, values)
+        return masked(LOSSES[task.default_loss], output, target, present)
+
+
+def _aligned(task: Task, output: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and targets in the shapes the losses take: presence axes first, the rest behind."""
+    match task:
+        case Binary():
+            return output.squeeze(1), values
+        case Multiclass():
+            return output.movedim(1, -1), values
+        case Multilabel():
+            return output, values
+        case Regression():
+            return output, task.standardize(values).reshape(output.shape).to(output.dtype)
+        case Landmarks():
+            target = task.standardize(values).to(output.dtype)
+            return output.reshape(target.shape), target
+        case _:
+            raise TypeError(f"task {task.name}: no loss is known for tasks of kind `{task.kind}`")
+
+
+def _spread(present: Tensor, tensor: Tensor) -> Tensor:
+    """Presence with axes of length one behind it, so that it broadcasts over `tensor`."""
+    return present.reshape(*present.shape, *(1,) * (tensor.ndim - present.ndim))
