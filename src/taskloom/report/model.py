@@ -1,0 +1,190 @@
+"""What a report shows, as plain data: the study fills it, the renderer reads nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["helped", "hurt", "no difference shown"]
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A task as the report names it.
+
+    Args:
+        name: The task's name.
+        kind: Its kind ("binary", ...).
+        metric: The metric it is judged by.
+        unit: Unit of the metric ("years"), "" where it has none.
+        higher_is_better: Direction of the metric.
+        chosen_cell: Id of the cell that is best on validation, "" where no cell finished.
+        auxiliary: Whether the task is trained but not judged.
+    """
+
+    name: str
+    kind: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    chosen_cell: str = ""
+    auxiliary: bool = False
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """One configuration of the study and what it cost.
+
+    Args:
+        id: Short stable id.
+        name: Name for people ("hard sharing 3 from input").
+        tasks: Tasks trained together.
+        training_seconds: Mean time of a training over repeats, evaluation left out.
+        num_parameters: Trainable parameters.
+        peak_memory_bytes: Largest memory of any repeat.
+        epochs: Mean number of epochs trained.
+        num_done, num_planned: Finished and planned repeats.
+        plan: The sharing plan as text, one line per stage.
+        time_ratio, parameter_ratio, memory_ratio: Relative to training each of its tasks alone, one after
+            the other (times and parameters summed, memory the largest); NaN where a baseline is missing.
+    """
+
+    id: str
+    name: str
+    tasks: tuple[str, ...]
+    training_seconds: float
+    num_parameters: int
+    peak_memory_bytes: int
+    epochs: float
+    num_done: int
+    num_planned: int
+    plan: str = ""
+    time_ratio: float = float("nan")
+    parameter_ratio: float = float("nan")
+    memory_ratio: float = float("nan")
+
+
+@dataclass(frozen=True)
+class GainRow:
+    """How a task did in a cell against its own single-task baseline; positive gain = better.
+
+    Args:
+        task, cell: Whose.
+        baseline, value: Mean test metric alone and in the cell.
+        gain, low, high: Paired gain with its 95 % interval, in the metric's unit.
+        p_value: Two-sided, adjusted by Holm over the cells of the task.
+        verdict: What may be said.
+        note: What a reader must know beside it ("2 of 3 repeats failed"), or "".
+        surer: What would make it surer, one sentence, or "".
+    """
+
+    task: str
+    cell: str
+    baseline: float
+    value: float
+    gain: float
+    low: float
+    high: float
+    p_value: float
+    verdict: Verdict
+    note: str = ""
+    surer: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The validation metric of one run, epoch by epoch.
+
+    Args:
+        task: Which task.
+        cell: Cell id, or "" for the single-task baseline.
+        repeat: Which repeat.
+        values: One value per epoch.
+        best_epoch: Index of the epoch whose weights were kept.
+    """
+
+    task: str
+    cell: str
+    repeat: int
+    values: Sequence[float]
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Learned mixing of one cell, averaged over repeats at their best epochs.
+
+    Args:
+        cell: Cell id.
+        tasks: Task names, in the order of the matrices' axes.
+        matrices: Per stage, [T][T]; row = receiving task, column = donor. Per-channel units are averaged.
+        over_time: Per stage, one matrix per epoch of the first repeat.
+    """
+
+    cell: str
+    tasks: tuple[str, ...]
+    matrices: Mapping[str, Sequence[Sequence[float]]]
+    over_time: Mapping[str, Sequence[Sequence[Sequence[float]]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """Labels of one task in the three parts.
+
+    Args:
+        task: Which task.
+        train, validation, test: Present labels.
+        missing_share: Share of all rows without this label, 0 to 1.
+        detail: Class counts or mean and standard deviation, as text.
+    """
+
+    task: str
+    train: int
+    validation: int
+    test: int
+    missing_share: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything on the page.
+
+    Args:
+        title: The study's name.
+        created: Date and time, as text.
+        tasks, cells, gains, curves, mixing, labels: The rows.
+        num_repeats: Planned repeats.
+        clusters: What intervals are clustered by and how many in test ("1,203 people").
+        design: One sentence: how the intervals were made.
+        failed: One sentence per failed run.
+        warnings: What a reader must know first (a split that leaks by design, runs still missing).
+        data_notes: Sentences about source, groups and split.
+        environment: Versions, device, threads.
+        study_file: The resolved configuration as YAML.
+    """
+
+    title: str
+    created: str
+    tasks: Sequence[TaskRow]
+    cells: Sequence[CellRow]
+    gains: Sequence[GainRow]
+    curves: Sequence[Curve]
+    mixing: Sequence[Mixing]
+    labels: Sequence[LabelCount]
+    num_repeats: int
+    clusters: str
+    design: str
+    failed: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    data_notes: Sequence[str] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    study_file: str = ""
+
+    def gain(self, task: str, cell: str) -> GainRow | None:
+        """The gain of a task in a cell, None where there is none (yet)."""
+        return next((g for g in self.gains if g.task == task and g.cell == cell), None)
+
+    def cell(self, cell_id: str) -> CellRow | None:
+        return next((c for c in self.cells if c.id == cell_id), None)

@@ -1,0 +1,173 @@
+"""Plots as inline SVG, drawn by matplotlib without a window; text stays text, so that it can be searched."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from taskloom.report.model import Curve, Mixing, ReportData, TaskRow
+from taskloom.report.words import metric_name
+
+# Okabe and Ito's colours, told apart by colour-blind readers; the baseline is always dark grey.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#000000")
+BASELINE = "#555555"
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "taskloom",  # the same data give the same file
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+}
+MAX_CURVE_CELLS = 6
+
+
+def curves(data: ReportData, task: TaskRow) -> str:
+    """Validation metric over epochs: thin lines are repeats, thick ones their mean over running repeats.
+
+    Shows the baseline, the chosen cell and the best others, up to `MAX_CURVE_CELLS` cells, lest the lines
+    hide each other. Returns SVG, or "" where there is no curve.
+    """
+    by_cell: dict[str, list[Curve]] = {}
+    for curve in data.curves:
+        if curve.task == task.name:
+            by_cell.setdefault(curve.cell, []).append(curve)
+    if not by_cell:
+        return ""
+    shown = ["", *_cells_to_show(task, by_cell)]
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(6.2, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for cell in shown:
+            if cell not in by_cell:
+                continue
+            name = "alone" if cell == "" else getattr(data.cell(cell), "name", cell)
+            colour = BASELINE if cell == "" else PALETTE[(shown.index(cell) - 1) % len(PALETTE)]
+            _draw_runs(axes, by_cell[cell], name, colour)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"{metric_name(task.metric)}, validation" + (f" ({task.unit})" if task.unit else ""))
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure, f"Validation curves of {task.name}")
+
+
+def mixing_heatmaps(mixing: Mixing) -> str:
+    """The mixing matrices of one cell by depth; rows receive, columns give. Returns SVG."""
+    names, count = list(mixing.matrices), len(mixing.matrices)
+    size = max(1.5, 0.42 * len(mixing.tasks) + 0.9)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(min(size * count + 0.8, 14), size + 0.5), layout="constrained")
+        panels = figure.subplots(1, count, squeeze=False)[0]
+        limit = max(float(np.abs(np.asarray(matrix)).max()) for matrix in mixing.matrices.values()) or 1.0
+        for index, (axes, name) in enumerate(zip(panels, names, strict=True)):
+            matrix = np.asarray(mixing.matrices[name], dtype=float)
+            _draw_heatmap(axes, matrix, mixing.tasks, limit, with_rows=index == 0)
+            axes.set_title(f"after {name}", fontsize=9)
+        return _svg(figure, "Mixing matrices by depth: rows receive, columns give")
+
+
+def mixing_over_time(mixing: Mixing) -> str:
+    """Own share (mean diagonal) and foreign share (mean of the rest) by stage over epochs. Returns SVG."""
+    series: Mapping[str, Sequence[Sequence[Sequence[float]]]] = mixing.over_time
+    if not series or max(len(epochs) for epochs in series.values()) < 2 or len(mixing.tasks) < 2:
+        return ""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(6.2, 2.5), layout="constrained")
+        axes = figure.subplots()
+        for index, (stage, epochs) in enumerate(series.items()):
+            stack = np.asarray(epochs, dtype=float)
+            own = np.trace(stack, axis1=1, axis2=2) / stack.shape[1]
+            foreign = (stack.sum(axis=(1, 2)) - own * stack.shape[1]) / (
+                stack.shape[1] * (stack.shape[1] - 1)
+            )
+            colour = PALETTE[index % len(PALETTE)]
+            epochs_axis = np.arange(1, len(stack) + 1)
+            axes.plot(epochs_axis, own, color=colour, label=f"{stage}: own")
+            axes.plot(epochs_axis, foreign, color=colour, linestyle="--", label=f"{stage}: foreign")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("mean mixing weight")
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure, "Mixing weights over time, first repeat")
+
+
+def _cells_to_show(task: TaskRow, by_cell: Mapping[str, Sequence[Curve]]) -> list[str]:
+    """The chosen cell first, then by mean value at the kept epoch."""
+
+    def kept(cell: str) -> float:
+        values = [curve.values[curve.best_epoch] for curve in by_cell[cell] if len(curve.values)]
+        mean = float(np.mean(values)) if values else float("-inf")
+        return mean if task.higher_is_better else -mean
+
+    others = sorted((cell for cell in by_cell if cell not in ("", task.chosen_cell)), key=kept, reverse=True)
+    chosen = [task.chosen_cell] if task.chosen_cell in by_cell and task.chosen_cell else []
+    return (chosen + others)[:MAX_CURVE_CELLS]
+
+
+def _draw_runs(axes: Axes, runs: Sequence[Curve], name: str, colour: str) -> None:
+    length = max(len(run.values) for run in runs)
+    stacked = np.full((len(runs), length), np.nan)
+    for row, run in enumerate(runs):
+        stacked[row, : len(run.values)] = run.values
+        axes.plot(np.arange(1, len(run.values) + 1), run.values, color=colour, linewidth=0.6, alpha=0.45)
+        if 0 <= run.best_epoch < len(run.values):
+            axes.plot(run.best_epoch + 1, run.values[run.best_epoch], ".", color=colour, markersize=4)
+    # Only epochs that some run reached have a column, so that no mean is taken over nothing.
+    counts = np.isfinite(stacked).sum(axis=0)
+    mean = np.divide(np.nansum(stacked, axis=0), counts, out=np.full(length, np.nan), where=counts > 0)
+    # Past the shortest run a mean would compare other runs than before: it ends there.
+    shortest = min(len(run.values) for run in runs)
+    axes.plot(np.arange(1, shortest + 1), mean[:shortest], color=colour, linewidth=1.8, label=name)
+
+
+def _draw_heatmap(
+    axes: Axes, matrix: np.ndarray, tasks: Sequence[str], limit: float, *, with_rows: bool
+) -> None:
+    axes.pcolormesh(
+        np.arange(-0.5, len(matrix)),
+        np.arange(-0.5, len(matrix)),
+        matrix,
+        cmap="RdBu",
+        vmin=-limit,
+        vmax=limit,
+    )
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(tasks)), tasks if with_rows else [""] * len(tasks), fontsize=8)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if len(tasks) <= 8:
+        for row in range(matrix.shape[0]):
+            for column in range(matrix.shape[1]):
+                strong = abs(matrix[row, column]) > 0.6 * limit
+                axes.text(
+                    column,
+                    row,
+                    f"{matrix[row, column]:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color="white" if strong else "#222222",
+                )
+
+
+def _svg(figure: Figure, description: str) -> str:
+    """The figure as an SVG element: no XML header, no date, described for screen readers."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    escaped = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return text.replace("<svg", f'<svg role="img" aria-label="{escaped}"', 1)

@@ -1,0 +1,141 @@
+"""Numbers and sentences for people: the same wording on the page and in the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from taskloom.report.model import GainRow, ReportData, TaskRow
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "f1_macro": "F1 macro",
+    "f1_weighted": "F1 weighted",
+    "f1_micro": "F1 micro",
+    "auc": "AUC",
+    "mae": "MAE",
+    "mse": "MSE",
+    "rmse": "RMSE",
+    "r2": "R²",
+    "landmark_error": "landmark error",
+    "failure_rate": "failure rate",
+}
+_PERCENT = {"accuracy", "balanced_accuracy", "failure_rate"}
+MINUS = "−"
+
+
+def metric_name(metric: str) -> str:
+    """Name of a metric as people write it."""
+    return METRIC_NAMES.get(metric, metric)
+
+
+def number(value: float, metric: str, *, signed: bool = False) -> str:
+    """A metric's value without its unit: percentages of shares, three digits otherwise.
+
+    >>> number(0.9123, "accuracy"), number(-0.02, "f1_macro", signed=True), number(5.614, "mae")
+    ('91.2', '−0.020', '5.61')
+    """
+    if not math.isfinite(value):
+        return "–"
+    if metric in _PERCENT:
+        text = f"{100 * abs(value):.1f}"
+    elif metric in ("mae", "mse", "rmse"):
+        text = _three_digits(abs(value))
+    else:
+        text = f"{abs(value):.3f}"
+    zero = not text.strip("0.")
+    sign = "" if zero else MINUS if value < 0 else "+" if signed else ""
+    return sign + text
+
+
+def with_unit(value: float, metric: str, unit: str = "") -> str:
+    """A metric's value with its unit.
+
+    >>> with_unit(0.9123, "accuracy"), with_unit(5.614, "mae", "years")
+    ('91.2 %', '5.61 years')
+    """
+    text = number(value, metric)
+    if text == "–":
+        return text
+    if metric in _PERCENT:
+        return f"{text} %"
+    return f"{text} {unit}" if unit and metric in ("mae", "rmse") else text
+
+
+def interval(row: GainRow, metric: str) -> str:
+    """The gain with its interval, signed: "+0.39 [0.27, 0.52]"."""
+    gain = number(row.gain, metric, signed=True)
+    if not (math.isfinite(row.low) and math.isfinite(row.high)):
+        return f"{gain} [no interval]"
+    return f"{gain} [{number(row.low, metric)}, {number(row.high, metric)}]"
+
+
+def gain_unit(task: TaskRow) -> str:
+    """Unit of a difference of the task's metric."""
+    if task.metric in _PERCENT:
+        return "points"
+    return task.unit if task.metric in ("mae", "rmse") else ""
+
+
+def task_sentence(data: ReportData, task: TaskRow) -> str:
+    """One sentence: what alone gives, what the cell chosen on validation gives, and the verdict."""
+    row = data.gain(task.name, task.chosen_cell) if task.chosen_cell else None
+    cell = data.cell(task.chosen_cell)
+    if row is None or cell is None:
+        return f"{task.name}: no finished cell to compare with training alone yet."
+    alone = with_unit(row.baseline, task.metric, task.unit)
+    shared = with_unit(row.value, task.metric, task.unit)
+    unit = gain_unit(task)
+    change = f"{interval(row, task.metric)}{' ' + unit if unit else ''}"
+    ending = {
+        "helped": f"sharing helped, by {change}",
+        "hurt": f"sharing hurt (negative transfer), by {change}",
+        "no difference shown": f"no difference shown, {change}",
+    }[row.verdict]
+    note = f" ({row.note})" if row.note else ""
+    return f"{metric_name(task.metric)} alone {alone}, with {cell.name} {shared}: {ending}{note}."
+
+
+def headline(data: ReportData) -> str:
+    """The whole study in one sentence."""
+    judged = [task for task in data.tasks if not task.auxiliary]
+    verdicts = [row.verdict for task in judged if (row := data.gain(task.name, task.chosen_cell)) is not None]
+    parts = [
+        f"{verdicts.count(verdict)} {word}"
+        for verdict, word in (
+            ("helped", "helped"),
+            ("hurt", "hurt"),
+            ("no difference shown", "with no difference shown"),
+        )
+        if verdict in verdicts
+    ]
+    tasks = f"{len(judged)} task{'s' if len(judged) != 1 else ''}"
+    if not parts:
+        return f"{tasks}; no verdict yet."
+    return f"Of {tasks}, each judged in the cell that was best on validation: {', '.join(parts)}."
+
+
+def duration(seconds: float) -> str:
+    """A time in the largest fitting unit.
+
+    >>> duration(0.5), duration(75), duration(7200)
+    ('0.5 s', '1.2 min', '2.0 h')
+    """
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def ratio(value: float) -> str:
+    """A cost relative to training alone: "0.52 ×"."""
+    return f"{value:.2f} ×" if math.isfinite(value) else "–"
+
+
+def _three_digits(value: float) -> str:
+    if value == 0:
+        return "0.00"
+    digits = 2 - math.floor(math.log10(value))
+    return f"{value:.{min(max(digits, 0), 6)}f}"

@@ -1,0 +1,55 @@
+"""Wording of numbers and verdicts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from _report import finished_study
+from taskloom.report import words
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "unit", "text"),
+    [
+        (0.9123, "accuracy", "", "91.2 %"),
+        (0.7114, "f1_macro", "", "0.711"),
+        (5.614, "mae", "years", "5.61 years"),
+        (0.004321, "mae", "m", "0.00432 m"),
+        (1234.5, "mse", "years", "1234"),
+        (-0.5, "r2", "", "−0.500"),
+        (math.nan, "auc", "", "–"),
+    ],
+)
+def test_value_with_unit(value: float, metric: str, unit: str, text: str) -> None:
+    assert words.with_unit(value, metric, unit) == text
+
+
+def test_a_rounded_zero_has_no_sign() -> None:
+    assert words.number(-0.0001, "accuracy", signed=True) == "0.0"
+    assert words.number(0.0001, "f1", signed=True) == "0.000"
+
+
+def test_headline_counts_verdicts_of_chosen_cells_only() -> None:
+    assert words.headline(finished_study()) == (
+        "Of 3 tasks, each judged in the cell that was best on validation: "
+        "1 helped, 1 hurt, 1 with no difference shown."
+    )
+
+
+def test_sentences_say_value_alone_value_shared_gain_and_verdict() -> None:
+    data = finished_study()
+    age, gender, smiling = (words.task_sentence(data, task) for task in data.tasks)
+    assert age == (
+        "MAE alone 5.61 years, with cross-stitch <per channel> 5.22 years: "
+        "sharing helped, by +0.390 [0.270, 0.520] years (2 of 3 repeats)."
+    )
+    assert "no difference shown, +0.3 [−0.4, 1.0] points" in gender
+    assert "sharing hurt (negative transfer), by −2.0 [−3.1, −0.9] points" in smiling
+
+
+def test_without_interval_it_says_so() -> None:
+    row = finished_study().gain("gender", "c2")
+    assert row is not None
+    assert words.interval(row, "accuracy") == "−0.2 [no interval]"
