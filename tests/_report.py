@@ -6,7 +6,6 @@ import math
 
 from taskloom.report.model import CellRow, Curve, GainRow, LabelCount, Mixing, ReportData, TaskRow, Verdict
 
-
 _HARD, _STITCH = "hard sharing 3 from input", "cross-stitch <per channel>"
 _UNCLEAR: Verdict = "no difference shown"
 

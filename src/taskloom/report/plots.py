@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from taskloom.report.model import Curve, Mixing, ReportData, TaskRow
 from taskloom.report.words import metric_name
@@ -46,7 +47,7 @@ def curves(data: ReportData, task: TaskRow) -> str:
         return ""
     shown = ["", *_cells_to_show(task, by_cell)]
     with rc_context(_STYLE):
-        figure = Figure(figsize=(6.2, 2.9), layout="constrained")
+        figure = Figure(figsize=(5.4, 3.0), layout="constrained")
         axes = figure.subplots()
         for cell in shown:
             if cell not in by_cell:
@@ -56,7 +57,8 @@ def curves(data: ReportData, task: TaskRow) -> str:
             _draw_runs(axes, by_cell[cell], name, colour)
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"{metric_name(task.metric)}, validation" + (f" ({task.unit})" if task.unit else ""))
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=2)
         return _svg(figure, f"Validation curves of {task.name}")
 
 
@@ -93,6 +95,7 @@ def mixing_over_time(mixing: Mixing) -> str:
             epochs_axis = np.arange(1, len(stack) + 1)
             axes.plot(epochs_axis, own, color=colour, label=f"{stage}: own")
             axes.plot(epochs_axis, foreign, color=colour, linestyle="--", label=f"{stage}: foreign")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("mean mixing weight")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

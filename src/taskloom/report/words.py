@@ -30,8 +30,14 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric)
 
 
-def number(value: float, metric: str, *, signed: bool = False) -> str:
+def number(value: float, metric: str, *, signed: bool = False, like: float | None = None) -> str:
     """A metric's value without its unit: percentages of shares, three digits otherwise.
+
+    Args:
+        value: The value, or a difference of two.
+        metric: Which metric.
+        signed: Whether a plus is written.
+        like: A value whose number of decimals is taken over, so that a difference shows as many as its parts.
 
     >>> number(0.9123, "accuracy"), number(-0.02, "f1_macro", signed=True), number(5.614, "mae")
     ('91.2', '−0.020', '5.61')
@@ -41,7 +47,7 @@ def number(value: float, metric: str, *, signed: bool = False) -> str:
     if metric in _PERCENT:
         text = f"{100 * abs(value):.1f}"
     elif metric in ("mae", "mse", "rmse"):
-        text = _three_digits(abs(value))
+        text = f"{abs(value):.{_decimals(value if like is None else like)}f}"
     else:
         text = f"{abs(value):.3f}"
     zero = not text.strip("0.")
@@ -65,10 +71,11 @@ def with_unit(value: float, metric: str, unit: str = "") -> str:
 
 def interval(row: GainRow, metric: str) -> str:
     """The gain with its interval, signed: "+0.39 [0.27, 0.52]"."""
-    gain = number(row.gain, metric, signed=True)
+    gain = number(row.gain, metric, signed=True, like=row.baseline)
     if not (math.isfinite(row.low) and math.isfinite(row.high)):
         return f"{gain} [no interval]"
-    return f"{gain} [{number(row.low, metric)}, {number(row.high, metric)}]"
+    low, high = (number(bound, metric, like=row.baseline) for bound in (row.low, row.high))
+    return f"{gain} [{low}, {high}]"
 
 
 def gain_unit(task: TaskRow) -> str:
@@ -134,8 +141,8 @@ def ratio(value: float) -> str:
     return f"{value:.2f} ×" if math.isfinite(value) else "–"
 
 
-def _three_digits(value: float) -> str:
-    if value == 0:
-        return "0.00"
-    digits = 2 - math.floor(math.log10(value))
-    return f"{value:.{min(max(digits, 0), 6)}f}"
+def _decimals(value: float) -> int:
+    """Decimals that show three digits of `value`."""
+    if value == 0 or not math.isfinite(value):
+        return 2
+    return min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
