@@ -1,0 +1,366 @@
+"""Tables of plain rows: CSV, TSV and Parquet with every mistake located, and the dataset over feature rows.
+
+Cells are kept as the text that stands in the file until a column is asked for as numbers or as classes, so
+that a class code `007` stays what it is and a message can quote the cell it is about.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+from numpy.typing import NDArray
+
+from taskloom.data.batch import Batch
+from taskloom.data.feature_rows import FeatureRows
+from taskloom.errors import DataError, did_you_mean
+from taskloom.tasks import Labels, TaskSet
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+"""The separators that are looked for in the header line, with their names for reports."""
+
+_PARQUET_SUFFIXES = (".parquet", ".pq")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it stands in a file; `read_table` makes it.
+
+    Args:
+        path: The file, for messages.
+        columns: Column names in file order.
+        separator: The separator of a text file; None for Parquet.
+        missing: Cell texts that mean "missing" besides blank ones.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    separator: str | None
+    missing: tuple[str, ...]
+    _data: Any = field(repr=False)
+
+    def __len__(self) -> int:
+        return int(self._data.num_rows)
+
+    def column_name(self, name: str, purpose: str) -> str:
+        """Returns `name` if the table has that column.
+
+        Args:
+            name: The column wanted.
+            purpose: What wants it, for the message, for example "task `age`".
+
+        Raises:
+            DataError: There is no such column; the nearest name is suggested.
+        """
+        if name not in self.columns:
+            raise DataError(
+                f"{self.path}: no column `{name}`, which {purpose} needs.{did_you_mean(name, self.columns)} "
+                f"Columns: {_shortened(self.columns)}."
+            )
+        return name
+
+    def text(self, name: str) -> NDArray[np.object_]:
+        """Returns the cells of a column, [N], without surrounding blanks; "" where missing.
+
+        Whole numbers, also those that a Parquet file holds as floats because some are missing, read "3", and
+        Booleans read "0" and "1".
+        """
+        return np.asarray(self._trimmed(name).to_numpy(zero_copy_only=False), dtype=object)
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """Returns a column as numbers, [N], NaN where missing.
+
+        Raises:
+            DataError: A cell is not a finite number; file, line and column are named.
+        """
+        cells = self._trimmed(name)
+        given = pc.not_equal(cells, "")
+        try:
+            cast = pc.cast(pc.if_else(given, cells, pa.scalar(None, pa.string())), pa.float64())
+            values = np.asarray(cast.to_numpy(zero_copy_only=False), dtype=np.float64)
+        except pa.ArrowInvalid:
+            values = pd.to_numeric(pd.Series(self.text(name)), errors="coerce").to_numpy(
+                np.float64, copy=True
+            )
+        bad = np.flatnonzero(np.asarray(given.to_numpy(zero_copy_only=False)) & ~np.isfinite(values))
+        if bad.size:
+            row = int(bad[0])
+            raise DataError(
+                f"{self.where(row, name)}: a number expected, found `{self.text(name)[row]}`; leave the cell "
+                "blank where it is missing."
+            )
+        return values
+
+    def is_numeric(self, name: str) -> bool:
+        """Whether every cell of a column that is not missing is a number, and at least one is there."""
+        try:
+            return bool(np.isfinite(self.numbers(name)).any())
+        except DataError:
+            return False
+
+    def where(self, row: int, column: str) -> str:
+        """Says where a cell stands: file, line (1-based, the header is line 1) and column."""
+        if self.separator is None:
+            return f"{self.path}: row {row + 1}, column `{column}`"
+        return f"{self.path}:{self.line(row)}: column `{column}`"
+
+    def line(self, row: int) -> int:
+        """Line of the file on which a row begins; counted anew, as only messages ask for it."""
+        assert self.separator is not None  # Parquet has no lines
+        for position, (line, _) in enumerate(_records(self.path, self.separator)):
+            if position == row + 1:
+                return line
+        raise AssertionError(f"row {row} of {self.path} not found again")
+
+    def _trimmed(self, name: str) -> Any:
+        """The column as a pyarrow string array without nulls."""
+        cells = self._data.column(name).combine_chunks()
+        if pa.types.is_boolean(cells.type):
+            cells = pc.cast(cells, pa.int8())
+        if pa.types.is_floating(cells.type):
+            cells = _whole_numbers(cells)
+        if pa.types.is_dictionary(cells.type):
+            cells = pc.cast(cells, cells.type.value_type)
+        cells = pc.fill_null(pc.utf8_trim_whitespace(pc.cast(cells, pa.string())), "")
+        if self.missing:
+            cells = pc.if_else(pc.is_in(cells, value_set=pa.array(self.missing, pa.string())), "", cells)
+        return cells
+
+
+def read_table(path: Path | str, *, separator: str | None = None, missing: Sequence[Any] = ()) -> Table:
+    """Reads a CSV, TSV or Parquet table.
+
+    Args:
+        path: A `.parquet` or `.pq` file is Parquet; everything else is text in UTF-8 with a header line.
+        separator: Separator of a text file; looked for among comma, semicolon and tab where None.
+        missing: Cells with these texts are missing, as blank ones always are.
+
+    Raises:
+        DataError: No such file, no rows, a column that stands twice, a row that is too long or too short, or
+            text that is not UTF-8.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "people.csv"
+        >>> _ = path.write_text("name;age\\nAda;36\\nAlan;\\n")
+        >>> table = read_table(path)
+        >>> table.columns, table.separator
+        (('name', 'age'), ';')
+        >>> table.numbers("age")
+        array([36., nan])
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: a table (CSV, TSV or Parquet) expected, found {found}.")
+    marks = tuple(str(mark).strip() for mark in missing)
+    if path.suffix.lower() in _PARQUET_SUFFIXES:
+        try:
+            data = pyarrow.parquet.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)}).") from error
+        table = Table(path, _checked_header(path, data.column_names), None, marks, data)
+    else:
+        table = _read_text(path, separator, marks)
+    if len(table) == 0:
+        raise DataError(f"{path}: the table is empty; a header and at least one row expected.")
+    return table
+
+
+def sniff_separator(path: Path) -> str:
+    """Returns the separator (comma, semicolon or tab) that cuts the header line into the most columns."""
+    counts = {separator: len(_header(path, separator)) for separator in SEPARATORS}
+    return max(counts, key=lambda separator: counts[separator])
+
+
+def _read_text(path: Path, separator: str | None, missing: tuple[str, ...]) -> Table:
+    if separator is not None and len(separator) != 1:
+        raise DataError(f"{path}: a separator of one character expected, found {separator!r}.")
+    try:
+        separator = separator or sniff_separator(path)
+        header = _header(path, separator)
+        columns = _checked_header(path, header)
+        data = pyarrow.csv.read_csv(
+            path,
+            parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={name: pa.string() for name in header}, strings_can_be_null=False
+            ),
+        )
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: text in UTF-8 expected, found other bytes; save the table as UTF-8."
+        ) from error
+    except pa.ArrowInvalid as error:
+        raise _text_error(path, separator or ",", error) from error
+    return Table(path, columns, separator, missing, data.rename_columns(list(columns)))
+
+
+def _text_error(path: Path, separator: str, error: Exception) -> DataError:
+    """Finds the first row that has not as many cells as the header."""
+    expected = len(_header(path, separator))
+    try:
+        for line, record in _records(path, separator):
+            if len(record) != expected:
+                return DataError(
+                    f"{path}:{line}: {expected} columns expected, found {len(record)} (separator: "
+                    f"{SEPARATORS.get(separator, separator)})."
+                )
+    except UnicodeDecodeError:
+        return DataError(f"{path}: text in UTF-8 expected, found other bytes; save the table as UTF-8.")
+    return DataError(f"{path}: not a readable table ({_first_line(error)}).")
+
+
+def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The header and the rows as lists of cells, each with the line it begins on; no blank lines."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=separator)
+        line = 1
+        for record in reader:
+            if record:
+                yield line, record
+            line = reader.line_num + 1
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    try:
+        return next(_records(path, separator))[1]
+    except StopIteration:
+        raise DataError(f"{path}: the table is empty; a header and at least one row expected.") from None
+
+
+def _checked_header(path: Path, header: Sequence[str]) -> tuple[str, ...]:
+    """Column names without surrounding blanks; refuses names that stand twice and columns without a name."""
+    columns = tuple(name.strip() for name in header)
+    for position, name in enumerate(columns):
+        if not name:
+            raise DataError(
+                f"{path}:1: column {position + 1} of {len(columns)} has no name; name it or remove it "
+                "(pandas writes such a column unless told `index=False`)."
+            )
+        first = columns.index(name)
+        if first != position:
+            raise DataError(
+                f"{path}:1: column `{name}` stands twice ({first + 1} and {position + 1}); rename one."
+            )
+    return columns
+
+
+def _whole_numbers(cells: Any) -> Any:
+    """Floats as integers where all are whole; NaN counts as missing."""
+    cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, cells.type), cells)
+    try:
+        return pc.cast(cells, pa.int64())  # a safe cast: refuses fractions
+    except pa.ArrowInvalid:
+        return cells
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _shortened(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+class TableDataset:
+    """Rows of a table: features [N, F] float32 and labels with holes.
+
+    Args:
+        features: Features of all rows of the table, M >= N; shared by the three parts of a split.
+        rows: Which rows of the table these are, [N].
+        tasks: What is predicted.
+        labels: Labels of all M rows of the table.
+        groups: Name of the group (person, molecule) of each of the M rows; None makes every row its own.
+
+    Raises:
+        ValueError: Features, labels or groups of different lengths, or rows outside the table.
+
+    Example:
+        >>> from taskloom.tasks import Regression
+        >>> tasks = TaskSet(Regression("age"))
+        >>> ages = Labels({"age": torch.tensor([36.0, 41.0])}, {"age": torch.tensor([True, True])})
+        >>> features = FeatureRows(np.eye(2, dtype=np.float32))
+        >>> dataset = TableDataset(features, np.array([1]), tasks, ages)
+        >>> batch = dataset.__getitems__([0])
+        >>> batch.inputs, batch.labels.values["age"]
+        (tensor([[0., 1.]]), tensor([41.]))
+    """
+
+    def __init__(
+        self,
+        features: FeatureRows,
+        rows: NDArray[np.int64],
+        tasks: TaskSet,
+        labels: Labels,
+        groups: Sequence[str] | NDArray[Any] | None = None,
+    ) -> None:
+        lengths = {len(features), len(labels)} | ({len(groups)} if groups is not None else set())
+        if len(lengths) > 1:
+            raise ValueError(f"features, labels and groups differ in their number of rows: {sorted(lengths)}")
+        self.features = features
+        self.rows = np.asarray(rows, dtype=np.int64)
+        if self.rows.size and not 0 <= self.rows.min() <= self.rows.max() < len(features):
+            raise ValueError(f"rows outside 0..{len(features) - 1}: {self.rows.min()}..{self.rows.max()}")
+        self._tasks = tasks
+        self._labels = labels[torch.from_numpy(self.rows)]
+        self.group_names, self._groups = group_codes(groups, self.rows)
+
+    @property
+    def tasks(self) -> TaskSet:
+        return self._tasks
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(F,)."""
+        return (self.features.num_features,)
+
+    @property
+    def labels(self) -> Labels:
+        """Labels of the N rows."""
+        return self._labels
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Group of every row, [N], 0..G-1; `group_names[g]` is its name in the table."""
+        return self._groups
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Gathers rows `indices` (0..N-1) in one indexed read: inputs [B, F] float32."""
+        index = np.asarray(indices, dtype=np.int64)
+        positions = torch.from_numpy(index)
+        return Batch(
+            torch.from_numpy(self.features.gather(self.rows[index])), self._labels[positions], positions
+        )
+
+
+def group_codes(
+    groups: Sequence[str] | NDArray[Any] | None, rows: NDArray[np.int64]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Returns the names of the groups that `rows` belong to and the code of each row, [N], 0..G-1.
+
+    Args:
+        groups: Name of the group of every row of the table; None makes every row a group of its own.
+        rows: Rows of the table, [N].
+
+    Example:
+        >>> group_codes(["a", "b", "a"], np.array([2, 1, 0]))
+        (('a', 'b'), array([0, 1, 0]))
+    """
+    if groups is None:
+        return tuple(str(row) for row in rows), np.arange(len(rows), dtype=np.int64)
+    names, codes = np.unique(np.asarray(groups, dtype=object)[rows].astype(str), return_inverse=True)
+    return tuple(str(name) for name in names), codes.astype(np.int64)
