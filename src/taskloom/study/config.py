@@ -1,0 +1,223 @@
+"""The study file: what it may say, and one sentence with file and line where it says something else."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from taskloom.encoders import ENCODERS
+from taskloom.errors import ConfigError, did_you_mean
+from taskloom.study.locate import explain, located, unknown_setting
+from taskloom.study.overrides import apply_overrides
+from taskloom.study.yaml_lines import Document, KeyPath, read_document
+from taskloom.tasks import KINDS
+from taskloom.training import TrainingConfig
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderSettings(BaseModel):
+    """The `encoder` section: a name of `taskloom.encoders.ENCODERS` and that encoder's own settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The encoder's own settings, without its name."""
+        return dict(self.model_extra or {})
+
+
+class HeadSettings(_Settings):
+    """The `head` section: every task's own layers after the encoder; see `taskloom.sharing.HeadSpec`.
+
+    Args:
+        hidden: Widths of hidden layers; none is one linear layer.
+        activation: Between them.
+        dropout: Share of inputs to each layer set to 0 in training.
+    """
+
+    hidden: tuple[int, ...] = ()
+    activation: str = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class StudyConfig(_Settings):
+    """A whole study file.
+
+    Args:
+        data: Settings of the data source: `reader` (inferred where `images` or `table` stands) and its own.
+        tasks: Settings per task: `kind` and that kind's own, and `column` or `track` where the data call the
+            task something else.
+        split: How rows are divided; see `taskloom.data.splits`. `redraw: true` draws a new split for every
+            repeat; with `folds: k`, repeat r tests on fold r mod k.
+        encoder, head, training: As their classes say.
+        repeats: How often every cell is trained; repeat r has seed `seed` + r.
+        seed: Seed of the first repeat and of the split.
+        cells: What is compared: each one architecture and its settings; see `taskloom.study.cells`.
+    """
+
+    data: dict[str, Any] = Field(min_length=1)
+    tasks: dict[str, dict[str, Any]] = Field(min_length=1)
+    split: dict[str, Any] = Field(default_factory=dict)
+    encoder: EncoderSettings
+    head: HeadSettings = HeadSettings()
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    repeats: int = Field(5, ge=1, le=10_000)
+    seed: int = Field(0, ge=0, lt=2**31)
+    cells: list[dict[str, Any]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file that has been read and checked.
+
+    Args:
+        config: Its settings.
+        document: Where they stand, for messages.
+        name: The file's stem: the study's name and its default folder under `runs/`.
+    """
+
+    config: StudyConfig
+    document: Document = field(repr=False)
+    name: str = "study"
+
+    @property
+    def reader(self) -> str:
+        """Name of the data source."""
+        return str(self.config.data["reader"])
+
+    @property
+    def data_settings(self) -> dict[str, Any]:
+        """Settings of the data source, without its name."""
+        return {key: value for key, value in self.config.data.items() if key != "reader"}
+
+    def split_of(self, repeat: int) -> tuple[dict[str, Any], int]:
+        """Returns the split settings and the seed of the draw for one repeat.
+
+        Without `redraw` every repeat has the same split, drawn from the study's seed. With `folds: k`,
+        repeat r has fold r mod k of one draw.
+        """
+        split = dict(self.config.split)
+        redraw = bool(split.pop("redraw", False))
+        folds = split.get("folds")
+        if folds is not None:
+            split["fold"] = repeat % int(folds)
+        return split, self.config.seed + (repeat if redraw else 0)
+
+    def seed_of(self, repeat: int) -> int:
+        """Returns the seed of one repeat: start of the weights, order of the rows."""
+        return self.config.seed + repeat
+
+    def to_yaml(self) -> str:
+        """Returns the resolved settings, with every default written out."""
+        resolved = self.config.model_dump(mode="json")
+        return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Reads and checks a study file.
+
+    Args:
+        path: The file.
+        overrides: "key=value" each, as `--set` gives them.
+
+    Raises:
+        ConfigError: One sentence with file and line: what was expected, what was found.
+    """
+    return check_study(apply_overrides(read_document(path), overrides), path.stem)
+
+
+def check_study(document: Document, name: str = "study") -> Study:
+    """Checks the settings of a document; see `load_study`."""
+    value = document.value
+    _check_encoder(document)
+    try:
+        config = StudyConfig.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(explain(error, StudyConfig, document)) from None
+    with located(document):
+        config = config.model_copy(update={"data": _with_reader(config.data)})
+        _check_tasks(config.tasks)
+        _check_split(config.split)
+    return Study(config, document, name)
+
+
+def _check_encoder(document: Document) -> None:
+    """Unknown settings of the encoder, which only the named encoder knows."""
+    settings = document.value.get("encoder")
+    if not isinstance(settings, Mapping):
+        return  # pydantic says what is wrong
+    name = settings.get("name")
+    if name is not None and str(name) not in ENCODERS:
+        raise ConfigError(
+            f"{document.where(('encoder', 'name'))}: encoder.name: `{name}` is not a known encoder."
+            f"{did_you_mean(str(name), ENCODERS)} Known: {', '.join(ENCODERS)}."
+        )
+    known = ["name", *(() if name is None else _keyword_names(ENCODERS[str(name)]))]
+    for key in settings:
+        if key not in known:
+            path: KeyPath = ("encoder", key)
+            raise ConfigError(f"{document.where(path)}: {unknown_setting(path, known)}")
+
+
+def _keyword_names(function: Any) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _with_reader(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data section with its reader: inferred where the section says what it is."""
+    if "reader" in data:
+        return dict(data)
+    for reader in ("images", "table"):
+        if reader in data:
+            return {"reader": reader, **data}
+    raise ConfigError(
+        "data: the name of a `reader` expected (opportunity, edf, table, images), "
+        "or `table` or `images`, from which it follows."
+    )
+
+
+def _check_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, settings in tasks.items():
+        kind = settings.get("kind")
+        if kind not in KINDS:
+            found = "nothing" if kind is None else f"`{kind}`"
+            raise ConfigError(
+                f"tasks.{name}.kind: one of {', '.join(KINDS)} expected, found {found}."
+                f"{did_you_mean(str(kind), KINDS)}"
+            )
+
+
+def _check_split(split: Mapping[str, Any]) -> None:
+    redraw = split.get("redraw", False)
+    if not isinstance(redraw, bool):
+        raise ConfigError(f"split.redraw: true or false expected, found {redraw!r}.")
+    folds = split.get("folds")
+    if folds is not None and (not isinstance(folds, int) or isinstance(folds, bool) or folds < 2):
+        raise ConfigError(f"split.folds: a number of folds from 2 expected, found {folds!r}.")
+    if "fold" in split:
+        raise ConfigError(
+            "split.fold: the fold follows from the repeat (repeat r tests on fold r mod folds)."
+        )
+
+
+def canonical(value: Any) -> str:
+    """Returns settings as one text that is equal where they are equal."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def digest(value: Any) -> str:
+    """Returns the SHA-256 of settings, in hexadecimal."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
