@@ -76,7 +76,8 @@ _INERTIAL = (
     "Quaternion1", "Quaternion2", "Quaternion3", "Quaternion4",
 )  # fmt: skip
 _OBJECT_SENSORS = (
-    "CUP", "SALAMI", "WATER", "CHEESE", "BREAD", "KNIFE1", "MILK", "SPOON", "SUGAR", "KNIFE2", "PLATE", "GLASS",
+    "CUP", "SALAMI", "WATER", "CHEESE", "BREAD", "KNIFE1", "MILK", "SPOON", "SUGAR", "KNIFE2", "PLATE",
+    "GLASS",
 )  # fmt: skip
 _FURNITURE = (
     "DOOR1", "LAZYCHAIR", "DOOR2", "DISHWASHER", "UPPERDRAWER", "LOWERDRAWER", "MIDDLEDRAWER", "FRIDGE",
