@@ -83,7 +83,7 @@ def per_task(predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) 
     for name, task in tasks.items():
         if name in predictions:
             output = predictions[name]
-            values, present = _labels_of(task, labels, output)
+            values, present = labels_of(task, labels, output)
             check_shapes(task, output, values, present)
             result[name] = _task_loss(task, output, values, present)
     return result
@@ -175,8 +175,14 @@ def check_shapes(task: Task, output: Tensor, values: Tensor, present: Tensor) ->
         )
 
 
-def _labels_of(task: Task, labels: Labels, output: Tensor) -> tuple[Tensor, Tensor]:
-    """The task's values and presence; where the labels do not know the task, nothing is present."""
+def labels_of(task: Task, labels: Labels, output: Tensor) -> tuple[Tensor, Tensor]:
+    """The task's values and presence; where the labels do not know the task, ones with nothing present.
+
+    Args:
+        task: The task.
+        labels: Labels of N rows.
+        output: Head outputs of the same rows, which decide the number of rows, of samples, and the device.
+    """
     if task.name in labels.values:
         return labels.values[task.name], labels.present[task.name]
     # Zeros rather than a loose constant: the head then gets a zero gradient, as in an all-absent batch.

@@ -1,0 +1,94 @@
+"""Mean normalised error of landmarks and the share of rows in which it is too large."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.metrics.base import METRICS, Floats, Metric, Rows, Summary, ratio, sum_by_group, weighted_total
+from taskloom.tasks import Landmarks, Task
+
+
+def row_errors(task: Landmarks, rows: Rows) -> Floats:
+    """Error of each row, [M]: mean over its present points of distance / reference length.
+
+    The reference is the task's: a length, the distance between two of the row's points, or the square root of
+    the area of the box around its present points (report 004 divides by the width of a
+    detected face; where no detector is asked, the labelled points themselves span the box).
+
+    Returns:
+        NaN for rows without a present point, and for rows whose reference is missing or 0.
+    """
+    points = rows.values.double().numpy()
+    present = rows.present.numpy()
+    distances = np.linalg.norm(task.decode(rows.outputs.double()).numpy() - points, axis=2)
+    mean_distance = ratio(
+        np.where(present, distances, 0.0).sum(axis=1), present.sum(axis=1).astype(np.float64)
+    )
+    return ratio(mean_distance, _reference_lengths(task, points, present))
+
+
+def _reference_lengths(task: Landmarks, points: Floats, present: NDArray[np.bool_]) -> Floats:
+    """Length of one unit of error per row, pixels, [M]; 0 where it cannot be told."""
+    if task.reference == "box":
+        shown = present[:, :, None]
+        lowest = np.where(shown, points, np.inf).min(axis=1)
+        highest = np.where(shown, points, -np.inf).max(axis=1)
+        sides = np.where(present.any(axis=1, keepdims=True), highest - lowest, 0.0)
+        lengths: Floats = np.sqrt(sides.prod(axis=1))
+        return lengths
+    if isinstance(task.reference, tuple):
+        first, second = task.reference
+        apart = np.linalg.norm(points[:, first] - points[:, second], axis=1)
+        return np.where(present[:, first] & present[:, second], apart, 0.0)
+    return np.full(len(points), float(task.reference))
+
+
+class _LandmarkMetric(Metric):
+    """Summary: `rows` [G], the rows that have an error, and `total` [G, 1], the sum of what is averaged."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    def label_counts(self, summary: Summary) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = summary["rows"]
+        return counts
+
+    def _summarize(self, task: Task, rows: Rows) -> Summary:
+        if not isinstance(task, Landmarks):
+            raise TypeError(f"task {task.name}: {self.name} is for landmarks, found a {task.kind} task")
+        errors = row_errors(task, rows)
+        counted = ~np.isnan(errors)
+        groups = rows.groups[counted]
+        averaged = self._averaged(task, errors[counted])
+        return {
+            "rows": np.bincount(groups, minlength=rows.num_groups),
+            "total": sum_by_group(groups, rows.num_groups, averaged[:, None]),
+        }
+
+    def _averaged(self, task: Landmarks, errors: Floats) -> Floats:  # noqa: ARG002
+        return errors
+
+    def _evaluate(self, summary: Summary, weights: Floats) -> Floats:
+        total = weighted_total(weights, summary["total"][:, 0])
+        return ratio(total, weighted_total(weights, summary["rows"]))
+
+
+class LandmarkError(_LandmarkMetric):
+    """Mean over rows of the mean normalised distance of their present points; see `row_errors`."""
+
+    name = "landmark_error"
+
+
+class FailureRate(_LandmarkMetric):
+    """Share of rows whose normalised mean error is above the task's threshold."""
+
+    name = "failure_rate"
+
+    def _averaged(self, task: Landmarks, errors: Floats) -> Floats:
+        return (errors > task.threshold).astype(np.float64)
+
+
+for _metric in (LandmarkError(), FailureRate()):
+    METRICS.register(_metric.name)(_metric)
