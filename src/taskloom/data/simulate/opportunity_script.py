@@ -7,7 +7,7 @@ how likely each gesture, each small action of the arms and each posture is: all 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -210,21 +210,16 @@ def _gesture(
     use_right = rng.random() < right_handed
     both = rng.random() < 0.15
 
-    def arms(done: Action) -> dict[str, Action]:
+    def segment(length: int, done: Action, is_gesture: bool = False) -> Segment:
         left = done if both or not use_right else (0, 0)
-        return {"left": left, "right": done if use_right else (0, 0)}
+        right = done if use_right else (0, 0)
+        return Segment(length, activity, locomotion, left, right, is_gesture)
 
     if rng.random() < 0.7 and verb != REACH:
-        yield Segment(int(rng.integers(8, 18)), activity, locomotion, **arms((REACH, thing)))
-    yield Segment(
-        int(slow * rng.integers(45, 100)),
-        activity,
-        locomotion,
-        **arms(action),
-        is_gesture=True,
-    )
+        yield segment(int(rng.integers(8, 18)), (REACH, thing))
+    yield segment(int(slow * rng.integers(45, 100)), action, is_gesture=True)
     if rng.random() < 0.7:
-        yield Segment(int(rng.integers(6, 15)), activity, locomotion, **arms((RELEASE, thing)))
+        yield segment(int(rng.integers(6, 15)), (RELEASE, thing))
 
 
 def _small_action(activity: int, posture: int, rng: Generator, right_handed: float) -> Iterator[Segment]:
