@@ -1,0 +1,333 @@
+"""What stands in a prepared data set: labels and holes per task, jointly and per row, groups, and leaks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from taskloom.data.batch import DataSplits, TaskDataset
+from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task
+
+PARTS = ("train", "validation", "test")
+_MOST_JOINT = 12
+
+
+@dataclass(frozen=True)
+class PartLabels:
+    """Labels of one task in one part.
+
+    Args:
+        present, missing: Numbers of labels: rows, or elements for multilabel, landmarks and samples.
+        counts: Present labels per class; for multilabel and landmarks, per label and point: how many are 1
+            (multilabel) or there (landmarks). Empty for a regression.
+        mean, deviation: Of the present values of a regression, in its unit; None otherwise or where none is.
+    """
+
+    present: int
+    missing: int
+    counts: dict[str, int]
+    mean: float | None = None
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskLabels:
+    """One task: its kind and its labels per part."""
+
+    name: str
+    kind: str
+    unit: str
+    parts: dict[str, PartLabels]
+
+    @property
+    def missing_share(self) -> float:
+        """Share of labels that are missing in all parts together, 0..1."""
+        present = sum(part.present for part in self.parts.values())
+        missing = sum(part.missing for part in self.parts.values())
+        return missing / max(1, present + missing)
+
+
+@dataclass(frozen=True)
+class PartGroups:
+    """Groups of one part: how many, and rows of the smallest, the median and the largest one."""
+
+    count: int
+    smallest: int
+    median: float
+    largest: int
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Something that stands in two parts.
+
+    Args:
+        what: "groups", "inputs" (rows whose inputs are equal bit for bit) or "samples" (windows that share
+            samples of a recording).
+        parts: The two parts.
+        count: How many groups, or how many rows of the second part.
+        examples: Names of a few of them.
+        fatal: Whether results on the second part cannot be trusted; equal inputs alone can be honest.
+    """
+
+    what: str
+    parts: tuple[str, str]
+    count: int
+    examples: tuple[str, ...]
+    fatal: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect_splits` found.
+
+    Args:
+        rows: Rows per part.
+        tasks: Per task, in order.
+        joint: [T][T] numbers of rows, all parts together, that have a label of both tasks; the diagonal
+            counts rows with a label of the task.
+        labels_per_row: [T + 1] numbers of rows with 0, 1, ... T tasks labelled.
+        groups: Per part.
+        leaks: What stands in two parts; () where nothing does.
+        unchecked: What could not be compared, in words.
+        about: What the reader says about the data.
+    """
+
+    rows: dict[str, int]
+    tasks: tuple[TaskLabels, ...]
+    joint: tuple[tuple[int, ...], ...]
+    labels_per_row: tuple[int, ...]
+    groups: dict[str, PartGroups]
+    leaks: tuple[Leak, ...]
+    unchecked: tuple[str, ...]
+    about: dict[str, Any]
+
+
+def inspect_splits(splits: DataSplits) -> Inspection:
+    """Counts labels, holes, groups and leaks; reads inputs only to find equal rows of tables and images.
+
+    Args:
+        splits: A prepared data set.
+
+    Returns:
+        Plain data; `render` makes it readable.
+
+    Example:
+        >>> from taskloom.data.feature_rows import FeatureRows
+        >>> from taskloom.data.tables import TableDataset
+        >>> from taskloom.tasks import TaskSet
+        >>> import torch
+        >>> tasks = TaskSet(Binary("sex", ("F", "M")))
+        >>> labels = Labels({"sex": torch.tensor([0, 1, 0])}, {"sex": torch.tensor([True, True, False])})
+        >>> rows = FeatureRows(np.eye(3, dtype=np.float32))
+        >>> part = [TableDataset(rows, np.array([row]), tasks, labels) for row in range(3)]
+        >>> found = inspect_splits(DataSplits(*part, about={}, preprocessing={}))
+        >>> found.labels_per_row, found.leaks
+        ((1, 2), ())
+    """
+    parts: dict[str, TaskDataset] = {name: getattr(splits, name) for name in PARTS}
+    presence = np.concatenate([_row_presence(part) for part in parts.values()])
+    joint = presence.T.astype(np.int64) @ presence.astype(np.int64)
+    per_row = np.bincount(presence.sum(axis=1), minlength=len(splits.tasks) + 1)
+    leaks, unchecked = _find_leaks(parts)
+    return Inspection(
+        rows={name: len(part) for name, part in parts.items()},
+        tasks=tuple(
+            TaskLabels(
+                name,
+                task.kind,
+                task.unit if isinstance(task, Regression) else "",
+                {part_name: _part_labels(task, part.labels, len(part)) for part_name, part in parts.items()},
+            )
+            for name, task in splits.tasks.items()
+        ),
+        joint=tuple(tuple(int(count) for count in row) for row in joint),
+        labels_per_row=tuple(int(count) for count in per_row),
+        groups={name: _part_groups(part.groups) for name, part in parts.items()},
+        leaks=tuple(leaks),
+        unchecked=tuple(unchecked),
+        about=splits.about,
+    )
+
+
+def _row_presence(part: TaskDataset) -> NDArray[np.bool_]:
+    """Whether each row has any label of each task, [N, T]."""
+    presence = np.zeros((len(part), len(part.tasks)), dtype=np.bool_)
+    for position, name in enumerate(part.tasks):
+        if len(part) and name in part.labels.present:
+            present = part.labels.present[name].numpy()
+            presence[:, position] = present.reshape(len(part), -1).any(axis=1)
+    return presence
+
+
+def _part_labels(task: Task, labels: Labels, num_rows: int) -> PartLabels:
+    if task.name not in labels.values:
+        return PartLabels(0, num_rows * int(np.prod(task.presence_shape)), {})
+    present = labels.present[task.name].numpy()
+    values = labels.values[task.name].numpy()
+    num_present = int(present.sum())
+    counts: dict[str, int] = {}
+    mean = deviation = None
+    if isinstance(task, Binary | Multiclass):
+        found = np.bincount(values[present].reshape(-1), minlength=len(task.class_names))
+        counts = {name: int(count) for name, count in zip(task.class_names, found, strict=True)}
+    elif isinstance(task, Multilabel | Landmarks):
+        shown = present & (values == 1) if isinstance(task, Multilabel) else present
+        counts = {name: int(shown[:, position].sum()) for position, name in enumerate(task.class_names)}
+    elif num_present:
+        numbers = values[present].astype(np.float64)
+        mean, deviation = float(numbers.mean()), float(numbers.std())
+    return PartLabels(num_present, int(present.size) - num_present, counts, mean, deviation)
+
+
+def _part_groups(groups: NDArray[np.int64]) -> PartGroups:
+    sizes = np.unique(groups, return_counts=True)[1]
+    if not len(sizes):
+        return PartGroups(0, 0, 0.0, 0)
+    return PartGroups(len(sizes), int(sizes.min()), float(np.median(sizes)), int(sizes.max()))
+
+
+def _pairs() -> Iterator[tuple[str, str]]:
+    for position, first in enumerate(PARTS):
+        for second in PARTS[position + 1 :]:
+            yield first, second
+
+
+def _find_leaks(parts: dict[str, Any]) -> tuple[list[Leak], list[str]]:
+    leaks: list[Leak] = []
+    unchecked: list[str] = []
+    if all(hasattr(dataset, "group_names") for dataset in parts.values()):
+        names: dict[str, set[str]] = {part: set(map(str, d.group_names)) for part, d in parts.items()}
+        for first, second in _pairs():
+            shared = sorted(names[first] & names[second])
+            if shared:
+                leaks.append(Leak("groups", (first, second), len(shared), tuple(shared[:5]), True))
+    else:
+        unchecked.append("groups on two sides: the dataset does not name its groups")
+    if all(hasattr(dataset, "fingerprints") for dataset in parts.values()):
+        leaks += _equal_inputs(parts)
+    return leaks, unchecked
+
+
+def _equal_inputs(parts: dict[str, Any]) -> list[Leak]:
+    """Rows whose inputs stand in another part too."""
+    prints = {name: part.fingerprints() for name, part in parts.items()}
+    leaks = []
+    for first, second in _pairs():
+        doubled = np.flatnonzero(np.isin(prints[second], prints[first]))
+        if len(doubled):
+            examples = tuple(f"row {parts[second].rows[row] + 1}" for row in doubled[:5])
+            leaks.append(Leak("inputs", (first, second), len(doubled), examples, False))
+    return leaks
+
+
+def render(inspection: Inspection, *, width: int = 110) -> str:
+    """Returns an inspection as text for a terminal of `width` characters, without colours."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    console.print(Group(*_sections(inspection)))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _sections(inspection: Inspection) -> Iterator[RenderableType]:
+    rows = ", ".join(f"{name} {count:,}" for name, count in inspection.rows.items())
+    yield Text(f"Rows: {sum(inspection.rows.values()):,} ({rows})\n")
+    yield _task_table(inspection)
+    yield _class_table(inspection)
+    if len(inspection.tasks) > 1:
+        yield _joint_table(inspection) if len(inspection.tasks) <= _MOST_JOINT else _rarest_pairs(inspection)
+        yield _per_row_table(inspection)
+    yield _group_table(inspection)
+    yield Text("Leaks", style="bold")
+    if not inspection.leaks:
+        yield Text("  none found")
+    for leak in inspection.leaks:
+        yield Text("  " + _sentence(leak))
+    for reason in inspection.unchecked:
+        yield Text(f"  not checked: {reason}")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+    return table
+
+
+def _task_table(inspection: Inspection) -> Table:
+    table = _table("Labels present", "task", "kind", *PARTS, "missing", "mean (sd) in train")
+    for task in inspection.tasks:
+        train = task.parts["train"]
+        spread = ""
+        if train.mean is not None and train.deviation is not None:
+            spread = f"{train.mean:.4g} ({train.deviation:.3g}) {task.unit}".rstrip()
+        present = [f"{task.parts[part].present:,}" for part in PARTS]
+        table.add_row(task.name, task.kind, *present, f"{100 * task.missing_share:.1f} %", spread)
+    return table
+
+
+def _class_table(inspection: Inspection) -> RenderableType:
+    table = _table("\nClasses, labels and points", "task", "class", *PARTS)
+    for task in inspection.tasks:
+        for position, name in enumerate(task.parts["train"].counts):
+            counts = [f"{task.parts[part].counts.get(name, 0):,}" for part in PARTS]
+            table.add_row(task.name if position == 0 else "", name, *counts)
+    return table if table.row_count else Text("")
+
+
+def _joint_table(inspection: Inspection) -> Table:
+    numbers = [str(position + 1) for position in range(len(inspection.tasks))]
+    table = _table("\nRows labelled for both tasks", "task", *numbers)
+    for number, task, row in zip(numbers, inspection.tasks, inspection.joint, strict=True):
+        table.add_row(f"{number} {task.name}", *(f"{count:,}" for count in row))
+    return table
+
+
+def _rarest_pairs(inspection: Inspection) -> Table:
+    """Where the whole matrix would not fit: the pairs that are hardly ever labelled together."""
+    table = _table("\nRows labelled for both tasks: the rarest pairs", "task", "and", "rows")
+    tasks = inspection.tasks
+    pairs = [(inspection.joint[i][j], i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
+    for count, i, j in sorted(pairs)[:_MOST_JOINT]:
+        table.add_row(tasks[i].name, tasks[j].name, f"{count:,}")
+    return table
+
+
+def _per_row_table(inspection: Inspection) -> Table:
+    table = _table("\nTasks labelled per row", "tasks", "rows", "share")
+    total = max(1, sum(inspection.labels_per_row))
+    for number, count in enumerate(inspection.labels_per_row):
+        if count:
+            table.add_row(str(number), f"{count:,}", f"{100 * count / total:.1f} %")
+    return table
+
+
+def _group_table(inspection: Inspection) -> Table:
+    table = _table("\nGroups", "part", "groups", "smallest", "median", "largest")
+    for part, groups in inspection.groups.items():
+        table.add_row(
+            part, f"{groups.count:,}", f"{groups.smallest:,}", f"{groups.median:g}", f"{groups.largest:,}"
+        )
+    return table
+
+
+def _sentence(leak: Leak) -> str:
+    first, second = leak.parts
+    examples = ", ".join(leak.examples) + (", ..." if leak.count > len(leak.examples) else "")
+    if leak.what == "groups":
+        return f"{leak.count:,} groups stand in {first} and in {second}: {examples}. Split by group."
+    if leak.what == "samples":
+        return f"{leak.count:,} windows of {second} share samples with {first}: {examples}."
+    return (
+        f"{leak.count:,} rows of {second} have the same inputs as a row of {first}: {examples}. This may be "
+        "honest (few distinct inputs) or a copied row; group equal rows to be safe."
+    )
