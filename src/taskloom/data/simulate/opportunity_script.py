@@ -165,11 +165,7 @@ def _cut(segments: list[Segment], num_samples: int) -> list[Segment]:
         if left == 0:
             break
         length = min(segment.length, left)
-        kept.append(
-            Segment(
-                length, segment.activity, segment.locomotion, segment.left, segment.right, segment.is_gesture
-            )
-        )
+        kept.append(replace(segment, length=length))
         left -= length
     if left:
         kept.append(Segment(left, 0, STAND))

@@ -1,8 +1,8 @@
 """What 242 simulated sensors make of a run's segments: gravity, motion, heading, noise.
 
 Body parts are rigid pieces with three angles that follow posture, walking and the arms' movements. An
-accelerometer feels gravity in its own frame plus the motion of its part; a gyroscope the change of the angles; a
-magnetometer the heading. Every person wears every sensor a little differently.
+accelerometer feels gravity in its own frame plus the motion of its part; a gyroscope the turn of its angles;
+a magnetometer the heading. Every person wears every sensor a little differently.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ _OBJECT_SENSORS = {
 # Verbs that swing to and fro: Hz, degrees of pitch, degrees of roll.
 _SWINGS = {
     script.CLEAN: (1.3, 6, 26), script.STIR: (2.2, 4, 10), script.CUT: (2.8, 12, 3),
-    script.SPREAD: (1.1, 4, 20), script.UNLOCK: (1.6, 2, 22), script.LOCK: (1.6, 2, 22), script.MOVE: (0.7, 8, 10),
+    script.SPREAD: (1.1, 4, 20), script.UNLOCK: (1.6, 2, 22), script.LOCK: (1.6, 2, 22),
+    script.MOVE: (0.7, 8, 10),
 }  # fmt: skip
 
 
@@ -270,11 +271,12 @@ def _thing(
 ) -> Array:
     """An object's or a piece of furniture's accelerometer (and gyroscope): still unless a hand is on it."""
     thing = _OBJECT_SENSORS[place]
-    used = [thing in (s.left[1], s.right[1]) and s.locomotion >= 0 for s in segments]
+    used = [thing in (s.left[1], s.right[1]) for s in segments]
     moved = _smooth(_spread(segments, lengths, used), 3)
     wobble = gaussian_filter1d(rng.normal(0, 1, (len(moved), 5)), 3, axis=0) * 3.2
     still: Array = np.concatenate((1000 * turn[2], np.zeros(2)))
-    return (still + moved[:, None] * wobble * 160 + rng.normal(0, 6, (len(moved), 5)))[:, :width]
+    signals: Array = still + moved[:, None] * wobble * 160 + rng.normal(0, 6, (len(moved), 5))
+    return signals[:, :width]
 
 
 def _reed(place: str, segments: list[Segment], lengths: NDArray[np.int64], width: int) -> Array:

@@ -1,0 +1,253 @@
+"""OPPORTUNITY's `S{person}-{run}.dat` files: 250 whitespace-separated columns at 30 Hz.
+
+Cleaning as in thesis 002, section 3.2: lost packets at the end of a run are cut, other gaps carry the last
+value forward (the first value backward at the start). Clipping to mean +- 10 standard deviations is not done
+here: it belongs to the normaliser, which is fitted on training data only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from taskloom.data.readers import ReadRecording
+from taskloom.data.readers.opportunity_codes import (
+    COLUMN_NAMES,
+    FIRST_TRACK_COLUMN,
+    NUM_COLUMNS,
+    RATE_HZ,
+    TRACKS,
+    channel_columns,
+)
+from taskloom.errors import ConfigError, DataError
+
+_FILE_NAME = re.compile(r"S(?P<person>\d+)-(?P<run>\w+)\.dat")
+_LAYOUT = "time, 242 sensors, 7 labels"
+
+
+class OpportunityReader:
+    """Reads a folder of OPPORTUNITY's .dat files, one file at a time.
+
+    Args:
+        folder: The folder that holds `S1-ADL1.dat` and so on.
+        channels: "thesis" (107 on-body channels), "on_body" (133), "all" (242), "quickstart" (21
+            accelerometer channels), or a list of 0-based columns and official names.
+        all_nan: What to do with a channel that is lost throughout a file: "error", or "zero" to fill it with
+            zeros, which `notes` then says.
+
+    Raises:
+        DataError: No such folder, or no .dat file of that name in it.
+        ConfigError: An unknown setting.
+    """
+
+    name = "opportunity"
+    rate_hz = RATE_HZ
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        channels: str | Sequence[int | str] = "thesis",
+        all_nan: Literal["error", "zero"] = "error",
+    ) -> None:
+        self.root = Path(folder)
+        self.columns = channel_columns(channels)
+        if all_nan not in ("error", "zero"):
+            raise ConfigError(f'data.all_nan: "error" or "zero" expected, found {all_nan!r}.')
+        self.all_nan = all_nan
+        self.files = _find_files(self.root)
+        self.notes: list[str] = []
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return tuple(COLUMN_NAMES[column] for column in self.columns)
+
+    @property
+    def tracks(self) -> Mapping[str, Mapping[int, str]]:
+        return TRACKS
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"columns": list(self.columns), "all_nan": self.all_nan}
+
+    def recordings(self) -> Iterator[ReadRecording]:
+        for path in self.files:
+            yield self.read(path)
+
+    def read(self, path: Path) -> ReadRecording:
+        """Reads and cleans one file.
+
+        Raises:
+            DataError: A line that has not 250 columns or holds something else than numbers, a label code that
+                is not in its table, time that runs backwards, a channel without any value, nothing but lost
+                packets.
+        """
+        values = _parse(path, self.columns)
+        codes = _check_codes(path, values[:, -len(TRACKS) :])
+        time = values[:, 0]
+        backwards = np.flatnonzero(~(np.diff(time) >= 0))
+        if len(backwards):
+            row = int(backwards[0]) + 1
+            raise DataError(
+                f"{path.name}:{_line_of_row(path, row)}: time runs backwards, from {time[row - 1]:g} to "
+                f"{time[row]:g} ms; the lines should be in the order they were recorded."
+            )
+        samples = self._cut_and_fill(path, values[:, 1 : 1 + len(self.columns)])
+        match = _FILE_NAME.fullmatch(path.name)
+        assert match is not None  # _find_files took only such names
+        return ReadRecording(
+            name=path.stem,
+            samples=samples,
+            tracks=codes[: len(samples)],
+            person=f"S{match['person']}",
+            session=match["run"],
+        )
+
+    def _cut_and_fill(self, path: Path, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        there = ~np.isnan(samples)
+        rows = np.flatnonzero(there.any(axis=1))
+        if len(rows) == 0:
+            raise DataError(f"{path.name}: every packet is lost in the chosen channels; leave the file out.")
+        kept = int(rows[-1]) + 1
+        empty = np.flatnonzero(~there.any(axis=0))
+        if len(empty):
+            names = ", ".join(f"{self.columns[i]} ({COLUMN_NAMES[self.columns[i]]})" for i in empty[:3])
+            more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+            if self.all_nan == "error":
+                raise DataError(
+                    f"{path.name}: channel {names}{more} has no value in the whole file; leave it out of "
+                    "`data.channels`, or set `data.all_nan: zero` to fill it with zeros."
+                )
+            self.notes.append(f"{path.name}: channel {names}{more} has no value and was filled with zeros.")
+            samples[:, empty] = 0
+        lost = int((~there[:kept]).sum())
+        if kept < len(samples) or lost:
+            self.notes.append(
+                f"{path.name}: {len(samples) - kept} lost packets cut at the end, "
+                f"{lost / (kept * samples.shape[1]):.1%} of the values before carried forward."
+            )
+        return fill_gaps(samples[:kept])
+
+
+def fill_gaps(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns samples in which NaN is the channel's last value before it, or its first one at the start.
+
+    Args:
+        samples: [n, channels]; a channel that is NaN throughout stays so.
+
+    Example:
+        >>> fill_gaps(np.array([[np.nan], [1], [np.nan], [2]], dtype=np.float32)).ravel()
+        array([1., 1., 1., 2.], dtype=float32)
+    """
+    there = ~np.isnan(samples)
+    rows = np.arange(len(samples), dtype=np.int32)[:, None]
+    source = np.maximum.accumulate(np.where(there, rows, -1), axis=0)
+    source = np.where(source < 0, there.argmax(axis=0)[None, :], source)
+    return np.take_along_axis(samples, source, axis=0)
+
+
+def _find_files(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. Give the folder that holds OPPORTUNITY's .dat files.")
+    files = sorted(path for path in root.iterdir() if _FILE_NAME.fullmatch(path.name))
+    if files:
+        return files
+    found = sorted(path.name for path in root.iterdir())
+    inner = root / "dataset"
+    hint = f" Did you mean {inner}?" if inner.is_dir() else ""
+    raise DataError(
+        f"{root}: files like S1-ADL1.dat and S1-Drill.dat expected, found "
+        f"{', '.join(found[:4]) or 'an empty folder'}{' and others' if len(found) > 4 else ''}.{hint}"
+    )
+
+
+# -- text to numbers
+
+
+def _parse(path: Path, columns: Sequence[int]) -> NDArray[np.float32]:
+    """Time, chosen columns and labels of every line, [n, 1 + channels + 7]."""
+    try:
+        # All columns are read, because with `usecols` pandas passes over lines that are too long.
+        table = pd.read_csv(
+            path,
+            sep=r"\s+",
+            header=None,
+            engine="c",
+            dtype=np.float32,  # exact for whole numbers below 2**24: every code, and 4.6 hours of ms
+            na_values=["NaN"],
+            keep_default_na=False,
+        )
+    except pd.errors.EmptyDataError:
+        raise DataError(
+            f"{path.name}: the file is empty, {NUM_COLUMNS} columns ({_LAYOUT}) expected."
+        ) from None
+    except (pd.errors.ParserError, ValueError) as error:
+        _raise_first_bad_line(path)
+        raise DataError(f"{path.name}: not readable as columns of numbers ({error}).") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    # A short line is filled up with NaN, and a label is never NaN.
+    if table.shape[1] != NUM_COLUMNS or table[[0, NUM_COLUMNS - 1]].isna().to_numpy().any():
+        _raise_first_bad_line(path)
+    return table[[0, *columns, *range(FIRST_TRACK_COLUMN, NUM_COLUMNS)]].to_numpy()
+
+
+def _raise_first_bad_line(path: Path) -> None:
+    """Walks through the text for the sentence that says what is wrong; slow, for errors only."""
+    with path.open("rb") as file:
+        lines = [(number, words) for number, line in enumerate(file, 1) if (words := line.split())]
+    for position, (number, words) in enumerate(lines):
+        if len(words) != NUM_COLUMNS:
+            at_end = position == len(lines) - 1 and len(words) < NUM_COLUMNS
+            then = "The file seems cut off; nothing was written." if at_end else "Nothing was written."
+            raise DataError(
+                f"{path.name}:{number}: {len(words)} columns, expected {NUM_COLUMNS} ({_LAYOUT}). {then}"
+            )
+        for column, word in enumerate(words):
+            if not _is_number(word):
+                raise DataError(
+                    f"{path.name}:{number}: a number or NaN expected in column {column} "
+                    f"({COLUMN_NAMES[column]}), found `{word.decode(errors='replace')}`."
+                )
+            if word == b"NaN" and (column == 0 or column >= FIRST_TRACK_COLUMN):
+                raise DataError(
+                    f"{path.name}:{number}: a number expected in column {column} ({COLUMN_NAMES[column]}), "
+                    "found NaN."
+                )
+
+
+def _is_number(word: bytes) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_codes(path: Path, codes: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Label codes as integers, [n, 7], all of them in their tables."""
+    for position, (track, table) in enumerate(TRACKS.items()):
+        strange = np.flatnonzero(~np.isin(codes[:, position], list(table)))
+        if len(strange):
+            row = int(strange[0])
+            code = codes[row, position]
+            if np.isnan(code):
+                _raise_first_bad_line(path)
+            raise DataError(
+                f"{path.name}:{_line_of_row(path, row)}: code {code:.15g} is not in the table of track "
+                f"{track} (column {FIRST_TRACK_COLUMN + position}); known: {', '.join(map(str, table))}."
+            )
+    return codes.astype(np.int32)
+
+
+def _line_of_row(path: Path, row: int) -> int:
+    """Line number of the `row`-th line that is not blank."""
+    with path.open("rb") as file:
+        numbers = (number for number, line in enumerate(file, 1) if line.strip())
+        return next(number for position, number in enumerate(numbers) if position == row)
