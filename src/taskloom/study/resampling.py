@@ -1,0 +1,107 @@
+"""The cluster bootstrap: how much a mean gain depends on which groups happen to be in the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.metrics import METRICS, Summary
+
+Floats = NDArray[np.float64]
+
+# Resampling weights laid out at once; 32 MB.
+_MOST_ELEMENTS = 4_000_000
+
+
+class Resampling:
+    """Metric values under resampled groups of the test set; each summary is resampled once.
+
+    Every resample draws as many groups as have labels, with replacement. All summaries get the same
+    resamples, so that the difference of two of them is a paired one.
+
+    Args:
+        metric: The metric's name.
+        num_resamples: Number of resamples, B.
+        seed: Seed of the drawing.
+
+    Example:
+        >>> squared = np.array([[1.0], [3.0], [5.0]])
+        >>> summary = {"rows": np.ones(3, dtype=np.int64), "squared": squared}
+        >>> Resampling("mse", 1000, seed=0).variance([(summary, summary)], notes=[])
+        (0.0, 3)
+    """
+
+    def __init__(self, metric: str, num_resamples: int, seed: int) -> None:
+        self.metric = METRICS[metric]
+        self.num_resamples = num_resamples
+        self.seed = seed
+        self._known: dict[int, tuple[Summary, Floats]] = {}
+
+    def variance(
+        self, pairs: Sequence[tuple[Summary | None, Summary | None]], notes: list[str]
+    ) -> tuple[float, int]:
+        """Variance of the mean difference over the draw of the groups.
+
+        The bootstrap's variance is that of a population of G; G / (G - 1) makes it unbiased for the mean.
+
+        Args:
+            pairs: The two summaries of each repeat, None where one is missing.
+            notes: Gets a sentence where the variance could not be computed, or not in every resample.
+
+        Returns:
+            The variance and the number G of groups with labels; (0, 0) where it could not be computed.
+
+        Raises:
+            ValueError: The summaries are of different test sets.
+        """
+        summaries = [summary for pair in pairs for summary in pair if summary is not None]
+        if len(summaries) < 2 * len(pairs):
+            notes.append("the test's groups are not at hand: the interval says nothing about other test data")
+            return 0.0, 0
+        labelled = self._labelled(summaries)
+        num_clusters = int(labelled.sum())
+        if num_clusters < 2:
+            notes.append("one group in test: the interval says nothing about other test data")
+            return 0.0, num_clusters
+        values = np.array([self._values(summary, labelled) for summary in summaries])
+        differences = (values[::2] - values[1::2]).mean(axis=0)
+        differences = differences[~np.isnan(differences)]
+        undefined = self.num_resamples - len(differences)
+        if undefined:
+            notes.append(f"{self.metric.name} was undefined in {undefined} of {self.num_resamples} resamples")
+        if undefined > self.num_resamples / 2:
+            notes.append("too many to tell: the interval says nothing about other test data")
+            return 0.0, 0
+        return float(differences.var(ddof=1)) * num_clusters / (num_clusters - 1), num_clusters
+
+    def _labelled(self, summaries: Sequence[Summary]) -> NDArray[np.bool_]:
+        """Which groups have labels, [G]; the same in all summaries of one test set."""
+        counts = self.metric.label_counts(summaries[0])
+        for summary in summaries[1:]:
+            if not np.array_equal(self.metric.label_counts(summary), counts):
+                raise ValueError(
+                    f"{self.metric.name}: the runs were tested on different labels, so a fixed test set "
+                    "cannot be resampled; say test_over_train where splits are redrawn"
+                )
+        return counts > 0
+
+    def _values(self, summary: Summary, labelled: NDArray[np.bool_]) -> Floats:
+        # The summary is kept beside its values, so that its id is not given to another one.
+        if id(summary) not in self._known:
+            values = [self.metric.evaluate(summary, weights) for weights in self._weights(labelled)]
+            self._known[id(summary)] = summary, np.concatenate(values)
+        return self._known[id(summary)][1]
+
+    def _weights(self, labelled: NDArray[np.bool_]) -> Iterator[Floats]:
+        """Multiplicities of the groups, [b, G], in portions; the same ones at every call."""
+        generator = np.random.default_rng(self.seed)
+        places = np.flatnonzero(labelled)
+        portion = max(1, _MOST_ELEMENTS // len(labelled))
+        for start in range(0, self.num_resamples, portion):
+            lines = min(portion, self.num_resamples - start)
+            drawn = places[generator.integers(0, len(places), (lines, len(places)))]
+            drawn += np.arange(lines)[:, None] * len(labelled)
+            counts = np.bincount(drawn.ravel(), minlength=lines * len(labelled))
+            yield counts.reshape(lines, len(labelled)).astype(np.float64)

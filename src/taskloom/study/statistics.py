@@ -1,0 +1,393 @@
+"""Did sharing help? Gains over the single-task baseline, paired by repeat, with intervals and verdicts.
+
+Repeat r of a cell and repeat r of the baseline share seed and split; their difference is one paired gain
+d_r, signed so that positive is better. The gain is the mean of the d_r over R repeats. How far to trust it
+depends on what a repeat draws anew:
+
+**Fixed test set** (`test_over_train=None`): repeats differ in the seed of training alone. Two sources of
+chance are added, the seeds and the test set:
+
+    variance = s^2 / R  +  G / (G - 1) * variance over resamples of the test's groups of the mean gain
+
+s^2 is the sample variance of the d_r. Each of B resamples draws G groups with replacement (a row's group is
+its person, trial or molecule) and gives cell and baseline the same weights; G / (G - 1) makes the
+bootstrap's variance unbiased for few groups. Degrees of freedom by Welch and Satterthwaite from R - 1 and G
+- 1. What the seeds do differently to different groups is counted in both parts, so the interval errs on the
+wide side.
+
+**Split redrawn in every repeat** (`test_over_train` = rows in test / rows in training; also for k folds):
+the d_r are not independent because their training sets overlap. Variance by Nadeau and Bengio, "Inference
+for the generalization error" (Machine Learning 52, 2003), equation for the corrected resampled t-test:
+
+    variance = s^2 * (1 / R + n_test / n_train),    R - 1 degrees of freedom
+
+A verdict needs a p-value below alpha after Holm's correction over the cells of the task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from taskloom.metrics import METRICS
+from taskloom.study.gains import Gain, Scores, Source, Verdict
+from taskloom.study.resampling import Resampling
+
+__all__ = ["Advice", "Gain", "Scores", "choose_on_validation", "compare", "holm", "what_would_help"]
+
+Floats = NDArray[np.float64]
+
+# A standard error below this share of the values compared is rounding, not spread.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Advice:
+    """About how much more of each would halve the interval; None where no amount of it alone would."""
+
+    repeats: int | None
+    clusters: int | None
+    text: str
+
+
+def compare(
+    task: str,
+    metric: str,
+    baseline: Scores,
+    cells: Mapping[str, Scores],
+    *,
+    test_over_train: float | None = None,
+    alpha: float = 0.05,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Gain]:
+    """Compares every cell with the single-task baseline of one task.
+
+    Args:
+        task: The task's name.
+        metric: The metric's name, from `METRICS`; it decides which direction is better.
+        baseline: The single-task runs.
+        cells: The runs of each cell.
+        test_over_train: None: one fixed test set. Else the split is redrawn in every repeat, and this is the
+            number of test rows over the number of training rows; k folds have 1 / (k - 1).
+        alpha: Level of the verdicts; the interval's level is 1 - alpha.
+        num_resamples: Resamples of the test's groups.
+        seed: Seed of the resampling.
+
+    Returns:
+        One gain per cell, in the order of `cells`.
+
+    Raises:
+        ConfigError: An unknown metric.
+        ValueError: A `test_over_train` that is not above 0, or summaries of different test sets.
+
+    Example:
+        >>> alone = Scores({0: 0.80, 1: 0.82, 2: 0.81})
+        >>> shared = Scores({0: 0.84, 1: 0.87, 2: 0.85})
+        >>> gain = compare("gender", "accuracy", alone, {"hard_sharing": shared})["hard_sharing"]
+        >>> f"{gain.gain:.3f} [{gain.low:.3f}, {gain.high:.3f}] {gain.verdict}"
+        '0.043 [0.029, 0.058] helped'
+    """
+    if test_over_train is not None and not test_over_train > 0:
+        raise ValueError(f"test_over_train above 0 expected, found {test_over_train}")
+    resampling = Resampling(metric, num_resamples, seed)
+    single = [
+        _one_gain(task, metric, baseline, name, scores, test_over_train, alpha, resampling)
+        for name, scores in cells.items()
+    ]
+    adjusted = holm([gain.p_value for gain in single])
+    return {
+        gain.cell: dataclasses.replace(gain, p_adjusted=p, verdict=_verdict(gain.gain, p, alpha))
+        for gain, p in zip(single, adjusted, strict=True)
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusts p-values for being several, by Holm's step-down method (Scandinavian J. Statistics 6, 1979).
+
+    The i-th smallest of m p-values is multiplied by m - i + 1; no adjusted value is below a smaller one's,
+    none above 1. NaN (no test made) stays NaN and does not count among the m.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    p[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    return [float(value) for value in p]
+
+
+def choose_on_validation(
+    validation: Mapping[str, Mapping[str, Mapping[int, float]]], metrics: Mapping[str, str]
+) -> dict[str, str]:
+    """Chooses for each task the cell with the best mean validation metric. Test values have no place here.
+
+    Cells are compared on the repeats that all of them finished. A cell with so few that no repeat would be
+    common to all is left out, the one with the fewest repeats first.
+
+    Args:
+        validation: Validation metric by task, cell and repeat. Failed runs are missing, or NaN.
+        metrics: Metric by task.
+
+    Returns:
+        The chosen cell by task; the first of equals. Tasks without any finished run are left out.
+
+    Example:
+        >>> choose_on_validation({"age": {"a": {0: 5.0, 1: 6.0}, "b": {0: 4.0, 1: 5.5}}}, {"age": "mae"})
+        {'age': 'b'}
+    """
+    chosen = {}
+    for task, cells in validation.items():
+        finished = {cell: _defined(values) for cell, values in cells.items()}
+        common: set[int] = set()
+        compared: list[str] = []
+        for cell in sorted(finished, key=lambda name: -len(finished[name])):
+            shared = common & finished[cell].keys() if compared else set(finished[cell])
+            if shared:
+                common = shared
+                compared.append(cell)
+        if compared:
+            sign = _sign(metrics[task])
+            means = {
+                cell: sign * float(np.mean([finished[cell][repeat] for repeat in sorted(common)]))
+                for cell in finished
+                if cell in compared
+            }
+            chosen[task] = max(means, key=lambda cell: means[cell])
+    return chosen
+
+
+def what_would_help(gain: Gain, *, alpha: float = 0.05) -> Advice:
+    """Says roughly how many repeats or groups would halve the interval, the other number staying as it is.
+
+    The parts of the variance shrink as 1 / R and 1 / G, and the t quantile falls with the degrees of freedom.
+    Both parts are themselves estimates, from few repeats poor ones: a plan, not a promise.
+
+    Args:
+        gain: A gain from `compare`.
+        alpha: As in `compare`.
+
+    Example:
+        >>> alone, shared = Scores({0: 0.80, 1: 0.82, 2: 0.81}), Scores({0: 0.84, 1: 0.87, 2: 0.85})
+        >>> what_would_help(compare("gender", "accuracy", alone, {"hard": shared})["hard"]).repeats
+        5
+    """
+    if np.isnan(gain.low) or gain.standard_error == 0:
+        return Advice(None, None, "No spread could be measured; at least 2 repeats, better 5, are needed.")
+    half = _half_width(gain, gain.num_repeats, gain.num_clusters, alpha) / 2
+    more = np.unique(np.geomspace(1, 1000, 2000))
+    repeats = clusters = None
+    if gain.num_repeats > 1:
+        numbers = np.unique(np.ceil(gain.num_repeats * more))
+        repeats = _first(numbers, _half_width(gain, numbers, gain.num_clusters, alpha) <= half)
+    if gain.variance_clusters > 0:
+        numbers = np.unique(np.ceil(gain.num_clusters * more))
+        clusters = _first(numbers, _half_width(gain, gain.num_repeats, numbers, alpha) <= half)
+    return Advice(repeats, clusters, _advice_text(gain, repeats, clusters))
+
+
+def _one_gain(
+    task: str,
+    metric: str,
+    baseline: Scores,
+    cell: str,
+    scores: Scores,
+    test_over_train: float | None,
+    alpha: float,
+    resampling: Resampling,
+) -> Gain:
+    """The gain of one cell before the correction for several."""
+    repeats, notes = _common_repeats(baseline, scores)
+    sign = _sign(metric)
+    ours = np.array([scores.values[repeat] for repeat in repeats], dtype=np.float64)
+    alone = np.array([baseline.values[repeat] for repeat in repeats], dtype=np.float64)
+    gains = sign * (ours - alone)
+    num_repeats = len(repeats)
+    variances = _variances(baseline, scores, repeats, gains, test_over_train, resampling, notes)
+    mean = float(gains.mean()) if num_repeats else np.nan
+    scale = float(np.abs([ours, alone]).max()) if num_repeats else 0.0
+    if num_repeats == 1:
+        notes.append("one repeat: the interval says nothing about other training seeds")
+    low, high, p_value = _interval(mean, variances, scale, alpha, notes)
+    return Gain(
+        task=task,
+        metric=metric,
+        cell=cell,
+        baseline_value=float(alone.mean()) if num_repeats else np.nan,
+        cell_value=float(ours.mean()) if num_repeats else np.nan,
+        gain=mean,
+        low=low,
+        high=high,
+        p_value=p_value,
+        p_adjusted=np.nan,
+        verdict="no difference shown",
+        num_repeats=num_repeats,
+        num_clusters=variances.num_clusters,
+        variance_repeats=variances.repeats,
+        variance_clusters=variances.clusters,
+        variance_overlap=variances.overlap,
+        degrees_of_freedom=variances.degrees_of_freedom,
+        dominant=variances.dominant,
+        note="; ".join(notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Variances:
+    """The parts of a mean gain's variance, and the degrees of freedom of their sum."""
+
+    repeats: float
+    clusters: float
+    overlap: float
+    num_clusters: int
+    degrees_of_freedom: float
+
+    @property
+    def dominant(self) -> Source:
+        parts: dict[Source, float] = {
+            "repeats": self.repeats,
+            "clusters": self.clusters,
+            "overlap": self.overlap,
+        }
+        return max(parts, key=lambda part: parts[part]) if max(parts.values()) > 0 else ""
+
+
+def _variances(
+    baseline: Scores,
+    scores: Scores,
+    repeats: Sequence[int],
+    gains: Floats,
+    test_over_train: float | None,
+    resampling: Resampling,
+    notes: list[str],
+) -> _Variances:
+    """Variance of the mean of paired gains [R]. A single repeat has one test set, however it was drawn."""
+    num_repeats = len(repeats)
+    spread = float(gains.var(ddof=1)) if num_repeats > 1 else 0.0
+    if test_over_train is not None and num_repeats > 1:
+        return _Variances(spread / num_repeats, 0.0, spread * test_over_train, 0, num_repeats - 1.0)
+    if num_repeats == 0:
+        return _Variances(0.0, 0.0, 0.0, 0, np.nan)
+    pairs = [(scores.summaries.get(repeat), baseline.summaries.get(repeat)) for repeat in repeats]
+    clusters, num_clusters = resampling.variance(pairs, notes)
+    degrees = _degrees_of_freedom(spread / num_repeats, num_repeats, clusters, num_clusters)
+    return _Variances(spread / num_repeats, clusters, 0.0, num_clusters, degrees)
+
+
+def _interval(
+    mean: float, variances: _Variances, scale: float, alpha: float, notes: list[str]
+) -> tuple[float, float, float]:
+    """Interval and two-sided p-value of a mean gain; NaN where nothing can be said.
+
+    `scale` is the size of the values compared, against which rounding is told from spread.
+    """
+    degrees = variances.degrees_of_freedom
+    error = float(np.sqrt(variances.repeats + variances.clusters + variances.overlap))
+    if np.isnan(mean) or np.isnan(degrees):
+        if not np.isnan(mean):
+            notes.append("fewer than two repeats and fewer than two groups in test: no interval")
+        return np.nan, np.nan, np.nan
+    if error <= _ROUNDING * scale:
+        if abs(mean) <= _ROUNDING * scale:
+            return 0.0, 0.0, 1.0
+        # All paired gains equal, but not 0: chance was not seen, which does not mean that there is none.
+        notes.append("the same gain in every repeat and group: its spread cannot be estimated, no interval")
+        return np.nan, np.nan, np.nan
+    half = float(stats.t.ppf(1 - alpha / 2, degrees)) * error
+    p_value = 2 * float(stats.t.sf(abs(mean) / error, degrees))
+    return mean - half, mean + half, p_value
+
+
+def _degrees_of_freedom(
+    repeats: float | Floats, num_repeats: int | Floats, clusters: float | Floats, num_clusters: int | Floats
+) -> Any:
+    """Welch-Satterthwaite degrees of freedom of the sum of two variances; NaN where neither has any.
+
+    A part with one observation has no degrees of freedom and does not enter. Broadcasts.
+    """
+    of_repeats = np.asarray(num_repeats, dtype=np.float64) - 1
+    of_clusters = np.asarray(num_clusters, dtype=np.float64) - 1
+    squares = np.where(of_repeats > 0, repeats**2 / np.maximum(of_repeats, 1), 0.0) + np.where(
+        of_clusters > 0, clusters**2 / np.maximum(of_clusters, 1), 0.0
+    )
+    # Without any spread the larger number serves: the interval is a point whatever it is.
+    larger = np.maximum(of_repeats, of_clusters)
+    larger = np.where(larger > 0, larger, np.nan)
+    of_sum = (repeats + clusters) ** 2 / np.where(squares > 0, squares, 1)
+    degrees = np.where(squares > 0, of_sum, larger)
+    return float(degrees) if degrees.ndim == 0 else degrees
+
+
+def _common_repeats(baseline: Scores, scores: Scores) -> tuple[list[int], list[str]]:
+    """Repeats with a value on both sides, and a note on those that were left out."""
+    ours, alone = _defined(scores.values), _defined(baseline.values)
+    common = sorted(ours.keys() & alone.keys())
+    everything = sorted(scores.values.keys() | baseline.values.keys())
+    left_out = [str(repeat) for repeat in everything if repeat not in common]
+    if not common:
+        return common, ["no repeat in which both sides have a value"]
+    if left_out:
+        return common, [
+            f"paired on {len(common)} of {len(everything)} repeats: a run or its value is missing in repeat "
+            + ", ".join(left_out)
+        ]
+    return common, []
+
+
+def _defined(values: Mapping[int, float]) -> dict[int, float]:
+    return {repeat: value for repeat, value in values.items() if not np.isnan(value)}
+
+
+def _sign(metric: str) -> float:
+    return 1.0 if METRICS[metric].higher_is_better else -1.0
+
+
+def _verdict(gain: float, p_adjusted: float, alpha: float) -> Verdict:
+    if np.isnan(p_adjusted) or p_adjusted >= alpha:
+        return "no difference shown"
+    return "helped" if gain > 0 else "hurt"
+
+
+def _half_width(gain: Gain, num_repeats: Any, num_clusters: Any, alpha: float) -> Any:
+    """Half of the interval if there were so many repeats and groups; broadcasts."""
+    repeats = gain.variance_repeats * gain.num_repeats / np.maximum(num_repeats, 1)
+    clusters = gain.variance_clusters * gain.num_clusters / np.maximum(num_clusters, 1)
+    if gain.variance_overlap > 0:
+        degrees = np.asarray(num_repeats, dtype=np.float64) - 1
+    else:
+        degrees = _degrees_of_freedom(repeats, num_repeats, clusters, num_clusters)
+    return stats.t.ppf(1 - alpha / 2, degrees) * np.sqrt(repeats + clusters + gain.variance_overlap)
+
+
+def _first(numbers: Floats, enough: NDArray[np.bool_]) -> int | None:
+    return int(numbers[np.argmax(enough)]) if enough.any() else None
+
+
+_SOURCES: dict[Source, str] = {
+    "repeats": "Chance in training (seeds, or the draw of the split)",
+    "clusters": "The choice of the groups in test",
+    "overlap": "That redrawn splits train on mostly the same rows",
+}
+
+
+def _advice_text(gain: Gain, repeats: int | None, clusters: int | None) -> str:
+    ways = []
+    if repeats is not None:
+        ways.append(f"about {repeats} repeats instead of {gain.num_repeats}")
+    if clusters is not None:
+        ways.append(f"about {clusters} labelled groups in test instead of {gain.num_clusters}")
+    source = f"{_SOURCES[gain.dominant]} adds most to the doubt"
+    if ways:
+        return f"{source}; {' or '.join(ways)} would halve the interval."
+    if gain.variance_overlap > 0:
+        return f"{source}; only more data would halve the interval."
+    return f"{source}; only more repeats together with more groups in test would halve the interval."
