@@ -19,7 +19,7 @@ from taskloom.study.locate import explain, located, unknown_setting
 from taskloom.study.overrides import apply_overrides
 from taskloom.study.yaml_lines import Document, KeyPath, read_document
 from taskloom.tasks import KINDS
-from taskloom.training import TrainingConfig
+from taskloom.training.config import TrainingConfig
 
 
 class _Settings(BaseModel):
@@ -49,7 +49,7 @@ class HeadSettings(_Settings):
 
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class StudyConfig(_Settings):
@@ -71,10 +71,10 @@ class StudyConfig(_Settings):
     tasks: dict[str, dict[str, Any]] = Field(min_length=1)
     split: dict[str, Any] = Field(default_factory=dict)
     encoder: EncoderSettings
-    head: HeadSettings = HeadSettings()
+    head: HeadSettings = Field(default_factory=lambda: HeadSettings())
     training: TrainingConfig = Field(default_factory=TrainingConfig)
-    repeats: int = Field(5, ge=1, le=10_000)
-    seed: int = Field(0, ge=0, lt=2**31)
+    repeats: int = Field(default=5, ge=1, le=10_000)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     cells: list[dict[str, Any]] = Field(min_length=1)
 
 
@@ -208,9 +208,7 @@ def _check_split(split: Mapping[str, Any]) -> None:
     if folds is not None and (not isinstance(folds, int) or isinstance(folds, bool) or folds < 2):
         raise ConfigError(f"split.folds: a number of folds from 2 expected, found {folds!r}.")
     if "fold" in split:
-        raise ConfigError(
-            "split.fold: the fold follows from the repeat (repeat r tests on fold r mod folds)."
-        )
+        raise ConfigError("split.fold: not a setting; repeat r tests on fold r mod `folds`.")
 
 
 def canonical(value: Any) -> str:

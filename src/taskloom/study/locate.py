@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,7 +100,8 @@ def unknown_setting(path: KeyPath, known: Sequence[str]) -> str:
     """Returns "encoder.naem is not a setting. Did you mean `name`? Settings of encoder: ..." ."""
     section = dotted(path[:-1])
     of = f" of {section}" if section else ""
-    return f"{dotted(path)} is not a setting.{did_you_mean(str(path[-1]), known)} Settings{of}: {', '.join(known)}."
+    suggestion = did_you_mean(str(path[-1]), known)
+    return f"{dotted(path)} is not a setting.{suggestion} Settings{of}: {', '.join(known)}."
 
 
 def _shown(value: Any) -> str:
@@ -116,13 +116,10 @@ def _real_path(location: Sequence[str | int], document: Document, at: KeyPath) -
         value = value[key]
     path: list[str | int] = []
     for position, key in enumerate(location):
-        if isinstance(value, Mapping) and key in value:
+        named = isinstance(value, Mapping) and key in value
+        if named or (isinstance(value, list) and isinstance(key, int) and key < len(value)):
             value = value[key]
-        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
-            value = value[key]
-        elif position < len(location) - 1:
-            continue
-        elif not isinstance(value, Mapping):
+        elif position < len(location) - 1 or not isinstance(value, Mapping):
             continue
         path.append(key)
     return tuple(path)
@@ -146,9 +143,4 @@ def _settings_at(model: type[BaseModel], path: KeyPath) -> list[str]:
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if (
-        isinstance(annotation, types.GenericAlias | types.UnionType)
-        or typing.get_origin(annotation) is not None
-    ):
-        return [model for part in typing.get_args(annotation) for model in _models_in(part)]
-    return []
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]

@@ -1,4 +1,4 @@
-"""The results store: one SQLite file per study, one transaction per run, so that a run is there whole or not at all.
+"""The results store: one SQLite file per study; a run is committed in one transaction, whole or not at all.
 
 Files of a study folder
     results.sqlite          this store
@@ -99,7 +99,7 @@ class RunRecord:
         seconds_total: Time of the last sitting, evaluation included.
         peak_memory_bytes: Largest memory of the process (CPU) or of the device (CUDA).
         num_parameters: Trainable parameters.
-        epochs, best_epoch: Epochs trained; index of the one whose weights were kept.
+        epochs, best_epoch: Epochs trained; number, from 1, of the one whose weights were kept.
         device: "cpu", "cuda (NVIDIA ...)".
         environment: Versions, threads.
         resolved: Every setting that decides the result.
@@ -194,8 +194,8 @@ class ResultsStore:
             raise DataError(f"{self.path}: this is not a results store of taskloom; choose another --out.")
         if found != STORE_FORMAT:
             raise DataError(
-                f"{self.path}: a results store of format {STORE_FORMAT} expected, found format {found}; it was "
-                "written by another version of taskloom: choose another --out."
+                f"{self.path}: a results store of format {STORE_FORMAT} expected, found format {found} of "
+                "another version of taskloom; choose another --out."
             )
 
     def __enter__(self) -> Self:
@@ -241,7 +241,7 @@ class ResultsStore:
             raise storage_error(self.path, error) from error
 
     def plan(self, run_ids: Sequence[str]) -> None:
-        """Notes which runs the study file names now, in the order of the report; others are kept, not shown."""
+        """Notes which runs the study file names now, in the report's order; others are kept, not shown."""
         try:
             with self._transaction() as connection:
                 connection.execute("DELETE FROM planned")
@@ -262,11 +262,11 @@ class ResultsStore:
     def records(self, *, planned_only: bool = True) -> list[RunRecord]:
         """Returns the runs that the study file names now, in its order; or all there are."""
         metrics: dict[str, list[MetricValue]] = {}
-        for run, *fields, value, labels in self._connection.execute(
+        for run, task, part, metric, value, labels in self._connection.execute(
             "SELECT run, task, part, metric, value, labels FROM metric_values ORDER BY rowid"
         ):
             number = math.nan if value is None else value
-            metrics.setdefault(run, []).append(MetricValue(*fields, number, labels))
+            metrics.setdefault(run, []).append(MetricValue(task, part, metric, number, labels))
         columns = ", ".join(f"runs.{name}" for name in _COLUMNS)
         tables = "planned JOIN runs ON planned.run = runs.id ORDER BY planned.position"
         if not planned_only:

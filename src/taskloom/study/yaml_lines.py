@@ -79,12 +79,15 @@ for _tag, _pattern, _first in (
     ("tag:yaml.org,2002:merge", r"<<", "<"),
 ):
     _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _integer(str(node.value)))
 
 
-def _integer(text: str) -> int:
+def _integer(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     """A leading zero is decimal, as in YAML 1.2, not octal as in YAML 1.1."""
+    text = str(node.value)
     return int(text, 16) if text.lower().startswith("0x") else int(text)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def read_document(path: Path) -> Document:

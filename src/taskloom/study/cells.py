@@ -1,0 +1,375 @@
+"""Cells: the configurations a study compares, expanded from the study file's `cells`.
+
+An entry is one architecture with its settings, and beside it, if wanted, `balancing`, `callbacks`,
+`coupling`, `training` (settings in place of the study's), `tasks` (some of the study's) and `name`:
+
+    - hard_sharing: {stages: [1, 2, 3], from: [input, output]}
+      training: {epochs: 40}
+
+Lists in the architecture's settings multiply: that entry is six cells. A setting that takes a list by nature
+(its type in the architecture's signature is a list, such as `after: [1, 3]`) stays one value; give it a list
+of lists to multiply it. Lists beside the architecture do not multiply.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import itertools
+import typing
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from taskloom.errors import ConfigError, did_you_mean
+from taskloom.sharing import ARCHITECTURES
+from taskloom.study.config import Study, digest
+from taskloom.study.locate import explain, located, unknown_setting
+from taskloom.study.yaml_lines import Document, KeyPath, dotted
+from taskloom.training.config import TrainingConfig
+
+SINGLE_TASK = "single_task"
+"""Architecture and cell id of the baselines."""
+
+SIBLINGS = ("balancing", "callbacks", "coupling", "training", "tasks", "name")
+"""What may stand beside the architecture in an entry."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a study, without seed.
+
+    Args:
+        name: For people, unique in the study.
+        architecture: Name in `taskloom.sharing.ARCHITECTURES`.
+        settings: The architecture's settings.
+        tasks: Names of the tasks trained together, in the study's order.
+        training: The study's training settings with the cell's own in place.
+        balancing: `{name: settings}` of a balancer, None for a plain sum.
+        callbacks: `{name: settings}` each.
+        entry: Position in the study file's `cells`, -1 for a baseline.
+    """
+
+    name: str
+    architecture: str
+    settings: dict[str, Any]
+    tasks: tuple[str, ...]
+    training: TrainingConfig
+    balancing: dict[str, Any] | None = None
+    callbacks: tuple[dict[str, Any], ...] = ()
+    entry: int = field(default=-1, compare=False)
+
+    @property
+    def id(self) -> str:
+        """Short hash of the settings; it does not change when other cells come or go."""
+        return SINGLE_TASK if self.architecture == SINGLE_TASK else digest(self.resolved())[:10]
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything of the cell that decides a result, as plain values; its name does not."""
+        return {
+            "architecture": self.architecture,
+            "settings": self.settings,
+            "tasks": list(self.tasks),
+            "training": self.training.model_dump(mode="json"),
+            "balancing": self.balancing,
+            "callbacks": list(self.callbacks),
+        }
+
+
+def baselines(study: Study) -> list[Cell]:
+    """Returns the single-task cells: each task alone, with the study's encoder, head and training."""
+    training = study.config.training
+    return [Cell(f"{task} alone", SINGLE_TASK, {}, (task,), training) for task in study.config.tasks]
+
+
+def expand_cells(study: Study) -> list[Cell]:
+    """Returns the cells of a study file, lists multiplied, in the file's order.
+
+    Raises:
+        ConfigError: With file and line: no or several architectures in an entry, a setting that the
+            architecture does not have, a task that is not there, two cells that are the same.
+    """
+    cells: list[Cell] = []
+    for position in range(len(study.config.cells)):
+        cells += _expand_entry(study, position)
+    _refuse_repetitions(cells, study.document)
+    return _with_unique_names(cells)
+
+
+def _expand_entry(study: Study, position: int) -> list[Cell]:
+    document, entry = study.document, study.config.cells[position]
+    path: KeyPath = ("cells", position)
+    architecture = _architecture(entry, document, path)
+    given = {} if entry[architecture] is None else entry[architecture]
+    if not isinstance(given, dict):
+        raise ConfigError(
+            f"{document.where((*path, architecture))}: {dotted((*path, architecture))}: settings "
+            "by name expected, "
+            f"found {given!r}."
+        )
+    with located(document):
+        tasks = _tasks(entry, study, path)
+        balancing = _named(entry.get("balancing"), (*path, "balancing"))
+        callbacks = _callbacks(entry.get("callbacks"), (*path, "callbacks"))
+        if "coupling" in entry:
+            raise ConfigError(f"{dotted((*path, 'coupling'))}: coupling is not available in this version.")
+        title = entry.get("name")
+        if title is not None and not isinstance(title, str):
+            raise ConfigError(f"{dotted((*path, 'name'))}: text expected, found {title!r}.")
+    training = _training(entry.get("training"), study, (*path, "training"))
+    combinations = multiply(architecture, given, document, (*path, architecture))
+    return [
+        Cell(
+            _name(architecture, settings, title, varied, entry),
+            architecture,
+            settings,
+            tasks,
+            training,
+            balancing,
+            callbacks,
+            position,
+        )
+        for settings, varied in combinations
+    ]
+
+
+def _architecture(entry: Mapping[str, Any], document: Document, path: KeyPath) -> str:
+    found = [key for key in entry if key in ARCHITECTURES]
+    for key in entry:
+        if key not in ARCHITECTURES and key not in SIBLINGS:
+            known = [*ARCHITECTURES, *SIBLINGS]
+            raise ConfigError(
+                f"{document.where((*path, key))}: {dotted((*path, key))} is neither an "
+                "architecture nor a setting of "
+                f"a cell.{did_you_mean(key, known)} Architectures: {', '.join(ARCHITECTURES)}; "
+                "beside one may stand: "
+                f"{', '.join(SIBLINGS)}."
+            )
+    if len(found) != 1:
+        names = ", ".join(found) if found else "none"
+        raise ConfigError(
+            f"{document.where(path)}: {dotted(path)}: one architecture expected, found {names}. "
+            f"Architectures: {', '.join(ARCHITECTURES)}."
+        )
+    if found[0] == SINGLE_TASK:
+        raise ConfigError(
+            f"{document.where((*path, SINGLE_TASK))}: {dotted((*path, SINGLE_TASK))}: the "
+            "single-task baselines are "
+            "always run; remove this entry."
+        )
+    return found[0]
+
+
+def multiply(
+    architecture: str, given: Mapping[str, Any], document: Document, path: KeyPath
+) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
+    """Returns every combination of the listed values of an architecture's settings.
+
+    Args:
+        architecture: Name in `ARCHITECTURES`.
+        given: Its settings as the study file gives them.
+        document: For file and line in messages.
+        path: Where the settings stand.
+
+    Returns:
+        Per combination, the settings by the names of the architecture's parameters, and the names of those
+        that vary between combinations.
+    """
+    parameters = _parameters(ARCHITECTURES[architecture])
+    choices: dict[str, list[Any]] = {}
+    for key, value in given.items():
+        name = _parameter_name(key, parameters)
+        if name is None:
+            known = [_written(parameter, parameters) for parameter in parameters]
+            raise ConfigError(f"{document.where((*path, key))}: {unknown_setting((*path, key), known)}")
+        listed = isinstance(value, list)
+        if listed and _takes_list(parameters[name]):
+            listed = any(isinstance(item, list) for item in value)
+        if listed and not value:
+            raise ConfigError(
+                f"{document.where((*path, key))}: {dotted((*path, key))}: at least one value "
+                "expected, found an "
+                "empty list."
+            )
+        choices[name] = value if listed else [value]
+    missing = [name for name, (_, required) in parameters.items() if required and name not in choices]
+    if missing:
+        raise ConfigError(
+            f"{document.where(path)}: {dotted((*path, _written(missing[0], parameters)))} is missing."
+        )
+    varied = tuple(name for name, values in choices.items() if len(values) > 1)
+    return [
+        (dict(zip(choices, values, strict=True)), varied) for values in itertools.product(*choices.values())
+    ]
+
+
+Parameters = dict[str, tuple[Any, bool]]
+"""Annotation of each setting, and whether it must be given."""
+
+
+def _parameters(function: Callable[..., Any]) -> Parameters:
+    """The settings of an architecture: its parameters after encoder and tasks."""
+    function = inspect.unwrap(function)
+    hints = typing.get_type_hints(function)
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    return {
+        parameter.name: (hints.get(parameter.name, Any), parameter.default is parameter.empty)
+        for parameter in parameters
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
+
+
+def _parameter_name(key: str, parameters: Parameters) -> str | None:
+    """`from` is a word of Python's own: an architecture calls it `start` or `from_`."""
+    if key in parameters:
+        return key
+    if key == "from":
+        return next((name for name in ("from_", "start") if name in parameters), None)
+    return None
+
+
+def _written(name: str, parameters: Parameters) -> str:
+    """The setting as a study file writes it."""
+    return "from" if name == "from_" and name in parameters else name
+
+
+def _takes_list(parameter: tuple[Any, bool]) -> bool:
+    return _is_list_type(parameter[0])
+
+
+def _is_list_type(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation) or annotation
+    if isinstance(origin, type):
+        sequence = issubclass(origin, collections.abc.Sequence | collections.abc.Set)
+        if sequence and not issubclass(origin, str | bytes):
+            return True
+        if issubclass(origin, collections.abc.Mapping):
+            return False  # its values may be lists, it is none
+    return any(_is_list_type(part) for part in typing.get_args(annotation))
+
+
+def _tasks(entry: Mapping[str, Any], study: Study, path: KeyPath) -> tuple[str, ...]:
+    known = tuple(study.config.tasks)
+    chosen = entry.get("tasks")
+    if chosen is None:
+        return known
+    if not isinstance(chosen, list) or not chosen:
+        raise ConfigError(f"{dotted((*path, 'tasks'))}: a list of task names expected, found {chosen!r}.")
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(
+                f"{dotted((*path, 'tasks'))}: `{name}` is not a task of this "
+                f"study.{did_you_mean(str(name), known)} "
+                f"Tasks: {', '.join(known)}."
+            )
+    return tuple(name for name in known if name in chosen)
+
+
+def _named(value: Any, path: KeyPath) -> dict[str, Any] | None:
+    """`{name: settings}`, or the bare name for its defaults."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return {value: {}}
+    if isinstance(value, Mapping) and len(value) == 1:
+        return {str(name): dict(settings or {}) for name, settings in value.items()}
+    raise ConfigError(f"{dotted(path)}: one name with its settings expected, found {value!r}.")
+
+
+def _callbacks(value: Any, path: KeyPath) -> tuple[dict[str, Any], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise ConfigError(f"{dotted(path)}: a list of callbacks expected, found {value!r}.")
+    named = (_named(item, (*path, position)) for position, item in enumerate(value))
+    return tuple(item for item in named if item is not None)
+
+
+def _training(value: Any, study: Study, path: KeyPath) -> TrainingConfig:
+    if value is None:
+        return study.config.training
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{study.document.where(path)}: {dotted(path)}: settings by name expected, found {value!r}."
+        )
+    merged = {**study.config.training.model_dump(), **value}
+    try:
+        return TrainingConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(explain(error, TrainingConfig, study.document, path)) from None
+
+
+def _refuse_repetitions(cells: Sequence[Cell], document: Document) -> None:
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        other = first.setdefault(cell.id, cell)
+        if other is not cell:
+            place: KeyPath = ("cells", cell.entry)
+            raise ConfigError(
+                f"{document.where(place)}: {dotted(place)} holds a cell ({cell.name}) that "
+                f"{dotted(('cells', other.entry))} already holds; remove one of the two."
+            )
+
+
+def _name(
+    architecture: str,
+    settings: Mapping[str, Any],
+    title: str | None,
+    varied: Sequence[str],
+    entry: Mapping[str, Any],
+) -> str:
+    """A name for people: the given one, or the architecture with what matters of its settings."""
+    if title is not None:
+        return " ".join([title, *(f"{_human(name)} {_human(settings[name])}" for name in varied)])
+    words = _short_name(architecture, settings)
+    for sibling in ("balancing", "callbacks"):
+        value = entry.get(sibling)
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None:
+                words += f" + {_human(item if isinstance(item, str) else next(iter(item)))}"
+    return words
+
+
+def _short_name(architecture: str, settings: Mapping[str, Any]) -> str:
+    if architecture == "hard_sharing":
+        start = settings.get("from_", settings.get("start"))
+        return f"hard sharing {_human(settings['stages'])}" + (f" from {start}" if start else "")
+    if architecture == "cross_stitch":
+        return "cross-stitch" + (f" per {settings['per']}" if "per" in settings else "")
+    if architecture == "soft_sharing" and "tie" in settings:
+        weight = settings.get("weight")
+        return _human(settings["tie"]) + ("" if weight is None else f" {_human(weight)}")
+    return _full_name(architecture, settings)
+
+
+def _full_name(architecture: str, settings: Mapping[str, Any]) -> str:
+    return " ".join([_human(architecture), *(f"{_human(key)} {_human(settings[key])}" for key in settings)])
+
+
+def _human(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{_human(key)} {_human(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(_human(item) for item in value)
+    return str(value).replace("_", " ").strip()
+
+
+def _with_unique_names(cells: Sequence[Cell]) -> list[Cell]:
+    """Names that stand twice are told apart: by all settings, by tasks, at last by number."""
+
+    def renamed(cell: Cell, name: str) -> Cell:
+        return Cell(name, *(getattr(cell, item) for item in list(Cell.__dataclass_fields__)[1:]))
+
+    for longer in (
+        lambda cell: _full_name(cell.architecture, cell.settings),
+        lambda cell: f"{cell.name} on {', '.join(cell.tasks)}",
+        lambda cell: f"{cell.name} ({cell.id[:4]})",
+    ):
+        counts = Counter(cell.name for cell in cells)
+        cells = [renamed(cell, longer(cell)) if counts[cell.name] > 1 else cell for cell in cells]
+    return list(cells)

@@ -1,0 +1,129 @@
+"""Runs: a cell with a seed on a split, and the identity that tells whether it has been done already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskloom.data import sources
+from taskloom.data.batch import DataSplits
+from taskloom.study.cells import Cell
+from taskloom.study.config import Study, digest
+
+RUN_FORMAT = 1
+"""Part of every run's identity: raise it when the same settings no longer give the same result."""
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What a data source is asked for; equal requests give equal data.
+
+    Args:
+        reader: Name of the source.
+        settings, tasks, split: Sections of the study file.
+        seed: Seed of the split.
+        folder: Where relative files are looked for.
+        stores: Folder of prepared stores.
+    """
+
+    reader: str
+    settings: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]
+    split: dict[str, Any]
+    seed: int
+    folder: Path | None
+    stores: Path
+
+    def load(self) -> DataSplits:
+        """Reads the data, preparing the store where it is not there yet."""
+        return sources.load(
+            self.reader,
+            self.settings,
+            self.tasks,
+            self.split,
+            seed=self.seed,
+            folder=self.folder,
+            stores=self.stores,
+        )
+
+    @property
+    def key(self) -> str:
+        """Equal for requests that give equal data."""
+        return digest([self.reader, self.settings, self.tasks, self.split, self.seed, str(self.folder)])
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything a process needs to do one run.
+
+    Args:
+        id: SHA-256 of all that decides the result.
+        cell: What is trained.
+        repeat, seed: Which repeat and its seed.
+        encoder: Name and settings of the encoder.
+        head: Settings of the heads.
+        data: What to train on.
+        resolved: What `id` is the hash of, as plain values.
+        out: The study's folder.
+    """
+
+    id: str
+    cell: Cell
+    repeat: int
+    seed: int
+    encoder: dict[str, Any]
+    head: dict[str, Any]
+    data: DataRequest
+    resolved: dict[str, Any]
+    out: Path
+
+    @property
+    def label(self) -> str:
+        """For people: "hard sharing 1 from input, repeat 2 of ...": the cell and which repeat, from 1."""
+        return f"{self.cell.name}, repeat {self.repeat + 1}"
+
+
+def data_request(study: Study, repeat: int, folder: Path | None, stores: Path) -> DataRequest:
+    """Returns what the study asks of its source for one repeat."""
+    split, seed = study.split_of(repeat)
+    tasks = {name: dict(settings) for name, settings in study.config.tasks.items()}
+    return DataRequest(study.reader, study.data_settings, tasks, split, seed, folder, stores)
+
+
+def plan_runs(
+    study: Study,
+    cells: Sequence[Cell],
+    requests: Sequence[DataRequest],
+    checksums: Sequence[Any],
+    out: Path,
+) -> list[RunSpec]:
+    """Returns all runs of a study in the order in which they are done: every cell of repeat 0 first.
+
+    Args:
+        study: The study.
+        cells: Baselines and cells.
+        requests: Per repeat, what its source is asked for.
+        checksums: Per repeat, what tells the source files apart (their SHA-256).
+        out: The study's folder.
+    """
+    encoder = study.config.encoder.model_dump(mode="json")
+    head = study.config.head.model_dump(mode="json")
+    specs = []
+    for repeat in range(study.config.repeats):
+        request, seed = requests[repeat], study.seed_of(repeat)
+        for cell in cells:
+            resolved = {
+                "format": RUN_FORMAT,
+                "data": {"reader": request.reader, **request.settings},
+                "sources": checksums[repeat],
+                "tasks": request.tasks,
+                "split": {**request.split, "seed": request.seed},
+                "encoder": encoder,
+                "head": head,
+                "cell": cell.resolved(),
+                "seed": seed,
+            }
+            specs.append(RunSpec(digest(resolved), cell, repeat, seed, encoder, head, request, resolved, out))
+    return specs
