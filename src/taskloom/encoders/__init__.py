@@ -6,15 +6,23 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from taskloom.encoders import thesis_002
+from taskloom.encoders.conv1d import conv1d
 from taskloom.encoders.encoder import Encoder, from_modules
 from taskloom.encoders.mlp import mlp
+from taskloom.encoders.thesis_002 import deap_cnn, opportunity_cnn
+from taskloom.encoders.vgg5 import vgg5
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.registry import Registry
 
 ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
 """Functions `(input_shape, **settings) -> Encoder`; settings are keyword-only."""
 
+ENCODERS.register("conv1d")(conv1d)
+ENCODERS.register("deap_cnn")(deap_cnn)
 ENCODERS.register("mlp")(mlp)
+ENCODERS.register("opportunity_cnn")(opportunity_cnn)
+ENCODERS.register("vgg5")(vgg5)
 
 
 def build(name: str, input_shape: Sequence[int], **settings: Any) -> Encoder:
@@ -45,4 +53,15 @@ def build(name: str, input_shape: Sequence[int], **settings: Any) -> Encoder:
     return make(input_shape, **settings)
 
 
-__all__ = ["ENCODERS", "Encoder", "build", "from_modules", "mlp"]
+__all__ = [
+    "ENCODERS",
+    "Encoder",
+    "build",
+    "conv1d",
+    "deap_cnn",
+    "from_modules",
+    "mlp",
+    "opportunity_cnn",
+    "thesis_002",
+    "vgg5",
+]

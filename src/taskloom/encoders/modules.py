@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
 
 from taskloom.errors import ConfigError, did_you_mean
 
@@ -94,3 +96,66 @@ def dense_block(
     if dropout > 0.0:
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers)
+
+
+def glorot_dense_block(
+    num_inputs: int, num_outputs: int, *, dropout: float = 0.0, flatten: bool = False
+) -> nn.Sequential:
+    """Fully connected layer with Glorot's start, ReLU, dropout; flattens [N, ...] first where asked.
+
+    Args:
+        num_inputs: Values per row.
+        num_outputs: Width of the layer.
+        dropout: Share of outputs set to 0 in training.
+        flatten: Whether the input has more axes than [N, num_inputs].
+    """
+    block = dense_block(num_inputs, num_outputs, dropout=dropout)
+    glorot_start(block)
+    return nn.Sequential(nn.Flatten(), *block) if flatten else block
+
+
+def glorot_start(module: nn.Module) -> None:
+    """Starts every linear and convolutional layer as Keras does: uniform weights after Glorot, biases 0."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class WindowsToMaps(nn.Module):
+    """Windows [N, time, channels] to one map per row, [N, 1, channels, time]."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return windows.transpose(1, 2).unsqueeze(1)
+
+
+class TimeConvolution(nn.Conv2d):
+    """Convolution along time, the same kernel for every channel, no padding, Glorot's start.
+
+    The weight is [filters, C, kernel, 1], the thesis' (kernel, 1). It runs as a (1, kernel) convolution over
+    maps with the filters last in memory: on a CPU the fastest of those measured, about 0.6 of the time of a
+    plain (kernel, 1) convolution (forward and backward, batch 100, OPPORTUNITY's and DEAP's sizes).
+
+    Args:
+        num_inputs: C.
+        num_filters: Filters.
+        kernel: Kernel in samples.
+
+    Example:
+        >>> TimeConvolution(1, 50, 11)(torch.zeros(2, 1, 107, 64)).shape
+        torch.Size([2, 50, 107, 54])
+    """
+
+    def __init__(self, num_inputs: int, num_filters: int, kernel: int) -> None:
+        super().__init__(num_inputs, num_filters, (kernel, 1))
+
+    def reset_parameters(self) -> None:
+        glorot_start(self)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[N, C, channels, time] to [N, filters, channels, time - kernel + 1]."""
+        # Through [filters, C * kernel], so that the gradient comes back in the weight's own memory order:
+        # DDP asks for that.
+        weight = self.weight.flatten(1).view(self.out_channels, self.in_channels, 1, -1)
+        return functional.conv2d(maps, weight.contiguous(memory_format=torch.channels_last), self.bias)
