@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -58,6 +58,11 @@ class Task:
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
             raise ConfigError(f"a task needs a name, found {self.name!r}.")
+        if self.role not in get_args(Role):
+            raise ConfigError(
+                f"tasks.{self.name}.role: `{self.role}` is not a role."
+                f"{did_you_mean(str(self.role), get_args(Role))} Possible: {', '.join(get_args(Role))}."
+            )
         for setting, chosen, known in (
             ("metric", self.metric, self.known_metrics),
             ("loss", self.loss, self.known_losses),
@@ -303,11 +308,15 @@ class Regression(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_scale(self.name, self.scale)
-        if self.size < 1:
+        if not _is_number(self.size) or self.size != int(self.size) or self.size < 1:
             raise ConfigError(
                 f"tasks.{self.name}.size: at least 1 value per row expected, found {self.size}."
             )
         if self.range is not None:
+            if not isinstance(self.range, list | tuple) or not all(map(_is_number, self.range)):
+                raise ConfigError(f"tasks.{self.name}.range: [low, high] expected, found {self.range!r}.")
+            if len(self.range) != 2:
+                raise ConfigError(f"tasks.{self.name}.range: [low, high] expected, found {list(self.range)}.")
             low, high = self.range
             object.__setattr__(self, "range", (float(low), float(high)))
             if not low < high:
@@ -379,9 +388,10 @@ class Landmarks(Task):
         reference = self.reference
         if isinstance(reference, list | tuple):
             object.__setattr__(self, "reference", tuple(reference))
-            if len(reference) != 2 or any(not 0 <= index < num_points for index in reference):
+            indices = [index for index in reference if isinstance(index, int) and 0 <= index < num_points]
+            if len(reference) != 2 or len(set(indices)) != 2:
                 raise ConfigError(
-                    f"tasks.{self.name}.reference: two point indices below {num_points} expected, "
+                    f"tasks.{self.name}.reference: two different point indices below {num_points} expected, "
                     f"found {list(reference)}."
                 )
         elif isinstance(reference, str):
@@ -390,8 +400,12 @@ class Landmarks(Task):
                     f'tasks.{self.name}.reference: "box", two point indices or a length expected, '
                     f"found {reference!r}."
                 )
-        elif reference <= 0:
+        elif not _is_number(reference) or reference <= 0:
             raise ConfigError(f"tasks.{self.name}.reference: a length above 0 expected, found {reference}.")
+        if not _is_number(self.threshold) or self.threshold <= 0:
+            raise ConfigError(
+                f"tasks.{self.name}.threshold: a number above 0 expected, found {self.threshold!r}."
+            )
 
     @property
     def width(self) -> int:
@@ -441,6 +455,8 @@ def task_from_dict(settings: Mapping[str, Any]) -> Task:
     fields = dict(settings)
     kind = str(fields.pop("kind", ""))
     name = fields.get("name", "?")
+    if not kind:
+        raise ConfigError(f"tasks.{name}: `kind` is missing. Known: {', '.join(KINDS)}.")
     if kind not in KINDS:
         raise ConfigError(
             f"tasks.{name}.kind: `{kind}` is not a kind of task.{did_you_mean(kind, KINDS)} "
@@ -456,11 +472,18 @@ def task_from_dict(settings: Mapping[str, Any]) -> Task:
             )
         if isinstance(value, list):
             fields[key] = tuple(value)
+    if "name" not in fields:
+        raise ConfigError(f"tasks: a {kind} task needs a `name`.")
     return cls(**fields)
 
 
 def _names(task: str, setting: str, given: Sequence[Any] | int) -> tuple[str, ...]:
     """Names from names or from their number; refuses duplicates."""
+    if isinstance(given, bool) or not isinstance(given, int | list | tuple):
+        # A text is a sequence too: `classes: yes` would become the classes y, e, s.
+        raise ConfigError(
+            f"tasks.{task}.{setting}: a list of names or their number expected, found {given!r}."
+        )
     if isinstance(given, int):
         return tuple(str(index) for index in range(given))
     names = tuple(str(name) for name in given)
@@ -471,8 +494,12 @@ def _names(task: str, setting: str, given: Sequence[Any] | int) -> tuple[str, ..
 
 
 def _check_scale(task: str, scale: float) -> None:
-    if not scale > 0:
+    if not _is_number(scale) or not scale > 0:
         raise ConfigError(f"tasks.{task}.scale: a number above 0 expected, found {scale}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _mean_and_deviation(values: Tensor) -> tuple[float, float]:
