@@ -7,7 +7,8 @@ that a class code `007` stays what it is and a message can quote the cell it is 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -345,6 +346,17 @@ class TableDataset:
         return Batch(
             torch.from_numpy(self.features.gather(self.rows[index])), self._labels[positions], positions
         )
+
+    def fingerprints(self) -> NDArray[np.bytes_]:
+        """Checksum of every row's features, [N]: equal rows have equal ones."""
+        return fingerprints(self.features.array[row] for row in self.rows)
+
+
+def fingerprints(inputs: Iterable[NDArray[Any]]) -> NDArray[np.bytes_]:
+    """Returns a checksum of 16 bytes for each array; 0.0 and -0.0 differ."""
+    # Bytes of NumPy's type S lose trailing zeros, which hexadecimal digits do not have.
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in inputs]
+    return np.array(digests, dtype="S32")
 
 
 def group_codes(
