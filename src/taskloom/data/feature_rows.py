@@ -262,23 +262,25 @@ def _load_array(settings: Mapping[str, Any], folder: Path) -> tuple[NDArray[Any]
     path = folder / str(settings.get("npz", settings.get("npy")))
     if not path.is_file():
         raise DataError(f"{path}: no such file; `features` names it.")
+    mapped = "npy" in settings
     try:
-        loaded = np.load(path, mmap_mode="r" if "npy" in settings else None, allow_pickle=False)
-        if "npy" in settings:
-            if not isinstance(loaded, np.ndarray):
+        loaded = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            if not mapped:
+                raise DataError(f"{path}: an archive (.npz) expected, found one array; use `npy`.")
+            return loaded, str(path)
+        with loaded:
+            if mapped:
                 raise DataError(
                     f"{path}: one array (.npy) expected, found an archive; use `npz` and `array`."
                 )
-            return loaded, str(path)
-        if isinstance(loaded, np.ndarray):
-            raise DataError(f"{path}: an archive (.npz) expected, found one array; use `npy`.")
-        key = str(settings.get("array", ""))
-        if key not in loaded:
-            raise DataError(
-                f"{path}: no array `{key}`.{did_you_mean(key, loaded)} Arrays: {', '.join(loaded)}; name one "
-                "with `array`."
-            )
-        return loaded[key], f"{path} ({key})"
+            key = str(settings.get("array", ""))
+            if key not in loaded:
+                raise DataError(
+                    f"{path}: no array `{key}`.{did_you_mean(key, loaded)} Arrays: {', '.join(loaded)}; name "
+                    "one with `array`."
+                )
+            return loaded[key], f"{path} ({key})"
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable NumPy file ({error}).") from error
 

@@ -85,6 +85,10 @@ class ImageStore:
             folder, flat.reshape(-1, size, size, 3), rows, crops, tuple(about["unreadable"]), about
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Loader processes map the same file; pickling the array itself would copy every image.
+        return ImageStore.open, (self.folder,)
+
     def to_pixels(self, points: NDArray[np.float64], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """Moves points from the source images into the stored ones.
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taskloom.data.batch import DataSplits, TaskDataset
+from taskloom.data.windows import WindowDataset
 from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task
 
 PARTS = ("train", "validation", "test")
@@ -204,8 +205,8 @@ def _pairs() -> Iterator[tuple[str, str]]:
 def _find_leaks(parts: dict[str, Any]) -> tuple[list[Leak], list[str]]:
     leaks: list[Leak] = []
     unchecked: list[str] = []
-    if all(hasattr(dataset, "group_names") for dataset in parts.values()):
-        names: dict[str, set[str]] = {part: set(map(str, d.group_names)) for part, d in parts.items()}
+    names = {part: found for part, d in parts.items() if (found := _group_names(d)) is not None}
+    if len(names) == len(parts):
         for first, second in _pairs():
             shared = sorted(names[first] & names[second])
             if shared:
@@ -215,6 +216,15 @@ def _find_leaks(parts: dict[str, Any]) -> tuple[list[Leak], list[str]]:
     if all(hasattr(dataset, "fingerprints") for dataset in parts.values()):
         leaks += _equal_inputs(parts)
     return leaks, unchecked
+
+
+def _group_names(dataset: Any) -> set[str] | None:
+    """Names of the groups that a dataset's rows belong to; None where the dataset does not name them."""
+    if isinstance(dataset, WindowDataset):
+        codes, names = dataset.group_index(dataset.group_by)
+        return {names[code] for code in np.unique(codes)}
+    named = getattr(dataset, "group_names", None)
+    return None if named is None else {str(name) for name in named}
 
 
 def _equal_inputs(parts: dict[str, Any]) -> list[Leak]:
