@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,7 @@ CREATE TABLE metric_values (
     PRIMARY KEY (run, task, part, metric)
 );
 CREATE TABLE planned (position INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE);
+CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 Part = Literal["validation", "test"]
@@ -240,12 +241,24 @@ class ResultsStore:
         except sqlite3.DatabaseError as error:
             raise storage_error(self.path, error) from error
 
-    def plan(self, run_ids: Sequence[str]) -> None:
-        """Notes which runs the study file names now, in the report's order; others are kept, not shown."""
+    def plan(self, run_ids: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Notes which runs the study file names now, in order, and what else a report needs to know.
+
+        Runs that are no longer named are kept, not shown.
+
+        Args:
+            run_ids: Ids of the runs.
+            facts: JSON-serialisable values by name; see `taskloom.study.summary.study_facts`.
+        """
         try:
             with self._transaction() as connection:
                 connection.execute("DELETE FROM planned")
                 connection.executemany("INSERT INTO planned VALUES (?, ?)", enumerate(run_ids))
+                connection.execute("DELETE FROM facts")
+                connection.executemany(
+                    "INSERT INTO facts VALUES (?, ?)",
+                    [(key, json.dumps(value)) for key, value in facts.items()],
+                )
         except sqlite3.DatabaseError as error:
             raise storage_error(self.path, error) from error
 
@@ -253,6 +266,14 @@ class ResultsStore:
         """Returns the status of those of the given runs that are in the store."""
         status = dict(self._connection.execute("SELECT id, status FROM runs"))
         return {run_id: status[run_id] for run_id in run_ids if run_id in status}
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what `plan` noted."""
+        return {key: json.loads(value) for key, value in self._connection.execute("SELECT * FROM facts")}
+
+    def num_planned(self) -> int:
+        """Returns how many runs the study file names now."""
+        return int(self._connection.execute("SELECT COUNT(*) FROM planned").fetchone()[0])
 
     def forget(self, run_ids: Iterable[str]) -> None:
         """Removes runs, to be run again."""

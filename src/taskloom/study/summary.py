@@ -1,0 +1,369 @@
+"""From the results store to verdicts: `summary.json`, `results.parquet`, and the table for the terminal.
+
+`summary.json` holds what the report shows, under the names of `taskloom.report.model.ReportData`: title,
+created, tasks, cells, gains, curves, mixing, labels, num_repeats, clusters, design, failed, warnings,
+data_notes, environment, study_file; undefined numbers are null. Beside it `format` (of this file) and `runs`
+(planned, done, failed, missing).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from taskloom.metrics import METRICS, load_summaries
+from taskloom.study.cells import SINGLE_TASK
+from taskloom.study.results import ResultsStore, RunRecord, run_folder
+from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare, what_would_help
+from taskloom.tasks import TaskSet
+from taskloom.training.checkpoints import write_atomically
+
+SUMMARY_FORMAT = 1
+
+Groups = dict[tuple[str, str], list[RunRecord]]
+"""Finished runs by (cell id, task); a baseline's under (single_task, task)."""
+
+
+def write_summary(folder: Path) -> dict[str, Any]:
+    """Computes the verdicts of a study folder and writes `summary.json` and `results.parquet`.
+
+    Args:
+        folder: The study's folder.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        DataError: There is no results store, or one of another format.
+        OSError: A file cannot be written.
+    """
+    with ResultsStore(folder / "results.sqlite", read_only=True) as store:
+        records, facts, planned = store.records(), store.facts(), store.num_planned()
+    summary = summarize(folder, records, facts, planned)
+    text = json.dumps(_plain(summary), indent=1, allow_nan=False, ensure_ascii=False)
+    write_atomically(folder / "summary.json", f"{text}\n".encode())
+    buffer = io.BytesIO()
+    results_table(records).to_parquet(buffer, index=False)
+    write_atomically(folder / "results.parquet", buffer.getbuffer())
+    return summary
+
+
+def summarize(
+    folder: Path, records: Sequence[RunRecord], facts: Mapping[str, Any], planned: int
+) -> dict[str, Any]:
+    """Returns what `summary.json` holds; see the module.
+
+    Args:
+        folder: The study's folder, for the metric summaries of its runs.
+        records: The runs that the study file names and that have ended.
+        facts: See `study_facts` of `taskloom.study.runner`.
+        planned: Number of runs that the study file names.
+    """
+    tasks = TaskSet.from_dicts(facts["tasks"])
+    done = _by_cell_and_task(records)
+    gains = _gains(folder, tasks, facts, done)
+    chosen = _chosen(tasks, facts, done)
+    failed = [record for record in records if record.status == "failed"]
+    missing = planned - len(records)
+    return {
+        "format": SUMMARY_FORMAT,
+        "title": facts["title"],
+        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "runs": {
+            "planned": planned,
+            "done": len(records) - len(failed),
+            "failed": len(failed),
+            "missing": missing,
+        },
+        "tasks": [_task_row(tasks, name, chosen.get(name, "")) for name in tasks],
+        "cells": [_cell_row(cell, facts, done) for cell in facts["cells"]],
+        "gains": [_gain_row(gain) for gain in gains],
+        "curves": [curve for record in records for curve in _curves(record, tasks)],
+        "mixing": [mixing for cell in facts["cells"] if (mixing := _mixing(cell, done)) is not None],
+        "labels": facts["labels"],
+        "num_repeats": facts["repeats"],
+        "clusters": facts["clusters"],
+        "design": _design(facts),
+        "failed": [f"{r.cell_name}, repeat {r.repeat + 1} (run {r.id[:4]}): {r.message}" for r in failed],
+        "warnings": _warnings(facts, missing, failed),
+        "data_notes": facts["data_notes"],
+        "environment": _environment(records, facts),
+        "study_file": facts["study_file"],
+    }
+
+
+def results_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Returns one row per run, task, part and metric; a failed run has one row per task, without values."""
+    rows = []
+    for record in records:
+        run = {
+            "run": record.id,
+            "cell": record.cell,
+            "cell_name": record.cell_name,
+            "tasks": ", ".join(record.tasks),
+            "repeat": record.repeat,
+            "seed": record.seed,
+            "status": record.status,
+            "message": record.message,
+            "seconds_training": record.seconds_training,
+            "seconds_total": record.seconds_total,
+            "peak_memory_bytes": record.peak_memory_bytes,
+            "num_parameters": record.num_parameters,
+            "epochs": record.epochs,
+            "best_epoch": record.best_epoch,
+            "device": record.device,
+        }
+        if record.status == "failed":
+            rows += [{**run, "task": task} for task in record.tasks]
+        rows += [
+            {**run, "task": m.task, "part": m.part, "metric": m.metric, "value": m.value, "labels": m.labels}
+            for m in record.metrics
+        ]
+    columns = [*_RESULT_COLUMNS]
+    return pd.DataFrame(rows, columns=columns).astype(_RESULT_COLUMNS)
+
+
+_RESULT_COLUMNS = {
+    **dict.fromkeys(("run", "cell", "cell_name", "tasks"), "string"),
+    **dict.fromkeys(("repeat", "seed"), "Int64"),
+    **dict.fromkeys(("status", "message", "task", "part", "metric"), "string"),
+    "value": "Float64",
+    "labels": "Int64",
+    **dict.fromkeys(("seconds_training", "seconds_total"), "Float64"),
+    **dict.fromkeys(("peak_memory_bytes", "num_parameters", "epochs", "best_epoch"), "Int64"),
+    "device": "string",
+}
+
+
+# -- verdicts
+
+
+def _by_cell_and_task(records: Sequence[RunRecord]) -> Groups:
+    groups: Groups = defaultdict(list)
+    for record in records:
+        if record.status == "done":
+            for task in record.tasks:
+                groups[record.cell, task].append(record)
+    return groups
+
+
+def _scores(folder: Path, runs: Sequence[RunRecord], task: str, metric: str, *, groups: bool) -> Scores:
+    """Test values, and where the test set is the same in every repeat, the summaries that resample it."""
+    summaries = {}
+    if groups:
+        for run in runs:
+            path = run_folder(folder, run.id) / "test_summary.npz"
+            summaries[run.repeat] = load_summaries(path)[task][metric]
+    return Scores(_values(runs, task, metric, "test"), summaries)
+
+
+def _values(runs: Sequence[RunRecord], task: str, metric: str, part: str) -> dict[int, float]:
+    return {
+        run.repeat: value.value
+        for run in runs
+        for value in run.metrics
+        if (value.task, value.part, value.metric) == (task, part, metric)
+    }
+
+
+def _gains(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> list[Gain]:
+    gains: list[Gain] = []
+    ratio = facts["test_over_train"]
+    for name, task in tasks.items():
+        metric = task.primary_metric
+        cells = [cell["id"] for cell in facts["cells"] if done.get((cell["id"], name))]
+        if not cells or not done.get((SINGLE_TASK, name)):
+            continue
+        scores = {
+            cell: _scores(folder, done[cell, name], name, metric, groups=ratio is None)
+            for cell in [SINGLE_TASK, *cells]
+        }
+        baseline = scores.pop(SINGLE_TASK)
+        gains += compare(name, metric, baseline, scores, test_over_train=ratio).values()
+    return gains
+
+
+def _chosen(tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> dict[str, str]:
+    validation = {
+        name: {
+            cell["id"]: _values(done[cell["id"], name], name, task.primary_metric, "validation")
+            for cell in facts["cells"]
+            if done.get((cell["id"], name))
+        }
+        for name, task in tasks.items()
+    }
+    return choose_on_validation(validation, {name: task.primary_metric for name, task in tasks.items()})
+
+
+# -- rows of the summary
+
+
+def _task_row(tasks: TaskSet, name: str, chosen: str) -> dict[str, Any]:
+    task = tasks[name]
+    return {
+        "name": name,
+        "kind": task.kind,
+        "metric": task.primary_metric,
+        "unit": METRICS[task.primary_metric].unit(task),
+        "higher_is_better": task.higher_is_better,
+        "chosen_cell": chosen,
+        "auxiliary": task.role == "auxiliary",
+    }
+
+
+def _gain_row(gain: Gain) -> dict[str, Any]:
+    return {
+        "task": gain.task,
+        "cell": gain.cell,
+        "baseline": gain.baseline_value,
+        "value": gain.cell_value,
+        "gain": gain.gain,
+        "low": gain.low,
+        "high": gain.high,
+        "p_value": gain.p_adjusted,
+        "verdict": gain.verdict,
+        "note": gain.note,
+        "surer": what_would_help(gain).text,
+    }
+
+
+def _cell_row(cell: Mapping[str, Any], facts: Mapping[str, Any], done: Groups) -> dict[str, Any]:
+    runs = done.get((cell["id"], cell["tasks"][0]), [])
+    alone = [done.get((SINGLE_TASK, task), []) for task in cell["tasks"]]
+    seconds = _mean([run.seconds_training for run in runs])
+    parameters = _mean([run.num_parameters for run in runs])
+    memory = max((run.peak_memory_bytes or 0 for run in runs), default=0)
+    complete = all(alone)
+    seconds_alone = sum(_mean([run.seconds_training for run in each]) for each in alone)
+    parameters_alone = sum(_mean([run.num_parameters for run in each]) for each in alone)
+    memory_alone = max((run.peak_memory_bytes or 0 for each in alone for run in each), default=0)
+    return {
+        "id": cell["id"],
+        "name": cell["name"],
+        "tasks": cell["tasks"],
+        "training_seconds": seconds,
+        "num_parameters": 0 if math.isnan(parameters) else int(parameters),
+        "peak_memory_bytes": memory,
+        "epochs": _mean([run.epochs for run in runs]),
+        "num_done": len(runs),
+        "num_planned": facts["repeats"],
+        "plan": next((run.details.get("plan", "") for run in runs), ""),
+        "time_ratio": _ratio(seconds, seconds_alone if complete else math.nan),
+        "parameter_ratio": _ratio(parameters, parameters_alone if complete else math.nan),
+        "memory_ratio": _ratio(memory, memory_alone if complete and runs else math.nan),
+    }
+
+
+def _mean(values: Sequence[float | int | None]) -> float:
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else math.nan
+
+
+def _ratio(value: float, alone: float) -> float:
+    return value / alone if alone > 0 else math.nan
+
+
+def _curves(record: RunRecord, tasks: TaskSet) -> list[dict[str, Any]]:
+    """The primary metric on validation, epoch by epoch."""
+    epochs = record.history.get("epochs", [])
+    if record.status != "done" or not epochs:
+        return []
+    return [
+        {
+            "task": task,
+            "cell": "" if record.cell == SINGLE_TASK else record.cell,
+            "repeat": record.repeat,
+            "values": [epoch["validation_metrics"][task][tasks[task].primary_metric] for epoch in epochs],
+            "best_epoch": max(0, (record.best_epoch or 1) - 1),
+        }
+        for task in record.tasks
+    ]
+
+
+def _mixing(cell: Mapping[str, Any], done: Groups) -> dict[str, Any] | None:
+    """Mixing matrices at the best epochs, averaged over repeats and channels."""
+    runs = sorted(done.get((cell["id"], cell["tasks"][0]), []), key=lambda run: run.repeat)
+    best = [run.history["epochs"][(run.best_epoch or 1) - 1]["mixing"] for run in runs]
+    if not best or not best[0]:
+        return None
+    first = runs[0].history["epochs"]
+    return {
+        "cell": cell["id"],
+        "tasks": cell["tasks"],
+        "matrices": {
+            stage: np.mean([_over_channels(mixing[stage]) for mixing in best], axis=0).tolist()
+            for stage in best[0]
+        },
+        "over_time": {
+            stage: [_over_channels(epoch["mixing"][stage]).tolist() for epoch in first] for stage in best[0]
+        },
+    }
+
+
+def _over_channels(matrix: Any) -> Any:
+    values = np.asarray(matrix, dtype=np.float64)
+    return values.reshape(-1, *values.shape[-2:]).mean(axis=0)
+
+
+def _design(facts: Mapping[str, Any]) -> str:
+    num_cells = len(facts["cells"])
+    holm = f"Holm over {num_cells} cells" if num_cells > 1 else "one cell"
+    if facts["test_over_train"] is None:
+        return (
+            "Gains are paired by repeat (same seed, same split); 95 % intervals count "
+            f"{facts['repeats']} training "
+            f"seeds and the choice of the test's groups ({facts['clusters']}, resampled whole); "
+            "verdicts at the 5 % "
+            f"level after {holm} of each task."
+        )
+    return (
+        "Gains are paired by repeat (same seed, same split); the split is drawn anew in each of "
+        f"{facts['repeats']} "
+        "repeats, and 95 % intervals allow for the overlap of their training sets (Nadeau and Bengio 2003); "
+        f"verdicts at the 5 % level after {holm} of each task."
+    )
+
+
+def _warnings(facts: Mapping[str, Any], missing: int, failed: Sequence[RunRecord]) -> list[str]:
+    warnings = list(facts.get("warnings", []))
+    if missing:
+        warnings.append(f"{missing} planned runs are missing: type the same command to continue.")
+    if failed:
+        warnings.append(f"{len(failed)} runs failed; their reasons stand below.")
+    return warnings
+
+
+def _environment(records: Sequence[RunRecord], facts: Mapping[str, Any]) -> dict[str, Any]:
+    if not records:
+        return {}
+    last = records[-1]
+    versions = last.environment.get("versions", {})
+    devices = sorted({record.device for record in records if record.device})
+    return {
+        "device": ", ".join(devices),
+        "machine": last.environment.get("platform", ""),
+        "cores": last.environment.get("cpu_count", ""),
+        "threads per run": last.environment.get("threads", ""),
+        "runs at a time": facts.get("jobs", 1),
+        **{name: version for name, version in versions.items() if version != "not installed"},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that are undefined become null, tuples lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
