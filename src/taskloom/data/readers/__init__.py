@@ -62,6 +62,11 @@ class RecordingReader(Protocol):
         ...
 
     @property
+    def label_classes(self) -> Mapping[str, Sequence[str]]:
+        """Distinct values, as text and in order, of every label of whole recordings."""
+        ...
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Plain values: with which settings it reads."""
         ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -48,6 +49,7 @@ class OpportunityReader:
 
     name = "opportunity"
     rate_hz = RATE_HZ
+    label_classes: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def __init__(
         self,

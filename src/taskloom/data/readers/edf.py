@@ -1,0 +1,231 @@
+"""EDF and EDF+C recordings (Kemp and Olivan 2003), through pyedflib; labels from file names and one table.
+
+Labels belong to whole recordings: every named group of the file name and every column of the table is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyedflib
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from taskloom.data.readers import ReadRecording
+from taskloom.data.readers.edf_header import EdfHeader, read_header
+from taskloom.data.readers.edf_labels import LabelSpec, RecordingLabels, label_specs
+from taskloom.errors import ConfigError, DataError, did_you_mean
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "eegmat": {
+        "file_pattern": r"(?P<person>Subject\d+)_(?P<condition>[12])",
+        "table": "subject-info.csv",
+        "key": {"person": "Subject"},
+        "labels": {
+            "state": {"from": "condition", "values": {"1": "rest", "2": "arithmetic"}},
+            "count_quality": {"from": "Count quality", "values": {"0": "bad", "1": "good"}},
+            # The headers of the recordings disagree with the table; the table is right.
+            "gender": {"from": "Gender"},
+            "age": {"from": "Age"},
+            "subtractions": {"from": "Number of subtractions"},
+        },
+    }
+}
+"""Settings of well-known data sets. "eegmat": EEG during mental arithmetic (PhysioNet, Zyma et al. 2019)."""
+
+
+class EdfReader:
+    """Reads a folder of .edf files, one at a time.
+
+    Args:
+        folder: The folder of the recordings.
+        layout: Name in `LAYOUTS`: settings for all of the following that are not given.
+        file_pattern: Regular expression that every file name without `.edf` matches as a whole; its named
+            groups become labels; `person`, `session` and `trial` also say whom and what a recording is of.
+        table: CSV or Parquet file below `folder` with one row per person (or file).
+        key: Named group -> column of the table that holds its values, one pair. Without it the column
+            `file_name` or `file` names the recording.
+        labels: Label -> `{from: group or column, values: {text in the data: name}}`, besides the groups and
+            columns under their own names. `values` gives classes their names and order.
+        channels: Signal labels to read, in this order; all of the first file where None.
+        resample_hz: New rate in Hz, by a polyphase filter, each recording for itself; None keeps the rate.
+
+    Raises:
+        DataError: No such folder or no .edf in it, a name that does not fit the pattern, a table that does
+            not fit, or a first file that is not EDF.
+        ConfigError: A setting that is unknown or out of range.
+    """
+
+    name = "edf"
+    tracks: Mapping[str, Mapping[int, str]] = MappingProxyType({})
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        layout: str | None = None,
+        file_pattern: str | None = None,
+        table: str | None = None,
+        key: Mapping[str, str] | None = None,
+        labels: Mapping[str, Mapping[str, Any]] | None = None,
+        channels: Sequence[str] | None = None,
+        resample_hz: float | None = None,
+    ) -> None:
+        self.root = Path(folder)
+        if layout is not None and layout not in LAYOUTS:
+            raise ConfigError(
+                f"data.layout: `{layout}` is not known.{did_you_mean(layout, LAYOUTS)} "
+                f"Known: {', '.join(LAYOUTS)}."
+            )
+        usual = LAYOUTS[layout] if layout else {}
+        pattern = file_pattern or usual.get("file_pattern", r".+")
+        table_name = table or usual.get("table")
+        specs = label_specs(labels if labels is not None else usual.get("labels", {}))
+        self._recordings = _find_files(self.root)
+        self._labels = RecordingLabels.read(
+            self._recordings,
+            pattern,
+            self.root / table_name if table_name else None,
+            key or usual.get("key"),
+            specs,
+        )
+        self.files = [*self._recordings, *([self.root / table_name] if table_name else [])]
+        self._specs: dict[str, LabelSpec] = specs
+        self._pattern, self._key = pattern, dict(key or usual.get("key") or {})
+        first = read_header(self._recordings[0])
+        self.channels = _chosen_channels(channels, first)
+        self.units = [first.units[first.labels.index(channel)] for channel in self.channels]
+        self.native_rate_hz = _common_rate(first, self.channels)
+        if resample_hz is not None and not resample_hz > 0:
+            raise ConfigError(f"data.resample_hz: a rate above 0 expected, found {resample_hz}.")
+        self.rate_hz = float(resample_hz or self.native_rate_hz)
+        self.notes: list[str] = list(self._labels.notes)
+
+    @property
+    def label_classes(self) -> Mapping[str, Sequence[str]]:
+        return self._labels.classes
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {
+            "file_pattern": self._pattern,
+            "key": self._key,
+            "labels": {name: spec.to_dict() for name, spec in self._specs.items()},
+            "channels": list(self.channels),
+            "units": self.units,
+            "resampled_from_hz": self.native_rate_hz if self.rate_hz != self.native_rate_hz else None,
+        }
+
+    def recordings(self) -> Iterator[ReadRecording]:
+        for path in self._recordings:
+            yield self.read(path)
+
+    def read(self, path: Path) -> ReadRecording:
+        """Reads one file in physical units.
+
+        Raises:
+            DataError: The file is cut off, not EDF, discontinuous, lacks a channel, or differs from the first
+                file in unit or rate.
+        """
+        header = read_header(path)
+        missing = [channel for channel in self.channels if channel not in header.labels]
+        if missing:
+            raise DataError(
+                f"{path.name}: no signal `{missing[0]}`; found {', '.join(header.labels)}. Choose signals "
+                "that every file has with `data.channels`."
+            )
+        units = [header.units[header.labels.index(channel)] for channel in self.channels]
+        for channel, unit, expected in zip(self.channels, units, self.units, strict=True):
+            if unit != expected:
+                raise DataError(
+                    f"{path.name}: signal `{channel}` is in {unit or 'no unit'}, in "
+                    f"{self._recordings[0].name} in {expected or 'no unit'}; one unit per signal expected."
+                )
+        rate_hz = _common_rate(header, self.channels)
+        if rate_hz != self.native_rate_hz:
+            raise DataError(
+                f"{path.name}: {rate_hz:g} Hz, {self._recordings[0].name} has {self.native_rate_hz:g} Hz; "
+                "one rate for all recordings expected."
+            )
+        samples = resample(_read_signals(path, header, self.channels), rate_hz, self.rate_hz)
+        found = self._labels.of(path)
+        return ReadRecording(
+            name=path.stem,
+            samples=samples,
+            labels=found.labels,
+            person=found.identity.get("person"),
+            session=found.identity.get("session"),
+            trial=found.identity.get("trial"),
+        )
+
+
+def resample(samples: NDArray[np.float32], from_hz: float, to_hz: float) -> NDArray[np.float32]:
+    """Returns samples [n, channels] at another rate, [ceil(n to/from), channels], by a polyphase filter.
+
+    The ends are continued along the line through the first and last sample, so that an offset makes no edge.
+
+    Example:
+        >>> resample(np.full((4, 1), 3, dtype=np.float32), 4.0, 2.0).ravel()
+        array([3., 3.], dtype=float32)
+    """
+    if from_hz == to_hz:
+        return samples
+    ratio = Fraction(to_hz).limit_denominator(10000) / Fraction(from_hz).limit_denominator(10000)
+    resampled = resample_poly(
+        samples.astype(np.float64), ratio.numerator, ratio.denominator, axis=0, padtype="line"
+    )
+    return np.asarray(resampled, dtype=np.float32)
+
+
+def _find_files(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. Give the folder that holds the .edf files.")
+    files = sorted(path for path in root.iterdir() if path.suffix.lower() == ".edf")
+    if not files:
+        found = sorted(path.name for path in root.iterdir())
+        raise DataError(
+            f"{root}: .edf files expected, found {', '.join(found[:4]) or 'an empty folder'}"
+            f"{' and others' if len(found) > 4 else ''}."
+        )
+    return files
+
+
+def _chosen_channels(channels: Sequence[str] | None, first: EdfHeader) -> tuple[str, ...]:
+    chosen = tuple(first.labels if channels is None else map(str, channels))
+    for channel in chosen:
+        if channel not in first.labels:
+            raise ConfigError(
+                f"data.channels: `{channel}` is not a signal of {first.path.name}."
+                f"{did_you_mean(channel, first.labels)} Signals: {', '.join(first.labels)}."
+            )
+        if first.labels.count(channel) > 1 or chosen.count(channel) > 1:
+            raise DataError(f"{first.path.name}: signal `{channel}` stands twice; its name must be unique.")
+    if not chosen:
+        raise DataError(f"{first.path.name}: no signal besides annotations.")
+    return chosen
+
+
+def _common_rate(header: EdfHeader, channels: Sequence[str]) -> float:
+    rates = {channel: header.rates_hz[header.labels.index(channel)] for channel in channels}
+    if len(set(rates.values())) > 1:
+        slow, fast = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
+        raise DataError(
+            f"{header.path.name}: signals of one rate expected, found `{slow}` at {rates[slow]:g} Hz and "
+            f"`{fast}` at {rates[fast]:g} Hz; choose signals of one rate with `data.channels`."
+        )
+    return next(iter(rates.values()))
+
+
+def _read_signals(path: Path, header: EdfHeader, channels: Sequence[str]) -> NDArray[np.float32]:
+    """Chosen signals in physical units, [n, channels]."""
+    try:
+        with pyedflib.EdfReader(str(path), annotations_mode=pyedflib.DO_NOT_READ_ANNOTATIONS) as file:
+            signals = [file.readSignal(header.labels.index(channel)) for channel in channels]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.name}: not readable as EDF ({str(error).split(': ')[-1]}).") from error
+    return np.stack(signals, axis=1).astype(np.float32)

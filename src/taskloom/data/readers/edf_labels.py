@@ -1,0 +1,212 @@
+"""Labels of whole recordings: from named groups of the file name, and from one table joined by a key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taskloom.data.tables import Table, read_table
+from taskloom.errors import ConfigError, DataError, did_you_mean
+
+_IDENTITY = ("person", "session", "trial")
+_FILE_COLUMNS = ("file_name", "file")
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """Where a label comes from: a named group or a column, and names for its values."""
+
+    source: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"from": self.source, "values": dict(self.values)}
+
+
+@dataclass(frozen=True)
+class FoundLabels:
+    """What is known about one recording."""
+
+    labels: dict[str, Any]
+    identity: dict[str, str]
+
+
+def label_specs(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, LabelSpec]:
+    """Reads the `labels` setting.
+
+    Raises:
+        ConfigError: An entry without `from`, or with something else than `from` and `values`.
+
+    Example:
+        >>> label_specs({"state": {"from": "condition", "values": {1: "rest"}}})["state"].values
+        {'1': 'rest'}
+    """
+    specs = {}
+    for name, entry in settings.items():
+        for key in entry:
+            if key not in ("from", "values"):
+                raise ConfigError(
+                    f"data.labels.{name}.{key} is not a setting.{did_you_mean(str(key), ('from', 'values'))} "
+                    "Settings: from, values."
+                )
+        if "from" not in entry:
+            raise ConfigError(f"data.labels.{name}.from: a group of the file name or a column expected.")
+        values = {str(text): str(value) for text, value in (entry.get("values") or {}).items()}
+        specs[name] = LabelSpec(str(entry["from"]), values)
+    return specs
+
+
+class RecordingLabels:
+    """Labels of every file, read at once from names and table."""
+
+    def __init__(self) -> None:
+        self.classes: dict[str, tuple[str, ...]] = {}
+        self.notes: list[str] = []
+        self._found: dict[str, FoundLabels] = {}
+
+    def of(self, path: Path) -> FoundLabels:
+        return self._found[path.name]
+
+    @classmethod
+    def read(
+        cls,
+        paths: Sequence[Path],
+        file_pattern: str,
+        table_path: Path | None,
+        key: Mapping[str, str] | None,
+        specs: Mapping[str, LabelSpec],
+    ) -> RecordingLabels:
+        """Joins names and table.
+
+        Args:
+            paths: The recordings.
+            file_pattern: See `EdfReader`, as all of the following.
+            table_path: The table, or None.
+            key: Named group -> column.
+            specs: Labels under names of their own.
+
+        Raises:
+            DataError: A name that does not fit, two different values for one key, an unknown value.
+            ConfigError: A pattern, key or source that is not there.
+        """
+        groups = _named_groups(paths, file_pattern)
+        columns: dict[str, dict[str, Any]] = {path.name: {} for path in paths}
+        result = cls()
+        if table_path is not None:
+            rows, join = _table_rows(read_table(table_path), key, groups)
+            without = [path.name for path in paths if join(path) not in rows]
+            columns = {path.name: rows.get(join(path), {}) for path in paths}
+            if without:
+                shown = ", ".join(without[:3]) + (" and others" if len(without) > 3 else "")
+                result.notes.append(
+                    f"{len(without)} of {len(paths)} recordings have no row in {table_path.name} ({shown}): "
+                    "their labels from the table are missing."
+                )
+        known = {name: None for path in paths for name in (*groups[path.name], *columns[path.name])}
+        for name, spec in specs.items():
+            if spec.source not in known:
+                raise ConfigError(
+                    f"data.labels.{name}.from: `{spec.source}` is neither a named group of the file names nor "
+                    f"a column.{did_you_mean(spec.source, known)} Known: {', '.join(known)}."
+                )
+        sources = {**{name: LabelSpec(name) for name in known}, **specs}
+        for path in paths:
+            raw = {**columns[path.name], **groups[path.name]}
+            labels = {name: _named(path, name, raw.get(s.source), s) for name, s in sources.items()}
+            identity = {name: str(raw[name]) for name in _IDENTITY if raw.get(name) is not None}
+            result._found[path.name] = FoundLabels(labels, identity)
+        result.classes = {name: result._classes(name, spec) for name, spec in sources.items()}
+        return result
+
+    def _classes(self, name: str, spec: LabelSpec) -> tuple[str, ...]:
+        """Names in the order of `values`, else what occurs, sorted: numbers by size, before text."""
+        if spec.values:
+            return tuple(dict.fromkeys(spec.values.values()))
+        found = {value for entry in self._found.values() if (value := entry.labels[name]) is not None}
+        return tuple(str(value) for value in sorted(found, key=lambda value: (isinstance(value, str), value)))
+
+
+def _named_groups(paths: Sequence[Path], file_pattern: str) -> dict[str, dict[str, Any]]:
+    try:
+        pattern = re.compile(file_pattern)
+    except re.error as error:
+        raise ConfigError(f"data.file_pattern: not a regular expression ({error}): {file_pattern}") from error
+    groups = {}
+    for path in paths:
+        match = pattern.fullmatch(path.stem)
+        if match is None:
+            raise DataError(
+                f"{path.name}: the name does not match `data.file_pattern` ({file_pattern}); change the "
+                "pattern or move the file away."
+            )
+        groups[path.name] = match.groupdict()
+    return groups
+
+
+def _table_rows(
+    table: Table, key: Mapping[str, str] | None, groups: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], Any]:
+    """Values by key, and the function that gives a recording's key."""
+    if key:
+        if len(key) != 1:
+            raise ConfigError(f"data.key: one pair `group: column` expected, found {len(key)}.")
+        ((group, column),) = key.items()
+        known = next(iter(groups.values()))
+        if group not in known:
+            raise ConfigError(
+                f"data.key: `{group}` is not a named group of `data.file_pattern`."
+                f"{did_you_mean(group, known)} Groups: {', '.join(known) or 'none'}."
+            )
+
+        def join(path: Path) -> str:
+            return str(groups[path.name][group])
+    else:
+        column = next((name for name in _FILE_COLUMNS if name in table.columns), "file_name")
+
+        def join(path: Path) -> str:
+            return path.stem
+
+    table.column_name(column, "`data.key`")
+    keys = [text.removesuffix(".edf") if not key else text for text in table.text(column)]
+    rows: dict[str, dict[str, Any]] = {}
+    first_row: dict[tuple[str, str], int] = {}
+    for name in (name for name in table.columns if name != column):
+        for row, (owner, value) in enumerate(zip(keys, _column_values(table, name), strict=True)):
+            values = rows.setdefault(owner, {})
+            before = values.get(name)
+            if before is not None and value is not None and before != value:
+                raise DataError(
+                    f"{table.where(row, name)}: {owner} has {value}, but {before} in "
+                    f"{table.where(first_row[owner, name], name)}; one value expected."
+                )
+            if before is None:
+                values[name] = value
+                first_row[owner, name] = row
+    return rows, join
+
+
+def _column_values(table: Table, name: str) -> list[Any]:
+    """Cells as numbers where all of them are, else as text; None where blank."""
+    texts = table.text(name)
+    if not table.is_numeric(name):
+        return [text or None for text in texts]
+    numbers = table.numbers(name)
+    return [
+        None if not text else int(number) if number.is_integer() else float(number)
+        for text, number in zip(texts, numbers, strict=True)
+    ]
+
+
+def _named(path: Path, label: str, value: Any, spec: LabelSpec) -> Any:
+    """The value under its name."""
+    if value is None or not spec.values:
+        return value
+    if str(value) not in spec.values:
+        raise DataError(
+            f"{path.name}: `{spec.source}` is {value}, which `data.labels.{label}.values` does not name; it "
+            f"names {', '.join(spec.values)}."
+        )
+    return spec.values[str(value)]
