@@ -14,6 +14,7 @@ of lists to multiply it. Lists beside the architecture do not multiply.
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import inspect
 import itertools
 import typing
@@ -361,15 +362,15 @@ def _human(value: Any) -> str:
 
 def _with_unique_names(cells: Sequence[Cell]) -> list[Cell]:
     """Names that stand twice are told apart: by all settings, by tasks, at last by number."""
-
-    def renamed(cell: Cell, name: str) -> Cell:
-        return Cell(name, *(getattr(cell, item) for item in list(Cell.__dataclass_fields__)[1:]))
-
-    for longer in (
+    longer: tuple[Callable[[Cell], str], ...] = (
         lambda cell: _full_name(cell.architecture, cell.settings),
         lambda cell: f"{cell.name} on {', '.join(cell.tasks)}",
         lambda cell: f"{cell.name} ({cell.id[:4]})",
-    ):
-        counts = Counter(cell.name for cell in cells)
-        cells = [renamed(cell, longer(cell)) if counts[cell.name] > 1 else cell for cell in cells]
-    return list(cells)
+    )
+    named = list(cells)
+    for name in longer:
+        counts = Counter(cell.name for cell in named)
+        named = [
+            dataclasses.replace(cell, name=name(cell)) if counts[cell.name] > 1 else cell for cell in named
+        ]
+    return named

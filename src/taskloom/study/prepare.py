@@ -1,0 +1,217 @@
+"""Before any run: the data of every repeat, read once and checked, and what a report says about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taskloom.data.batch import DataSplits, TaskDataset
+from taskloom.data.inspect import Inspection, TaskLabels, inspect_splits
+from taskloom.errors import ConfigError, DataError
+from taskloom.study.cells import Cell
+from taskloom.study.config import Study
+from taskloom.study.locate import located
+from taskloom.study.runs import DataRequest, RunSpec, data_request
+from taskloom.study.worker import DataCache, build_balancer, build_network
+from taskloom.study.yaml_lines import KeyPath, dotted
+
+_PLURALS = {"person": "people", "subject": "subjects", "": "rows"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a study, as far as the runs' identities and the report need them.
+
+    Args:
+        requests: Per repeat, what the source was asked for.
+        checksums: Per repeat, what tells its source files apart.
+        facts: For the report; JSON-serialisable.
+    """
+
+    requests: list[DataRequest]
+    checksums: list[Any]
+    facts: dict[str, Any]
+
+
+def prepare_data(study: Study, folder: Path | None, stores: Path, cache: DataCache) -> Prepared:
+    """Reads the data of every repeat, preparing stores where they are missing, and checks their labels.
+
+    Args:
+        study: The study.
+        folder: Where relative files are looked for.
+        stores: Folder of prepared stores.
+        cache: Keeps the data of the first repeat for what comes next.
+
+    Raises:
+        DataError, ConfigError: Files, settings, labels or the split are not what they should be.
+    """
+    requests = [data_request(study, repeat, folder, stores) for repeat in range(study.config.repeats)]
+    checksums: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    # The first repeat last: its data are then in the cache for the dry build.
+    for repeat in reversed(range(len(requests))):
+        request = requests[repeat]
+        if request.key in checksums and repeat > 0:
+            continue
+        with located(study.document):
+            splits = cache.get(request)
+            inspection = inspect_splits(splits)
+            check_labels(inspection)
+        checksums[request.key] = splits.about.get("sources", splits.about)
+        facts = data_facts(splits, inspection, study)
+    return Prepared(requests, [checksums[request.key] for request in requests], facts)
+
+
+def check_labels(inspection: Inspection) -> None:
+    """Refuses data that cannot answer the question.
+
+    Raises:
+        DataError: A part without rows, a task without any label in a part, groups or samples on two sides, a
+            class in validation or test that training never saw, or one class only.
+    """
+    for part, rows in inspection.rows.items():
+        if rows == 0:
+            raise DataError(f"split: {part} has no rows; every part needs some.")
+    for task in inspection.tasks:
+        for part, labels in task.parts.items():
+            if labels.present == 0:
+                raise DataError(
+                    f"tasks.{task.name}: there is no label at all in {part}; every part needs some."
+                )
+        if task.kind in ("binary", "multiclass"):
+            _check_classes(task)
+    for leak in inspection.leaks:
+        if leak.fatal:
+            raise DataError(
+                f"split: {leak.count} {leak.what} stand in both {leak.parts[0]} and {leak.parts[1]} "
+                f"({', '.join(leak.examples)}); results on {leak.parts[1]} would mean nothing: "
+                "split by group."
+            )
+
+
+def _check_classes(task: TaskLabels) -> None:
+    train = task.parts["train"].counts
+    seen = [name for name, count in train.items() if count]
+    if len(seen) == 1:
+        raise DataError(
+            f"tasks.{task.name}: training holds one class only (`{seen[0]}`); there is nothing to tell apart."
+        )
+    for part in ("validation", "test"):
+        unseen = [name for name, count in task.parts[part].counts.items() if count and not train.get(name)]
+        if unseen:
+            raise DataError(
+                f"tasks.{task.name}: class `{unseen[0]}` stands in {part} but never in train; "
+                "move some of its rows "
+                "to train (another split or seed), or leave the class out."
+            )
+
+
+def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict[str, Any]:
+    """Returns what the report says about the data, as plain values."""
+    rows = inspection.rows
+    redrawn = bool(study.config.split.get("redraw")) or "folds" in study.config.split
+    groups = inspection.groups["test"].count
+    by = str(study.config.split.get("by", ""))
+    notes = [
+        f"{sum(rows.values()):,} rows: {rows['train']:,} train, {rows['validation']:,} validation, "
+        f"{rows['test']:,} test{', in the first repeat' if redrawn else ''}."
+    ]
+    notes += [str(note) for note in splits.about.get("notes", [])]
+    return {
+        "tasks": splits.tasks.to_dicts(),
+        "labels": [_label_count(task) for task in inspection.tasks],
+        "clusters": f"{groups:,} {_PLURALS.get(by, f'{by}s' if by.isidentifier() else 'groups')}",
+        "test_over_train": rows["test"] / rows["train"] if redrawn else None,
+        "data_notes": notes,
+        "warnings": [str(warning) for warning in splits.about.get("warnings", [])],
+        "about": json.loads(json.dumps(splits.about, default=str)),
+    }
+
+
+def _label_count(task: TaskLabels) -> dict[str, Any]:
+    train = task.parts["train"]
+    if train.mean is not None and train.deviation is not None:
+        detail = f"mean {train.mean:.4g}, deviation {train.deviation:.3g} {task.unit}".rstrip()
+    else:
+        shown = [f"{name} {count:,}" for name, count in list(train.counts.items())[:8]]
+        detail = ", ".join(shown) + (", ..." if len(train.counts) > len(shown) else "")
+    return {
+        "task": task.name,
+        **{part: labels.present for part, labels in task.parts.items()},
+        "missing_share": task.missing_share,
+        "detail": detail,
+    }
+
+
+def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], splits: DataSplits) -> None:
+    """Builds every cell once and runs two rows through it, so that mistakes show before anything is trained.
+
+    Raises:
+        ConfigError: With file and line: a setting that does not fit encoder, tasks or data.
+    """
+    first = {spec.cell.id + spec.cell.tasks[0]: spec for spec in reversed(specs)}
+    # Before the networks: a balancer's tasks and settings need no data.
+    for cell in cells:
+        spec = first[cell.id + cell.tasks[0]]
+        path: KeyPath = ("encoder",) if cell.entry < 0 else ("cells", cell.entry)
+        try:
+            balancer = build_balancer(spec)
+            network = build_network(spec, splits)
+            if balancer is not None:
+                balancer.check_tasks(network.tasks)
+            network.eval()
+            with torch.inference_mode():
+                network(_two_rows(splits.train))
+        except TypeError as error:  # a balancer's setting that it does not have
+            raise ConfigError(f"{study.document.where(path)}: {dotted(path)}: {error}.") from error
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"{study.document.where(path)}: {_at(path, error)}") from error
+
+
+def _at(path: KeyPath, error: Exception) -> str:
+    message = str(error)
+    return message if message.startswith(dotted(path)) else f"{dotted(path)}: {message}"
+
+
+def _two_rows(dataset: TaskDataset) -> torch.Tensor:
+    return dataset.__getitems__([0, len(dataset) - 1]).inputs
+
+
+def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: int) -> dict[str, Any]:
+    """Returns what `taskloom.study.summary` needs besides the runs; see `ResultsStore.plan`."""
+    return {
+        **prepared.facts,
+        "title": study.name,
+        "repeats": study.config.repeats,
+        "cells": [
+            {"id": cell.id, "name": cell.name, "architecture": cell.architecture, "tasks": list(cell.tasks)}
+            for cell in cells
+            if cell.entry >= 0
+        ],
+        "jobs": jobs,
+        "study_file": study.to_yaml(),
+    }
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """One line on the holes: "smiling: 41 % missing", the worst first; "" where there is none."""
+    holes = sorted(facts["labels"], key=lambda row: -float(row["missing_share"]))
+    named = [f"{row['task']}: {100 * row['missing_share']:.0f} % missing" for row in holes]
+    worth = [text for text, row in zip(named, holes, strict=True) if row["missing_share"] >= 0.005]
+    return ", ".join(worth[:3]) + (", ..." if len(worth) > 3 else "")
+
+
+__all__ = [
+    "Prepared",
+    "check_labels",
+    "data_facts",
+    "describe",
+    "dry_build",
+    "prepare_data",
+    "study_facts",
+]

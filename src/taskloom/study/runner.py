@@ -1,0 +1,190 @@
+"""Running a study: what is missing and nothing else, safe against being stopped at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskloom.errors import DataError
+from taskloom.study.cells import Cell, baselines, expand_cells
+from taskloom.study.config import Study
+from taskloom.study.lock import study_lock
+from taskloom.study.pool import do_runs
+from taskloom.study.prepare import Prepared, dry_build, prepare_data, study_facts
+from taskloom.study.progress import Progress
+from taskloom.study.results import ResultsStore, storage_error
+from taskloom.study.runs import RunSpec, plan_runs
+from taskloom.study.summary import write_summary
+from taskloom.study.worker import DataCache, storage_reason
+from taskloom.training.checkpoints import write_atomically
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study before its first run.
+
+    Args:
+        cells: The cells of the study file; baselines are not among them.
+        specs: All runs, baselines too, in the order in which they are done.
+        prepared: The data.
+    """
+
+    cells: list[Cell]
+    specs: list[RunSpec]
+    prepared: Prepared
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a study.
+
+    Args:
+        folder: The study's folder.
+        planned, done, failed: Numbers of runs.
+        ran: Runs of this sitting.
+        summary: What `summary.json` holds; {} after a dry run.
+    """
+
+    folder: Path
+    planned: int
+    done: int
+    failed: int
+    ran: int
+    summary: dict[str, Any]
+
+
+def plan_study(study: Study, out: Path, *, data: Path | None = None, stores: Path | None = None) -> Plan:
+    """Expands the cells, reads the data, builds every network once; nothing is trained.
+
+    Args:
+        study: The study.
+        out: Its folder.
+        data: Where relative files are looked for.
+        stores: Folder of prepared stores; `stores` beside `out` where None.
+
+    Raises:
+        ConfigError, DataError: One sentence on what is wrong.
+    """
+    cells = expand_cells(study)
+    cache = DataCache()
+    prepared = prepare_data(study, data, stores_beside(out) if stores is None else stores, cache)
+    everything = [*baselines(study), *cells]
+    specs = plan_runs(study, everything, prepared.requests, prepared.checksums, out)
+    dry_build(study, everything, specs, cache.get(prepared.requests[0]))
+    return Plan(cells, specs, prepared)
+
+
+def stores_beside(out: Path) -> Path:
+    """Returns where prepared stores go: beside the study's folder, so that studies share them."""
+    return out.resolve().parent / "stores"
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    progress: Progress,
+    *,
+    data: Path | None = None,
+    jobs: int = 1,
+    retry_failed: bool = False,
+    announce: Any = None,
+) -> Outcome:
+    """Runs what is missing of a study and writes `summary.json` and `results.parquet`.
+
+    Every finished run is committed at once; a run that was stopped goes on from its last checkpoint. Stop it
+    by Ctrl-C or kill it at any moment, and call it again.
+
+    Args:
+        study: The study.
+        out: Its folder, made where there is none.
+        progress: Told when runs begin and end.
+        data: Where relative files are looked for.
+        jobs: Runs at a time; more than one get processes of their own, which share the cores.
+        retry_failed: Whether runs that failed are run again.
+        announce: Called with the `Plan` before the first run.
+
+    Raises:
+        ConfigError, DataError: Something is wrong before the first run; a results store of another version; a
+            full disk or a folder that cannot be written.
+    """
+    with writable(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with study_lock(out), ResultsStore(out / "results.sqlite") as store:
+            plan = plan_study(study, out, data=data)
+            if announce is not None:
+                announce(plan)
+            ran = _run_missing(study, plan, store, out, progress, jobs, retry_failed)
+            status = store.finished(spec.id for spec in plan.specs)
+        summary = write_summary(out)
+    failed = sum(value == "failed" for value in status.values())
+    return Outcome(out, len(plan.specs), len(status) - failed, failed, ran, summary)
+
+
+def _run_missing(
+    study: Study,
+    plan: Plan,
+    store: ResultsStore,
+    out: Path,
+    progress: Progress,
+    jobs: int,
+    retry_failed: bool,
+) -> int:
+    ids = [spec.id for spec in plan.specs]
+    store.plan(ids, study_facts(study, plan.cells, plan.prepared, jobs))
+    write_atomically(out / "study.yaml", study.to_yaml().encode())
+    status = store.finished(ids)
+    if retry_failed:
+        again = [run for run, value in status.items() if value == "failed"]
+        store.forget(again)
+        status = {run: value for run, value in status.items() if value != "failed"}
+    missing = [spec for spec in plan.specs if spec.id not in status]
+    failed = sum(value == "failed" for value in status.values())
+    progress.begin(len(ids), len(status) - failed, failed, jobs)
+    try:
+        for record in do_runs(missing, jobs, progress.started):
+            store.commit(record)
+            progress.finished(record)
+    finally:
+        progress.end()
+    return len(missing)
+
+
+def missing_runs(specs: Sequence[RunSpec], out: Path) -> list[RunSpec]:
+    """Returns those runs that a study folder does not hold yet; writes nothing.
+
+    Raises:
+        DataError: The results store is of another version.
+    """
+    path = out / "results.sqlite"
+    if not path.exists():
+        return list(specs)
+    with ResultsStore(path, read_only=True) as store:
+        there = store.finished(spec.id for spec in specs)
+    return [spec for spec in specs if spec.id not in there]
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Turns a full disk, or a folder that cannot be written, into one sentence.
+
+    Raises:
+        DataError: In place of the OSError.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = storage_reason(error)
+        if reason is not None:
+            where = getattr(error, "filename", None) or folder
+            raise DataError(
+                f"{where}: cannot be written ({reason}); choose another --out or make room."
+            ) from error
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise DataError(f"{folder}: a folder expected, found a file; choose another --out.") from error
+        if isinstance(error, sqlite3.OperationalError):
+            raise storage_error(folder / "results.sqlite", error) from error
+        raise
