@@ -170,7 +170,8 @@ def checked_rows(
 
 
 def _check_values(task: Task, outputs: Tensor, values: Tensor, present: Tensor) -> None:
-    is_nan = outputs.isnan().reshape(*present.shape, -1).any(dim=-1) & present
+    per_label = outputs.shape[1] // present[:1].numel() if len(present) else 1
+    is_nan = outputs.isnan().reshape(*present.shape, per_label).any(dim=-1) & present
     if is_nan.any():
         raise TrainingError(
             f"task {task.name}: the network's outputs are NaN for {int(is_nan.sum())} of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,8 @@ Summaries = dict[str, dict[str, Summary]]
 """Summary by task and metric."""
 
 _FORMAT = "taskloom metric summaries 1"
+# What NumPy, zipfile, zlib and json raise on files that are cut, damaged or of another kind.
+_UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 def summarize_all(
@@ -124,13 +127,14 @@ def load_summaries(path: Path | str) -> Summaries:
     """
     summaries: Summaries = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a file that is no archive open.
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             form, names = json.loads(str(file["contents"]))
             if form != _FORMAT:
                 raise DataError(f"{path}: `{_FORMAT}` expected, found `{form}`; run the study again.")
             for index, (task, metric, key) in enumerate(names):
                 summaries.setdefault(task, {}).setdefault(metric, {})[key] = file[f"array_{index}"]
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"{path}: metric summaries expected, but the file cannot be read ({error})."
         ) from error
