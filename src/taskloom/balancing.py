@@ -1,18 +1,19 @@
 """Many losses to one update: a balancer turns the losses per task into gradients of the parameters.
 
-`WeightedSum` is the plain form. A method that needs gradients per task (PCGrad, MGDA) or learns its weights is
-another `Balancer`: it may keep state, and it finds the seam between shared and task parameters on the model.
+`WeightedSum` is the plain form. A method that needs gradients per task (PCGrad, MGDA) or learns its
+weights is another `Balancer`: it may keep state and parameters, and it finds the seam between shared and task
+parameters on the model.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.registry import Registry
@@ -54,6 +55,10 @@ class Balancer(ABC):
         """Weight of the task in the sum that decides the best epoch on validation; 1 unless overridden."""
         del task
         return 1.0
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """What the balancer itself learns; training adds it to the optimiser."""
+        return ()
 
     def check_tasks(self, tasks: TaskSet) -> None:
         """Called once before training. Raises ConfigError if the balancer names a task that is not there."""

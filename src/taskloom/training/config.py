@@ -119,7 +119,7 @@ class PlateauConfig(Settings):
 
 
 class CosineConfig(Settings):
-    """The learning rate falls along a half cosine to `final` times its start, after `warmup` rising epochs."""
+    """The learning rate falls in a half cosine to `final` times its start, after `warmup` rising epochs."""
 
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup: Annotated[int, Field(ge=0)] = 0

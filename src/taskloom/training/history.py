@@ -108,7 +108,7 @@ class History:
         return self.seconds_training + self.seconds_evaluation
 
     def is_better(self, monitor: float | None, than: float | None, *, min_delta: float = 0.0) -> bool:
-        """Whether a monitor value is better than another by more than `min_delta`; undefined is never better."""
+        """Whether a monitor value is better than another by more than `min_delta`; None never is."""
         if monitor is None:
             return False
         if than is None:
@@ -124,7 +124,7 @@ class History:
         return [record.validation_metrics[task][metric] for record in self.epochs]
 
     def without_seconds(self) -> dict[str, Any]:
-        """What two runs of the same settings have in common: no times, no memory, no mark of an interruption."""
+        """What two runs of the same settings have in common: no times, no memory, no interruption."""
         plain = self.to_dict()
         for name in ("peak_memory_bytes", "peak_memory_of", "resumed_after"):
             del plain[name]

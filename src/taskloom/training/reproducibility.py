@@ -39,7 +39,7 @@ def random_states() -> dict[str, Any]:
         "python": list(_plain(random.getstate())),
         "numpy": [algorithm, torch.from_numpy(np.asarray(keys).astype(np.int64)), *position],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
     }
 
 
@@ -50,7 +50,7 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     algorithm, keys, *position = states["numpy"]
     np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *position))
     torch.set_rng_state(states["torch"])
-    if states["cuda"]:
+    if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
@@ -65,20 +65,20 @@ def reproducible(threads: int | None = None) -> Iterator[None]:
     states = random_states()
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     benchmarked = torch.backends.cudnn.benchmark
     num_threads = torch.get_num_threads()
     try:
         torch.use_deterministic_algorithms(True)
         # Filling fresh memory only finds programs that read it unwritten, and costs a pass over every output.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
         if threads is not None:
             torch.set_num_threads(threads)
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = benchmarked
         torch.set_num_threads(num_threads)
         set_random_states(states)

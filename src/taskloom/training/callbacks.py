@@ -1,0 +1,162 @@
+"""Hooks into training: a callback acts at fixed moments, and its state travels in the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.optim import Optimizer
+
+from taskloom.balancing import Balancer
+from taskloom.training.config import TrainingConfig
+from taskloom.training.history import History
+
+if TYPE_CHECKING:
+    from taskloom.losses import SumCount
+    from taskloom.sharing.network import MultiTaskNetwork
+
+
+@dataclass
+class TrainingState:
+    """What a callback sees and may change.
+
+    Args:
+        model: The network itself, never a wrapper.
+        optimizer: The optimiser; its groups carry the names of `model.parameter_groups()`.
+        balancer: What turns losses into gradients.
+        config: The run's settings.
+        history: The record so far; in `epoch_end` its last entry is the epoch that just ended.
+        steps_per_epoch: Steps in one epoch.
+        epoch: Number of the running epoch, from 1.
+        step: Number of the step just done in this epoch, from 1.
+        losses: Losses per task of the last batch.
+        stop_reason: Why training ends after this epoch; None where it goes on.
+    """
+
+    model: MultiTaskNetwork
+    optimizer: Optimizer
+    balancer: Balancer
+    config: TrainingConfig
+    history: History
+    steps_per_epoch: int = 0
+    epoch: int = 0
+    step: int = 0
+    losses: Mapping[str, SumCount] = field(default_factory=dict)
+    stop_reason: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """Ends training after this epoch; the reason stands in `History.notes`."""
+        self.stop_reason = reason
+
+
+class Callback:
+    """Five hooks that do nothing; override what is needed.
+
+    A callback with state returns it from `state_dict` as tensors and plain values, or a resumed run will not
+    equal one that was never interrupted.
+    """
+
+    def fit_start(self, state: TrainingState) -> None:
+        """Before the first epoch of this call, also of a resumed one (after its state was loaded)."""
+
+    def epoch_start(self, state: TrainingState) -> None:
+        """Before the first batch of an epoch; the model is in training mode."""
+
+    def batch_end(self, state: TrainingState) -> None:
+        """After the optimiser's step on a batch."""
+
+    def epoch_end(self, state: TrainingState) -> None:
+        """After validation, before the checkpoint."""
+
+    def fit_end(self, state: TrainingState) -> None:
+        """After the last epoch; the model has the weights of the best one. Not called after an error."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State that a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+
+
+class EarlyStopping(Callback):
+    """Ends training when the monitor has not improved for a while.
+
+    Args:
+        patience: Epochs without improvement after which training ends; 1 or more.
+        min_delta: An improvement counts if it is larger than this.
+
+    Example:
+        >>> EarlyStopping(patience=5).state_dict()
+        {'best': None, 'waited': 0}
+    """
+
+    def __init__(self, patience: int, min_delta: float = 0.0) -> None:
+        self.patience, self.min_delta = patience, min_delta
+        self.best: float | None = None
+        self.waited = 0
+
+    def epoch_end(self, state: TrainingState) -> None:
+        monitor = state.history.epochs[-1].monitor
+        if state.history.is_better(monitor, self.best, min_delta=self.min_delta):
+            self.best, self.waited = monitor, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            state.stop(f"the monitor did not improve for {self.waited} epochs")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]
+
+
+class ProgressBar(Callback):
+    """One bar over all steps, on standard error."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._progress: Progress | None = None
+        self._bar = TaskID(0)
+
+    def fit_start(self, state: TrainingState) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._progress.start()
+        done = len(state.history) * state.steps_per_epoch
+        total = state.config.epochs * state.steps_per_epoch
+        self._bar = self._progress.add_task("training", total=total, completed=done)
+
+    def batch_end(self, state: TrainingState) -> None:
+        # Once in a while is enough for the eye.
+        if self._progress and (state.step % 10 == 0 or state.step == state.steps_per_epoch):
+            done = (state.epoch - 1) * state.steps_per_epoch + state.step
+            self._progress.update(self._bar, completed=done)
+
+    def epoch_end(self, state: TrainingState) -> None:
+        if self._progress:
+            best = state.history.best
+            text = f"epoch {state.epoch}, best {best.epoch}"
+            if best.monitor is not None:
+                text += f" ({state.history.monitor} {best.monitor:.4g})"
+            self._progress.update(self._bar, description=text)
+
+    def fit_end(self, state: TrainingState) -> None:
+        del state
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar off the screen; also after an error."""
+        if self._progress:
+            self._progress.stop()
+            self._progress = None

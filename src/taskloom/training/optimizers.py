@@ -1,0 +1,120 @@
+"""From settings to an optimiser over the network's parameter groups, and to a learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from taskloom.balancing import Balancer
+from taskloom.training.config import CosineConfig, PlateauConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from taskloom.sharing.network import MultiTaskNetwork
+
+_OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+def make_optimizer(model: MultiTaskNetwork, config: TrainingConfig, balancer: Balancer) -> Optimizer:
+    """Builds the optimiser over `model.parameter_groups()`, each with its own multiple of the learning rate.
+
+    What the balancer itself learns is one more group, named "balancer".
+    """
+    settings = config.optimizer.settings.model_dump()
+    groups: list[dict[str, Any]] = [
+        {"params": list(group.parameters), "lr": settings["lr"] * group.lr_multiplier, "name": group.name}
+        for group in model.parameter_groups()
+    ]
+    if learned := list(balancer.parameters()):
+        groups.append({"params": learned, "lr": settings["lr"], "name": "balancer"})
+    optimizer: Optimizer = _OPTIMIZERS[config.optimizer.name](groups, **settings)
+    return optimizer
+
+
+class Schedule(ABC):
+    """Changes the learning rates of an optimiser once per epoch."""
+
+    @abstractmethod
+    def step(self, epoch: int, monitor: float) -> None:
+        """Sets the rates for the epoch after `epoch`, given its monitor value."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State beyond the optimiser's own learning rates."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        del state
+
+
+class Plateau(Schedule):
+    """`torch.optim.lr_scheduler.ReduceLROnPlateau` on the monitor."""
+
+    def __init__(self, optimizer: Optimizer, config: PlateauConfig, *, larger_is_better: bool) -> None:
+        self.scheduler = ReduceLROnPlateau(
+            optimizer,
+            mode="max" if larger_is_better else "min",
+            factor=config.factor,
+            patience=config.patience,
+            threshold=config.min_delta,
+            threshold_mode="abs",
+            min_lr=config.min_lr,
+        )
+
+    def step(self, epoch: int, monitor: float) -> None:
+        del epoch
+        self.scheduler.step(monitor)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self.scheduler.state_dict()
+        # Only what changes: the rest follows from the settings.
+        return {name: state[name] for name in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scheduler.load_state_dict(state)
+
+
+class Cosine(Schedule):
+    """Rates as a function of the epoch alone: linear warm-up, then a half cosine (SGDR, 2017).
+
+    In epoch e = 1..W of the warm-up the rate is e / (W + 1) of its start; after it, with E epochs in all,
+    final + (1 - final) * (1 + cos(pi * (e - W - 1) / (E - W))) / 2 of it.
+    """
+
+    def __init__(self, optimizer: Optimizer, config: CosineConfig, *, epochs: int) -> None:
+        self.optimizer, self.config, self.epochs = optimizer, config, epochs
+        self.start = [float(group["lr"]) for group in optimizer.param_groups]
+        self.step(0, math.nan)
+
+    def factor(self, epoch: int) -> float:
+        """Share of the starting rate used in `epoch`, counted from 1."""
+        warmup, final = self.config.warmup, self.config.final
+        if epoch <= warmup:
+            return epoch / (warmup + 1)
+        progress = min(1.0, (epoch - warmup - 1) / max(1, self.epochs - warmup))
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+    def step(self, epoch: int, monitor: float) -> None:
+        del monitor
+        for group, start in zip(self.optimizer.param_groups, self.start, strict=True):
+            group["lr"] = start * self.factor(epoch + 1)
+
+
+def make_schedule(optimizer: Optimizer, config: TrainingConfig) -> Schedule | None:
+    """Builds the schedule that `config` asks for; None where the rates stay."""
+    if config.schedule is None:
+        return None
+    settings = config.schedule.settings
+    if isinstance(settings, PlateauConfig):
+        return Plateau(optimizer, settings, larger_is_better=config.monitor == "metric")
+    assert isinstance(settings, CosineConfig)
+    return Cosine(optimizer, settings, epochs=config.epochs)

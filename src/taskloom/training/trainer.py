@@ -1,0 +1,357 @@
+"""The training loop: one step, one epoch, one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from taskloom.balancing import Balancer, WeightedSum
+from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
+from taskloom.errors import ConfigError, DataError, TrainingError
+from taskloom.losses import SumCount, per_task
+from taskloom.metrics import summarize_all, values
+from taskloom.tasks import Labels
+from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
+from taskloom.training.config import TrainingConfig
+from taskloom.training.devices import PeakMemory
+from taskloom.training.evaluation import predict
+from taskloom.training.history import EpochRecord, History, Values, or_none
+from taskloom.training.optimizers import make_optimizer, make_schedule
+from taskloom.training.processes import (
+    gather_objects,
+    gather_rows,
+    joined_losses,
+    make_shared_loader,
+    share_buffers,
+)
+from taskloom.training.reproducibility import random_states, seed_everything, set_random_states
+from taskloom.training.resume import BestWeights, Checkpoints
+from taskloom.training.watch import LossWatch
+
+if TYPE_CHECKING:
+    from taskloom.sharing.network import MultiTaskNetwork
+
+
+@dataclass
+class Run:
+    """Everything `fit` was given; what travels to the processes of a run that has several."""
+
+    model: MultiTaskNetwork
+    train: TaskDataset
+    validation: TaskDataset
+    config: TrainingConfig
+    seed: int = 0
+    folder: Path | None = None
+    callbacks: list[Callback] = field(default_factory=list)
+    balancer: Balancer = field(default_factory=WeightedSum)
+    resume: bool = True
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What error messages call the run."""
+        return f"run {self.folder.name}" if self.folder else "this run"
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must agree on with a run that goes on from it."""
+        return {
+            "training": self.config.model_dump(mode="json", exclude={"num_workers"}),
+            "seed": self.seed,
+            "tasks": {name: _plain(task.to_dict()) for name, task in self.model.tasks.items()},
+            "balancer": type(self.balancer).__name__,
+            "weights": {task: self.balancer.weight(task) for task in self.model.tasks},
+            "callbacks": [type(callback).__name__ for callback in self.callbacks],
+            "parameters": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
+            "rows": {"train": len(self.train), "validation": len(self.validation)},
+        }
+
+
+def train_run(fabric: Fabric, run: Run, bar: ProgressBar | None = None) -> History:
+    """Trains in this process, which is the only one or one of several that `fabric` has joined."""
+    return Trainer(fabric, run, bar).train()
+
+
+class Trainer:
+    """One run in one process: the loop itself."""
+
+    def __init__(self, fabric: Fabric, run: Run, bar: ProgressBar | None) -> None:
+        config = run.config
+        # Rank 0 draws what a single process would draw.
+        seed_everything(run.seed + 1_000_003 * fabric.global_rank)
+        self.fabric, self.run, self.config = fabric, run, config
+        self.model, self.tasks, self.balancer = run.model, run.model.tasks, run.balancer
+        self.balancer.check_tasks(self.tasks)
+        fabric.to_device(self.model)
+        optimizer = make_optimizer(self.model, config, self.balancer)
+        self.forward, self.optimizer = fabric.setup(self.model, optimizer)
+        self.balancer.backpropagate = fabric.backward
+        self.schedule = make_schedule(optimizer, config)
+        self.train_loader = make_shared_loader(
+            run.train,
+            config.batch,
+            fabric,
+            num_workers=config.num_workers,
+            shuffle=True,
+            seed=run.seed,
+            drop_last=config.drop_last,
+        )
+        self.validation_loader = make_shared_loader(
+            run.validation, config.evaluation_batch, fabric, num_workers=config.num_workers
+        )
+        self.validation_labels = run.validation.labels
+        history = History(
+            monitor=config.monitor,
+            seed=run.seed,
+            device=str(fabric.device),
+            precision=config.precision,
+            num_processes=fabric.world_size,
+            num_parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            notes=list(run.notes),
+        )
+        self.state = TrainingState(
+            self.model, optimizer, self.balancer, config, history, steps_per_epoch=len(self.train_loader)
+        )
+        self.callbacks = [*run.callbacks, *([bar] if bar else [])]
+        self.after_batch = [c for c in self.callbacks if type(c).batch_end is not Callback.batch_end]
+        self.best = BestWeights()
+        self.checkpoints = Checkpoints(run.folder, run.settings()) if run.folder else None
+
+    # -- the run
+
+    def train(self) -> History:
+        """Trains from the checkpoint, or from the start, to the end."""
+        states = self.take_up()
+        history = self.state.history
+        memory = PeakMemory(self.fabric.device)
+        if not history.finished:
+            for callback in self.callbacks:
+                callback.fit_start(self.state)
+            if states is not None:
+                set_random_states(states)
+            while not history.finished:
+                self.train_epoch(len(history) + 1)
+                history.peak_memory_bytes = max(history.peak_memory_bytes, memory.bytes())
+                history.peak_memory_of = memory.of
+                self.save()
+        self.best.load_into(self.model)
+        self.model.eval()
+        if self.state.epoch:
+            for callback in self.callbacks:
+                callback.fit_end(self.state)
+        return history
+
+    def train_epoch(self, epoch: int) -> None:
+        """Trains one epoch, validates, and lets schedule and callbacks draw their conclusions."""
+        state = self.state
+        state.epoch, state.step = epoch, 0
+        rates = {group["name"]: float(group["lr"]) for group in state.optimizer.param_groups}
+        self.model.train()
+        for callback in self.callbacks:
+            callback.epoch_start(state)
+        start = time.perf_counter()
+        train_loss = self.train_batches(epoch)
+        middle = time.perf_counter()
+        validation_loss, validation_metrics = self.validate()
+        record = EpochRecord(
+            epoch=epoch,
+            train_loss=train_loss,
+            penalty=float(self.model.penalty().detach()),
+            validation_loss=validation_loss,
+            validation_metrics=validation_metrics,
+            monitor=self.monitor(validation_loss, validation_metrics),
+            lr=rates,
+            seconds_training=middle - start,
+            seconds_evaluation=time.perf_counter() - middle,
+            mixing={stage: matrix.tolist() for stage, matrix in self.model.mixing_matrices().items()},
+        )
+        self.conclude(record)
+
+    def conclude(self, record: EpochRecord) -> None:
+        """What follows from an epoch: the best one so far, the next rates, whether to go on."""
+        state, history = self.state, self.state.history
+        history.epochs.append(record)
+        if history.is_better(record.monitor, history.best.monitor if history.best_epoch else None):
+            history.best_epoch = record.epoch
+            self.best.keep(self.model, record.epoch)
+        if self.schedule is not None and record.monitor is not None:
+            self.schedule.step(record.epoch, record.monitor)
+        for callback in self.callbacks:
+            callback.epoch_end(state)
+        if state.stop_reason is not None and record.epoch < self.config.epochs:
+            history.stopped_early = True
+            history.notes.append(f"stopped after epoch {record.epoch}: {state.stop_reason}")
+        history.finished = history.stopped_early or record.epoch == self.config.epochs
+
+    # -- one epoch
+
+    def train_batches(self, epoch: int) -> Values:
+        """One pass over the training rows; the mean loss per task."""
+        sampler = self.train_loader.batch_sampler
+        assert isinstance(sampler, EpochBatchSampler)
+        sampler.set_epoch(epoch)
+        watch = LossWatch(self.fabric, self.tasks, self.run.name, epoch)
+        on_cpu = self.fabric.device.type == "cpu"
+        for step, batch in enumerate(self.train_loader, start=1):
+            moved = batch if on_cpu else batch.to(self.fabric.device, non_blocking=True)
+            self.state.losses = self.step(moved, watch, step)
+            self.state.step = step
+            for callback in self.after_batch:
+                callback.batch_end(self.state)
+        return watch.means()
+
+    def step(self, batch: Batch, watch: LossWatch, step: int) -> Mapping[str, SumCount]:
+        """One batch: predictions, losses, gradients, update."""
+        self.optimizer.zero_grad()
+        predictions = self.forward(batch.inputs)
+        losses = joined_losses(self.fabric, per_task(predictions, batch.labels, self.tasks))
+        self.balancer.backward(losses, self.model)
+        watch.add(losses, self.balancer.total, batch, step)
+        if self.config.clip is not None:
+            self.fabric.clip_gradients(
+                self.forward, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        return losses
+
+    def validate(self) -> tuple[Values, dict[str, Values]]:
+        """Losses and metrics on validation, the same on every rank."""
+        num_rows = len(self.run.validation)
+        share_buffers(self.fabric, self.model)
+        predictions = predict(
+            self.model,
+            self.validation_loader,
+            num_rows=num_rows,
+            tasks=self.tasks,
+            device=self.fabric.device,
+            precision=self.fabric.autocast,
+        )
+        predictions = gather_rows(self.fabric, predictions)
+        losses = predictions.mean_losses()
+        for task, loss in losses.items():
+            if loss is not None and or_none(loss) is None:
+                raise TrainingError(
+                    f"{self.run.name}: the validation loss of task {task} became {loss} in epoch "
+                    f"{self.state.epoch}; a smaller learning rate or `clip` may help."
+                )
+        # One group: intervals are for evaluations, not for every epoch.
+        groups = np.zeros(num_rows, dtype=np.int64)
+        metrics = values(summarize_all(self.tasks, predictions.outputs, self.validation_labels, groups, 1))
+        return losses, {
+            task: {metric: or_none(value) for metric, value in by_metric.items()}
+            for task, by_metric in metrics.items()
+        }
+
+    def monitor(self, losses: Values, metrics: dict[str, Values]) -> float:
+        """The value that decides the best epoch; see `TrainingConfig.monitor`."""
+        judged = [name for name, task in self.tasks.items() if task.role == "main"] or list(self.tasks)
+        found: list[float] = []
+        for name in judged:
+            task = self.tasks[name]
+            if self.config.monitor == "loss":
+                value, factor = losses[name], self.balancer.weight(name)
+            else:
+                value, factor = metrics[name][task.primary_metric], 1.0 if task.higher_is_better else -1.0
+            if value is not None:
+                found.append(factor * value)
+        if not found:
+            raise DataError(
+                f"{self.run.name}: no main task has a defined {self.config.monitor} on validation, so no best "
+                "epoch can be chosen; validation needs labels of a main task (for an AUC of both classes)."
+            )
+        return sum(found) if self.config.monitor == "loss" else sum(found) / len(found)
+
+    # -- what is on disk
+
+    def save(self) -> None:
+        """Writes the checkpoint of the epoch that just ended; one process writes for all."""
+        random = gather_objects(self.fabric, random_states())
+        if self.checkpoints is None or not self.fabric.is_global_zero:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.state.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule else {},
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "balancer": self.balancer.state_dict(),
+            "callbacks": [callback.state_dict() for callback in self.run.callbacks],
+            "random": random,
+            "history": self.state.history.to_dict(),
+        }
+        self.checkpoints.save(state, self.best)
+
+    def take_up(self) -> Mapping[str, Any] | None:
+        """Puts everything as it stood in the checkpoint, if there is one; the random states to start with."""
+        if self.checkpoints is None:
+            return None
+        if not self.run.resume:
+            self.fabric.barrier()
+            if self.fabric.is_global_zero:
+                self.checkpoints.delete()
+            return None
+        if not self.checkpoints.exist():
+            return None
+        state = self.checkpoints.load(self.best)
+        self.model.load_state_dict(state["model"])
+        self.state.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule:
+            self.schedule.load_state_dict(state["schedule"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.balancer.load_state_dict(state["balancer"])
+        for callback, kept in zip(self.run.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(kept)
+        history = self.state.history = History.from_dict(state["history"])
+        if not history.finished:
+            history.resumed_after.append(len(history))
+        states: Mapping[str, Any] = state["random"][self.fabric.global_rank]
+        return states
+
+
+def check_labels(run: Run) -> None:
+    """Refuses labels that cannot train or judge the network, and notes a task that differs from the data's.
+
+    Raises:
+        DataError: A task without any label in train, or no label of any task in validation.
+        ConfigError: A task that is of another kind or width in the data.
+    """
+    names = run.model.tasks.names
+    for name, count in _counts(run.train.labels, names).items():
+        if count == 0:
+            raise DataError(
+                f"task {name} has no label in any of the {len(run.train):,} training rows; leave it "
+                "out of the tasks, or choose another split."
+            )
+    if not any(_counts(run.validation.labels, names).values()):
+        raise DataError(
+            f"none of the {len(run.validation):,} validation rows has a label of {', '.join(names)}, so no "
+            "best epoch can be chosen; choose another split."
+        )
+    for name, task in run.model.tasks.items():
+        if name not in run.train.tasks or run.train.tasks[name] == task:
+            continue
+        given = run.train.tasks[name]
+        if (given.kind, given.width) != (task.kind, task.width):
+            raise ConfigError(
+                f"task {name}: the network has a {task.kind} head of width {task.width}, the training data "
+                f"have a {given.kind} task of width {given.width}; build the network with the data's tasks."
+            )
+        run.notes.append(
+            f"task {name}: the network's settings differ from the training data's; its own are used"
+        )
+
+
+def _counts(labels: Labels, names: tuple[str, ...]) -> dict[str, int]:
+    counts = labels.counts()
+    return {name: counts.get(name, 0) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as they come back from a checkpoint's comparison."""
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return value
