@@ -1,0 +1,173 @@
+"""What every split must satisfy: no part empty, nothing shared between parts, every class seen in train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from taskloom.data.windows import WindowDataset
+from taskloom.errors import DataError
+from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Row indices of the three parts of a data set, each ascending, int64."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    def items(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """("train", rows), ("validation", rows), ("test", rows)"""
+        yield from (("train", self.train), ("validation", self.validation), ("test", self.test))
+
+    def counts(self) -> dict[str, int]:
+        """Rows per part."""
+        return {name: len(rows) for name, rows in self.items()}
+
+
+def check_not_empty(parts: Parts, rule: str = "the rule") -> None:
+    """Raises DataError where a part has no row."""
+    for name, rows in parts.items():
+        if not len(rows):
+            raise DataError(
+                f"split: {rule} leaves {name} without a row ({_listed(parts)}); change the fractions or "
+                "the rule."
+            )
+
+
+def verify_no_leak(windows: WindowDataset, parts: Parts) -> None:
+    """Refuses parts in which two windows share a sample, or one row stands twice.
+
+    Windows have one length, so among windows sorted by start some pair from different parts shares samples
+    if and only if two neighbours do: O(n log n).
+
+    Raises:
+        DataError: Naming the recording, the parts and the samples.
+    """
+    rows = np.concatenate([part for _, part in parts.items()])
+    part_of = np.repeat(np.arange(3), [len(part) for _, part in parts.items()])
+    starts = windows.starts[rows]
+    order = np.argsort(starts, kind="stable")
+    starts, part_of = starts[order], part_of[order]
+    leaks = np.flatnonzero((np.diff(starts) < windows.window_samples) & (part_of[1:] != part_of[:-1]))
+    if not len(leaks):
+        return
+    first = int(leaks[0])
+    names = [name for name, _ in parts.items()]
+    recording = windows.store.recordings[int(windows.recording_index[rows[order[first]]])]
+    left, right = int(starts[first]), int(starts[first + 1])
+    raise DataError(
+        f"split: in recording {recording.name} the windows at samples {left - recording.start} "
+        f"({names[part_of[first]]}) and {right - recording.start} ({names[part_of[first + 1]]}) share "
+        f"{left + windows.window_samples - right} samples, and so do {len(leaks) - 1} further pairs; "
+        "`by: recording`, a group, or `by: time` keep them apart."
+    )
+
+
+def verify_disjoint(parts: Parts) -> None:
+    """Raises DataError where one row stands in two parts or twice in one."""
+    rows = np.concatenate([part for _, part in parts.items()])
+    values, counts = np.unique(rows, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(f"split: row {values[counts > 1][0]} stands in more than one part.")
+
+
+def verify_groups(
+    groups: NDArray[np.integer[Any]],
+    names: Sequence[str],
+    parts: Parts,
+    *,
+    by: str,
+    rows: str = "rows",
+    column: str | None = None,
+) -> None:
+    """Refuses parts in which a group stands on two sides.
+
+    Args:
+        groups: Group of every row of the data set, [N], positions in `names`.
+        names: Names of the groups.
+        parts: The parts.
+        by: What a group is, for the message: "person".
+        rows: What a row is, for the message: "windows".
+        column: The table's column that decided the parts, where one did.
+
+    Raises:
+        DataError: Naming the group and how many of its rows stand where.
+    """
+    counts = np.stack([np.bincount(groups[part], minlength=len(names)) for _, part in parts.items()])
+    shared = np.flatnonzero((counts > 0).sum(axis=0) > 1)
+    if not len(shared):
+        return
+    group = int(shared[0])
+    found = [
+        (name, int(count)) for (name, _), count in zip(parts.items(), counts[:, group], strict=True) if count
+    ]
+    (first, first_count), *others = found
+    where = f"{first} ({first_count:,} {rows})" + "".join(
+        f" and {name} ({count:,})" for name, count in others
+    )
+    cause = f"; the table gives {names[group]} {len(found)} values of `{column}`" if column else ""
+    raise DataError(
+        f"split: {by} {names[group]} stands in {where}. `by: {by}` keeps a {by} on one side{cause}."
+    )
+
+
+def check_classes(labels: Labels, tasks: TaskSet, parts: Parts) -> None:
+    """Refuses a split from which a task cannot be learned or judged.
+
+    Args:
+        labels: Labels of all rows of the data set.
+        tasks: The tasks.
+        parts: The parts.
+
+    Raises:
+        DataError: A task without any label in train; a binary or multiclass task with a single class in
+            train; a class in validation or test that train does not have.
+    """
+    for name, task in tasks.items():
+        if name not in labels.values:
+            raise DataError(f"task {name}: no row has a label for it; leave the task out.")
+        values, present = labels.values[name], labels.present[name]
+        if not present[torch.from_numpy(parts.train)].any():
+            nowhere = "" if present.any() else " (no other row has one either)"
+            raise DataError(
+                f"task {name}: none of the {len(parts.train):,} rows of train has a label for it{nowhere}; "
+                "leave the task out or split another way."
+            )
+        if isinstance(task, Binary | Multiclass):
+            _check_task_classes(name, task.class_names, values, present, parts)
+
+
+def _check_task_classes(
+    task: str, classes: Sequence[str], values: Tensor, present: Tensor, parts: Parts
+) -> None:
+    counts = {
+        part: torch.bincount(values[index][present[index]].flatten(), minlength=len(classes))
+        for part, index in ((part, torch.from_numpy(rows)) for part, rows in parts.items())
+    }
+    seen = counts["train"] > 0
+    if int(seen.sum()) == 1:
+        only = classes[int(seen.nonzero()[0])]
+        raise DataError(
+            f"task {task}: every label of train is `{only}`; at least two classes are needed to learn it."
+        )
+    for part in ("validation", "test"):
+        strange = (counts[part] > 0) & ~seen
+        if bool(strange.any()):
+            index = int(strange.nonzero()[0])
+            raise DataError(
+                f"task {task}: {part} has {int(counts[part][index]):,} labels of class `{classes[index]}`, "
+                "which train never shows; split another way, or by another seed, or leave the class out."
+            )
+
+
+def _listed(parts: Parts) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in parts.counts().items())
