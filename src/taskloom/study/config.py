@@ -207,6 +207,8 @@ def _check_split(split: Mapping[str, Any]) -> None:
     folds = split.get("folds")
     if folds is not None and (not isinstance(folds, int) or isinstance(folds, bool) or folds < 2):
         raise ConfigError(f"split.folds: a number of folds from 2 expected, found {folds!r}.")
+    if redraw and "seed" in split:
+        raise ConfigError("split.seed: fixes the draw that `redraw: true` asks to make anew; remove one.")
     if "fold" in split:
         raise ConfigError("split.fold: not a setting; repeat r tests on fold r mod `folds`.")
 

@@ -38,7 +38,9 @@ class Prepared:
     facts: dict[str, Any]
 
 
-def prepare_data(study: Study, folder: Path | None, stores: Path, cache: DataCache) -> Prepared:
+def prepare_data(
+    study: Study, folder: Path | None, stores: Path, cache: DataCache, *, repeats: int | None = None
+) -> Prepared:
     """Reads the data of every repeat, preparing stores where they are missing, and checks their labels.
 
     Args:
@@ -46,11 +48,13 @@ def prepare_data(study: Study, folder: Path | None, stores: Path, cache: DataCac
         folder: Where relative files are looked for.
         stores: Folder of prepared stores.
         cache: Keeps the data of the first repeat for what comes next.
+        repeats: How many repeats to prepare for; all of the study's where None.
 
     Raises:
         DataError, ConfigError: Files, settings, labels or the split are not what they should be.
     """
-    requests = [data_request(study, repeat, folder, stores) for repeat in range(study.config.repeats)]
+    wanted = range(study.config.repeats if repeats is None else repeats)
+    requests = [data_request(study, repeat, folder, stores) for repeat in wanted]
     checksums: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     # The first repeat last: its data are then in the cache for the dry build.

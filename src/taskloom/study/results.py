@@ -248,7 +248,7 @@ class ResultsStore:
 
         Args:
             run_ids: Ids of the runs.
-            facts: JSON-serialisable values by name; see `taskloom.study.summary.study_facts`.
+            facts: JSON-serialisable values by name; see `taskloom.study.prepare.study_facts`.
         """
         try:
             with self._transaction() as connection:

@@ -111,8 +111,8 @@ def plan_runs(
     encoder = study.config.encoder.model_dump(mode="json")
     head = study.config.head.model_dump(mode="json")
     specs = []
-    for repeat in range(study.config.repeats):
-        request, seed = requests[repeat], study.seed_of(repeat)
+    for repeat, request in enumerate(requests):
+        seed = study.seed_of(repeat)
         for cell in cells:
             resolved = {
                 "format": RUN_FORMAT,

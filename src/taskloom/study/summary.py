@@ -65,7 +65,7 @@ def summarize(
     Args:
         folder: The study's folder, for the metric summaries of its runs.
         records: The runs that the study file names and that have ended.
-        facts: See `study_facts` of `taskloom.study.runner`.
+        facts: See `study_facts` of `taskloom.study.prepare`.
         planned: Number of runs that the study file names.
     """
     tasks = TaskSet.from_dicts(facts["tasks"])

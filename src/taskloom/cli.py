@@ -1,0 +1,358 @@
+"""The command line: parse, build, call, print. What it does stands in the rooms it calls.
+
+PyTorch takes seconds to import, so the commands import what they need when they run.
+
+Exit codes: 0 all is well; 1 the study ran, but runs of it failed; 2 something is wrong with the input, said
+in one sentence; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from taskloom.errors import TaskloomError
+from taskloom.version import __version__
+
+if TYPE_CHECKING:
+    from taskloom.data.batch import DataSplits
+    from taskloom.study.config import Study
+    from taskloom.study.runner import Outcome, Plan
+
+app = typer.Typer(
+    name="taskloom",
+    help="One model, many tasks, holes in the labels, and evidence whether sharing helped.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+simulate_app = typer.Typer(
+    help="Write made-up data in the native files of a real data set.", no_args_is_help=True
+)
+app.add_typer(simulate_app, name="simulate")
+
+StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="Study file (YAML).", show_default=False)]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Folder in which the study's data files are.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting in place of the file's: training.epochs=5."),
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the results; runs/<file> by default.")
+]
+
+P = ParamSpec("P")
+
+
+def _guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """A user's mistake becomes one sentence and exit code 2; Ctrl-C says how to continue."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except TaskloomError as error:
+            if _debug:
+                raise
+            _say(str(error), stderr=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            _say("Stopped; type the same command to continue.", stderr=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+_debug = False
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"taskloom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+@app.command()
+@_guarded
+def study(
+    file: StudyFile,
+    data: DataFolder = None,
+    settings: Settings = None,
+    out: OutFolder = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Runs at a time.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, list the runs, train nothing.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
+) -> None:
+    """Run what is missing of a study and write its report; the same command again continues."""
+    from taskloom.study.config import load_study
+    from taskloom.study.progress import ConsoleProgress
+    from taskloom.study.runner import run_study, writable
+
+    loaded = load_study(file, settings or ())
+    folder = out or Path("runs") / loaded.name
+    if dry_run:
+        _dry_run(loaded, file, folder, data)
+        return
+    outcome = run_study(
+        loaded,
+        folder,
+        ConsoleProgress(_console()),
+        data=data,
+        jobs=jobs,
+        retry_failed=retry_failed,
+        announce=lambda plan: _announce(file, loaded, plan),
+    )
+    with writable(folder):
+        report_path = _render(folder)
+    _print_verdicts(outcome)
+    _say(f"report   {report_path}")
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_guarded
+def train(
+    file: StudyFile,
+    cell: Annotated[
+        str, typer.Option("--cell", metavar="NAME", help="Name of the cell; unknown names list all.")
+    ] = "",
+    data: DataFolder = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="BUNDLE", help="The bundle; NAME.bundle by default.")
+    ] = None,
+) -> None:
+    """Train one cell of a study once, on the split of its first repeat, and write a bundle."""
+    from taskloom.study.config import load_study
+    from taskloom.study.runner import writable
+    from taskloom.study.single import train_cell
+
+    loaded = load_study(file, settings or ())
+    path = out or Path(f"{cell.replace(' ', '_').replace('/', '_')}.bundle")
+    trained = train_cell(loaded, cell, data=data, stores=_stores(loaded))
+    with writable(path):
+        _save_bundle(trained, path)
+    _console().print(trained.test.table())
+    _say(f"bundle   {path}")
+
+
+@app.command()
+@_guarded
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.", show_default=False)],
+    file: StudyFile,
+    data: DataFolder = None,
+    settings: Settings = None,
+    part: Annotated[str, typer.Option("--part", help="train, validation or test.")] = "test",
+) -> None:
+    """Evaluate a bundle on one part of a study file's data."""
+    from taskloom.study.config import load_study
+    from taskloom.study.single import part_of
+    from taskloom.training import evaluate as evaluate_network
+
+    network = _load_network(bundle)
+    splits = _load(load_study(file, settings or ()), data)
+    _console().print(evaluate_network(network, part_of(splits, part)).table())
+
+
+@app.command()
+@_guarded
+def prepare(file: StudyFile, data: DataFolder = None, settings: Settings = None) -> None:
+    """Read a study's data and prepare its store, so that the study itself starts at once."""
+    from taskloom.study.config import load_study
+
+    loaded = load_study(file, settings or ())
+    splits = _load(loaded, data)
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    rows = ", ".join(f"{name} {len(part):,}" for name, part in parts.items())
+    _say(f"{file}  rows: {rows}   stores in {_stores(loaded)}")
+
+
+@app.command()
+@_guarded
+def inspect(file: StudyFile, data: DataFolder = None, settings: Settings = None) -> None:
+    """Say what stands in a study's data: labels, holes, groups, leaks."""
+    from taskloom.data.inspect import inspect_splits, render
+    from taskloom.study.config import load_study
+
+    _say(render(inspect_splits(_load(load_study(file, settings or ()), data))).rstrip("\n"))
+
+
+@app.command()
+@_guarded
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.", show_default=False)],
+) -> None:
+    """Compute the verdicts of a study folder anew and write its report."""
+    from taskloom.study.runner import writable
+    from taskloom.study.summary import write_summary
+
+    with writable(folder):
+        write_summary(folder)
+        _say(f"report   {_render(folder)}")
+
+
+@app.command()
+@_guarded
+def doctor(
+    stores: Annotated[Path, typer.Option("--stores", metavar="DIR", help="Prepared stores.")] = Path(
+        "runs/stores"
+    ),
+) -> None:
+    """Say what was found: Python, torch, devices, extras, prepared stores."""
+    from taskloom.doctor import examine
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, found in examine(stores):
+        table.add_row(name, found)
+    _console().print(table)
+
+
+@simulate_app.command()
+@_guarded
+def opportunity(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)],
+    preset: Annotated[str | None, typer.Option("--preset", help="quickstart or full.")] = None,
+    people: Annotated[int | None, typer.Option("--people", help="Number of people.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Length of a daily-living run.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same files.")] = 0,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")] = False,
+) -> None:
+    """Write OPPORTUNITY-like recordings (.dat, 250 columns, 30 Hz)."""
+    from taskloom.data.simulate.opportunity import simulate_opportunity
+    from taskloom.study.runner import writable
+
+    with writable(folder):
+        simulate_opportunity(
+            folder, people=people, seconds_per_run=seconds, seed=seed, preset=preset, if_missing=if_missing
+        )
+    _say(f"simulated OPPORTUNITY in {folder}")
+
+
+def main() -> None:
+    """Entry point of the `taskloom` command."""
+    app()
+
+
+# -- helpers
+
+
+def _console(*, stderr: bool = False) -> Console:
+    # A log keeps whole lines; a terminal wraps by itself.
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=stderr, highlight=False, width=160)
+    return console
+
+
+def _say(text: str, *, stderr: bool = False) -> None:
+    typer.echo(text, err=stderr)
+
+
+def _stores(study: Study) -> Path:
+    """Where a study with the default --out keeps its stores."""
+    from taskloom.study.runner import stores_beside
+
+    return stores_beside(Path("runs") / study.name)
+
+
+def _load(study: Study, data: Path | None) -> DataSplits:
+    from taskloom.study.runner import writable
+    from taskloom.study.single import load_data
+
+    with writable(_stores(study)):
+        return load_data(study, data, _stores(study))
+
+
+def _announce(file: Path, study: Study, plan: Plan) -> None:
+    """The first line: what is about to be run."""
+    from taskloom.study.prepare import describe
+
+    tasks, repeats = len(study.config.tasks), study.config.repeats
+    num_cells = len(plan.cells)
+    cells = f"{num_cells} cell{'s' if num_cells != 1 else ''}"
+    line = (
+        f"{file}  {tasks} task{'s' if tasks != 1 else ''}, {cells} x {repeats} seeds + "
+        f"{tasks * repeats} single-task "
+        f"= {len(plan.specs)} runs"
+    )
+    holes = describe(plan.prepared.facts)
+    _say(f"{line}   {holes}" if holes else line)
+
+
+def _dry_run(study: Study, file: Path, folder: Path, data: Path | None) -> None:
+    from taskloom.study.runner import missing_runs, plan_study, writable
+
+    with writable(folder):
+        plan = plan_study(study, folder, data=data)
+        missing = {spec.id for spec in missing_runs(plan.specs, folder)}
+    _announce(file, study, plan)
+    for spec in plan.specs:
+        _say(f"{'missing' if spec.id in missing else 'there   '}  {spec.id[:16]}  {spec.label}")
+
+
+def _render(folder: Path) -> Path:
+    from taskloom.report import render_report
+
+    return render_report(folder)
+
+
+def _print_verdicts(outcome: Outcome) -> None:
+    """The verdict per task, in the cell that was best on validation, by the report's wording."""
+    from taskloom.report import words
+    from taskloom.report.model import GainRow, TaskRow
+
+    summary: dict[str, Any] = outcome.summary
+    names = {cell["id"]: cell["name"] for cell in summary["cells"]}
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("task")
+    table.add_column("alone", no_wrap=True)
+    table.add_column("chosen on validation")
+    table.add_column("test", no_wrap=True)
+    table.add_column("gain, 95 % interval", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for entry in summary["tasks"]:
+        task = TaskRow(**entry)
+        gain = next(
+            (g for g in summary["gains"] if (g["task"], g["cell"]) == (task.name, task.chosen_cell)), None
+        )
+        if gain is None:
+            table.add_row(task.name, "–", "no finished cell to compare with", "", "", "")
+            continue
+        row = GainRow(**gain)
+        colour = {"helped": "green", "hurt": "red"}.get(row.verdict, "")
+        table.add_row(
+            task.name,
+            f"{words.with_unit(row.baseline, task.metric, task.unit)} {words.metric_name(task.metric)}",
+            names[row.cell],
+            words.number(row.value, task.metric),
+            words.interval(row, task.metric),
+            f"[{colour}]{row.verdict}[/]" if colour else row.verdict,
+        )
+    _console().print(table)
+    _say(summary["design"])
+    for line in (*summary["failed"], *summary["warnings"]):
+        _say(line)
