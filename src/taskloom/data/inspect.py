@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -242,22 +242,29 @@ def _equal_inputs(parts: dict[str, Any]) -> list[Leak]:
 def render(inspection: Inspection, *, width: int = 110) -> str:
     """Returns an inspection as text for a terminal of `width` characters, without colours."""
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    console.print(Group(*_sections(inspection)))
+    for section in _sections(inspection):
+        if isinstance(section, Table):  # rich would fold a title that is wider than its table
+            console.print(Text(str(section.title)))
+            section.title = None
+            console.print(section, end="\n\n")
+        else:
+            console.print(section)
     assert isinstance(console.file, io.StringIO)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def _sections(inspection: Inspection) -> Iterator[RenderableType]:
+def _sections(inspection: Inspection) -> Iterator[Table | Text]:
     rows = ", ".join(f"{name} {count:,}" for name, count in inspection.rows.items())
     yield Text(f"Rows: {sum(inspection.rows.values()):,} ({rows})\n")
     yield _task_table(inspection)
-    yield _class_table(inspection)
+    if any(task.parts["train"].counts for task in inspection.tasks):
+        yield _class_table(inspection)
     if len(inspection.tasks) > 1:
         yield _joint_table(inspection) if len(inspection.tasks) <= _MOST_JOINT else _rarest_pairs(inspection)
         yield _per_row_table(inspection)
     yield _group_table(inspection)
-    yield Text("Leaks", style="bold")
+    yield Text("Leaks")
     if not inspection.leaks:
         yield Text("  none found")
     for leak in inspection.leaks:
@@ -267,7 +274,7 @@ def _sections(inspection: Inspection) -> Iterator[RenderableType]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(title=title, box=None, pad_edge=False)
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
     return table
@@ -285,18 +292,18 @@ def _task_table(inspection: Inspection) -> Table:
     return table
 
 
-def _class_table(inspection: Inspection) -> RenderableType:
-    table = _table("\nClasses, labels and points", "task", "class", *PARTS)
+def _class_table(inspection: Inspection) -> Table:
+    table = _table("Classes, labels and points", "task", "class", *PARTS)
     for task in inspection.tasks:
         for position, name in enumerate(task.parts["train"].counts):
             counts = [f"{task.parts[part].counts.get(name, 0):,}" for part in PARTS]
             table.add_row(task.name if position == 0 else "", name, *counts)
-    return table if table.row_count else Text("")
+    return table
 
 
 def _joint_table(inspection: Inspection) -> Table:
     numbers = [str(position + 1) for position in range(len(inspection.tasks))]
-    table = _table("\nRows labelled for both tasks", "task", *numbers)
+    table = _table("Rows labelled for both tasks", "task", *numbers)
     for number, task, row in zip(numbers, inspection.tasks, inspection.joint, strict=True):
         table.add_row(f"{number} {task.name}", *(f"{count:,}" for count in row))
     return table
@@ -304,7 +311,7 @@ def _joint_table(inspection: Inspection) -> Table:
 
 def _rarest_pairs(inspection: Inspection) -> Table:
     """Where the whole matrix would not fit: the pairs that are hardly ever labelled together."""
-    table = _table("\nRows labelled for both tasks: the rarest pairs", "task", "and", "rows")
+    table = _table("Rows labelled for both tasks: the rarest pairs", "task", "and", "rows")
     tasks = inspection.tasks
     pairs = [(inspection.joint[i][j], i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
     for count, i, j in sorted(pairs)[:_MOST_JOINT]:
@@ -313,7 +320,7 @@ def _rarest_pairs(inspection: Inspection) -> Table:
 
 
 def _per_row_table(inspection: Inspection) -> Table:
-    table = _table("\nTasks labelled per row", "tasks", "rows", "share")
+    table = _table("Tasks labelled per row", "tasks", "rows", "share")
     total = max(1, sum(inspection.labels_per_row))
     for number, count in enumerate(inspection.labels_per_row):
         if count:
@@ -322,7 +329,7 @@ def _per_row_table(inspection: Inspection) -> Table:
 
 
 def _group_table(inspection: Inspection) -> Table:
-    table = _table("\nGroups", "part", "groups", "smallest", "median", "largest")
+    table = _table("Groups", "part", "groups", "smallest", "median", "largest")
     for part, groups in inspection.groups.items():
         table.add_row(
             part, f"{groups.count:,}", f"{groups.smallest:,}", f"{groups.median:g}", f"{groups.largest:,}"

@@ -1,0 +1,306 @@
+"""The source "table": a CSV, TSV or Parquet file of features and label columns; blank = missing label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from taskloom.data.batch import DataSplits
+from taskloom.data.feature_rows import FeatureRows, FeatureSettings, Imputation, check_values, read_features
+from taskloom.data.label_columns import LabelColumns, encode_labels, resolve_label_columns
+from taskloom.data.sources import SOURCES, TaskSettings, check_settings, checksums, data_folder
+from taskloom.data.splits import Parts, SplitRule, check_classes, split_rows
+from taskloom.data.tables import Table, TableDataset, read_table
+from taskloom.errors import ConfigError, DataError
+from taskloom.tasks import Labels, TaskSet
+
+LABEL_SETTINGS = ("folder", "table", "separator", "missing", "columns", "group")
+"""Settings of every source that takes its labels from a table."""
+
+TABLE_SETTINGS = (*LABEL_SETTINGS, "features", "exclude", "standardize", "impute")
+
+
+@dataclass(frozen=True)
+class LabelledTable:
+    """A table with its labels, its groups and the rule that splits it; `read_labelled_table` makes it.
+
+    Args:
+        table: The table, M rows.
+        tasks: The tasks, not yet standardised.
+        columns: Per task, its columns.
+        labels: Labels of all M rows.
+        groups: Name of every row's group, [M]; None where rows stand for themselves.
+        group_column: The column that `groups` comes from.
+        rule: How rows are split.
+    """
+
+    table: Table
+    tasks: TaskSet
+    columns: LabelColumns
+    labels: Labels
+    groups: NDArray[np.object_] | None
+    group_column: str | None
+    rule: SplitRule
+
+    @property
+    def taken_columns(self) -> tuple[str, ...]:
+        """Columns of tasks, groups and the split: none of them is a feature."""
+        names = {column for columns in self.columns.values() for column in columns}
+        names |= {name for name in (self.group_column, self.rule.by, self.rule.column) if name is not None}
+        return tuple(name for name in self.table.columns if name in names)
+
+    def split(self, rows: NDArray[np.int64], labels: Labels, *, seed: int) -> tuple[Parts, list[str]]:
+        """Splits rows of the table and verifies the split.
+
+        Args:
+            rows: The rows of the table that are used, [N].
+            labels: Their labels.
+            seed: Decides what is drawn.
+
+        Returns:
+            Positions in `rows` per part, and what a reader of the results should know.
+        """
+        parts = split_rows(len(rows), _Columns(self, rows), self.rule, seed=seed)
+        check_classes(labels, self.tasks, parts)
+        notes = []
+        if self.groups is not None:
+            groups = self.groups[rows]
+            shared = set(groups[parts.train]) & set(groups[np.concatenate([parts.validation, parts.test])])
+            if shared:
+                notes.append(
+                    f"{len(shared)} values of the group column `{self.group_column}` stand in train and "
+                    "outside it; results may be too good."
+                )
+        without = int((~any_present(labels)).sum())
+        if without:
+            notes.append(f"{without} of {len(rows)} rows have no label of any task.")
+        return parts, notes
+
+    def about(self, reader: str, labels: Labels, parts: Parts, notes: Sequence[str]) -> dict[str, Any]:
+        """Plain values for `DataSplits.about`."""
+        path = self.table.path
+        counts = {part: labels[torch.from_numpy(rows)].counts() for part, rows in parts.items()}
+        return {
+            "reader": reader,
+            "sources": checksums([path], path.parent),
+            "separator": self.table.separator,
+            "rows": {"table": len(self.table), **parts.counts()},
+            "labels": {name: {part: counts[part][name] for part in counts} for name in self.tasks},
+            "split": self.rule.to_dict(),
+            "group": self.group_column,
+            "notes": list(notes),
+        }
+
+
+class _Columns(Mapping[str, NDArray[Any]]):
+    """The table's columns and its tasks' by name, restricted to some rows, read when a rule asks for them."""
+
+    def __init__(self, labelled: LabelledTable, rows: NDArray[np.int64]) -> None:
+        self._labelled, self._rows = labelled, rows
+        single = {task: names[0] for task, names in labelled.columns.items() if len(names) == 1}
+        self._names = {**single, **{name: name for name in labelled.table.columns}}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        cells = self._labelled.table.text(self._names[name])[self._rows]
+        if name == self._labelled.rule.by:
+            _check_complete(self._labelled.table, name, "split.by")
+        return cells.astype(str)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def read_labelled_table(
+    settings: Mapping[str, Any], tasks: TaskSettings, split: Mapping[str, Any], root: Path
+) -> LabelledTable:
+    """Reads a table with its labels, groups and split rule.
+
+    Args:
+        settings: `LABEL_SETTINGS` of a source.
+        tasks: The tasks as declared.
+        split: The study file's `split` section.
+        root: Where the table is looked for.
+
+    Raises:
+        DataError: The table, a column or a cell is not what it should be.
+        ConfigError: A setting is missing or does not fit.
+    """
+    if "table" not in settings:
+        raise ConfigError("data.table is missing: the CSV, TSV or Parquet file expected.")
+    rule = SplitRule.from_settings(split)
+    table = read_table(
+        root / str(settings["table"]),
+        separator=settings.get("separator"),
+        missing=_listed(settings.get("missing", ())),
+    )
+    task_set, columns = resolve_label_columns(table, tasks, settings.get("columns"))
+    group_column = settings.get("group") or (rule.by if rule.by in table.columns else None)
+    groups = None
+    if group_column is not None:
+        group_column = table.column_name(str(group_column), "data.group")
+        _check_complete(table, group_column, "data.group")
+        groups = table.text(group_column)
+    labels = encode_labels(table, task_set, columns)
+    return LabelledTable(table, task_set, columns, labels, groups, group_column, rule)
+
+
+@SOURCES.register("table")
+def load_table(
+    settings: Mapping[str, Any],
+    tasks: TaskSettings,
+    split: Mapping[str, Any],
+    *,
+    seed: int,
+    folder: Path | None,
+    stores: Path,  # noqa: ARG001  # tables are read as they are; every source takes it
+) -> DataSplits:
+    """Loads a table of feature rows; see `taskloom.data.sources.SourceLoader` for the arguments.
+
+    Settings: `table` (file); `features`: column names or globs, "rest" (default: every numeric column that
+    is neither task nor group), `{npz, array, packed_bits}` or `{npy}`; `exclude`; `group` (column: clusters of
+    the intervals; the split's own column where it is not given); `standardize` (default true, false for packed
+    bits; fitted on train); `impute` (mean or zero, fitted on train); `separator`; `missing` (texts that mean
+    missing besides blank); `columns` (per task, where the task's own settings cannot say it); `folder`.
+    """
+    check_settings("data", settings, TABLE_SETTINGS)
+    root = data_folder(settings, folder)
+    labelled = read_labelled_table(settings, tasks, split, root)
+    table = labelled.table
+    features = read_features(
+        table,
+        settings.get("features", "rest"),
+        folder=root,
+        taken=labelled.taken_columns,
+        exclude=_listed(settings.get("exclude", ())),
+    )
+    impute = _imputation(settings.get("impute"))
+    rows = np.arange(len(table))
+    num_missing = check_values(features, table, rows, impute=impute is not None)
+    parts, notes = labelled.split(rows, labelled.labels, seed=seed)
+    if num_missing:
+        notes.append(f"{num_missing} missing feature values were filled in ({impute}, fitted on train).")
+    features, fitted = _standardized(features, parts.train, settings, impute)
+    about = labelled.about("table", labelled.labels, parts, notes)
+    about["features"] = {"count": features.num_features, "standardized": fitted is not None}
+    if not isinstance(settings.get("features", "rest"), Mapping):
+        about["features"]["names"] = list(features.names)
+    task_set = labelled.tasks.fit(labelled.labels[torch.from_numpy(parts.train)])
+    datasets = {
+        name: TableDataset(features, part, task_set, labelled.labels, labelled.groups)
+        for name, part in parts.items()
+    }
+    preprocessing = {
+        "reader": "table",
+        "features": list(features.names),
+        "packed_bits": features.packed_bits,
+        "standardization": fitted,
+    }
+    return DataSplits(**datasets, about=about, preprocessing=preprocessing)
+
+
+def table(
+    path: Path | str,
+    tasks: TaskSettings,
+    *,
+    features: FeatureSettings = "rest",
+    split_by: str | None = None,
+    group: str | None = None,
+    test: float = 0.2,
+    validation: float = 0.1,
+    seed: int = 0,
+    **settings: Any,
+) -> DataSplits:
+    """Loads a table of feature rows with label columns; a blank cell is a label that is not there.
+
+    Args:
+        path: CSV, TSV or Parquet file.
+        tasks: A TaskSet, or settings by task name; classes that settings do not name come from the table.
+        features: Column names or globs; "rest" for every numeric column that is neither task nor group; or
+            `{"npz": file, "array": name, "packed_bits": F}` or `{"npy": file}` beside the table.
+        split_by: Column whose equal values stay on one side; `group` where None, and rows where that is None.
+        group: Column that says which rows belong together; intervals are clustered by it.
+        test, validation: Fractions of the groups (of the rows where there are none).
+        seed: Decides the split.
+        **settings: Further settings of the source: `exclude`, `standardize`, `impute`, `missing`,
+            `separator`, `columns`.
+
+    Raises:
+        DataError: The table, a column, a cell or the split is not what it should be.
+        ConfigError: A setting is unknown or does not fit.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "people.csv"
+        >>> rows = [f"{i},{i % 7},{20 + i},{'FM'[i % 2] if i % 3 else ''}" for i in range(40)]
+        >>> _ = path.write_text("\\n".join(["a,b,age,sex", *rows]))
+        >>> data = table(path, {"age": {"kind": "regression"}, "sex": {"kind": "binary"}})
+        >>> data.train.input_shape, data.tasks["sex"].class_names
+        ((2,), ('F', 'M'))
+        >>> len(data.train), len(data.validation), len(data.test)
+        (28, 4, 8)
+    """
+    path = Path(path)
+    return load_table(
+        {"table": path.name, "features": features, **_given(group=group), **settings},
+        tasks,
+        {"by": split_by or group or "rows", "test": test, "validation": validation},
+        seed=seed,
+        folder=path.parent,
+        stores=path.parent,
+    )
+
+
+def any_present(labels: Labels) -> NDArray[np.bool_]:
+    """Whether each row has a label of any task, [N]."""
+    found = np.zeros(len(labels), dtype=np.bool_)
+    for present in labels.present.values():
+        found |= present.numpy().reshape(len(labels), -1).any(axis=1)
+    return found
+
+
+def _standardized(
+    features: FeatureRows, train: NDArray[np.int64], settings: Mapping[str, Any], impute: Imputation | None
+) -> tuple[FeatureRows, dict[str, Any] | None]:
+    """The features as the network gets them, and what was fitted (None where they are left as they are)."""
+    standardize = settings.get("standardize", features.packed_bits is None)
+    if not isinstance(standardize, bool):
+        raise ConfigError(f"data.standardize: true or false expected, found {standardize!r}.")
+    if not standardize and impute is None:
+        return features, None
+    fitted = features.fit(train, standardize=standardize, impute=impute)
+    return features.standardized(fitted), fitted.to_dict()
+
+
+def _imputation(value: Any) -> Imputation | None:
+    for choice in get_args(Imputation):
+        if value == choice:
+            return choice  # type: ignore[no-any-return]
+    if value is not None:
+        raise ConfigError(f"data.impute: {' or '.join(get_args(Imputation))} expected, found {value!r}.")
+    return None
+
+
+def _check_complete(table: Table, column: str, purpose: str) -> None:
+    blank = np.flatnonzero(table.text(column) == "")
+    if len(blank):
+        raise DataError(
+            f"{table.where(int(blank[0]), column)}: the cell is blank ({len(blank)} in all); {purpose} "
+            "needs a value in every row."
+        )
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
