@@ -20,9 +20,9 @@ def conv1d(
     pool: int = 2,
     dropout: float = 0.0,
 ) -> Encoder:
-    """Blocks of convolution over all channels jointly, batch norm, ReLU, max pooling; stages `conv_0` ...
+    """Blocks of convolution over all channels jointly, batch norm, ReLU, max pooling; stages `conv_0`, ...
 
-    The last block averages over time instead of pooling, so the features do not depend on the window's length.
+    The last block averages over time instead of pooling, so features do not depend on the window's length.
 
     Args:
         input_shape: (window_samples, channels).
@@ -48,8 +48,8 @@ def conv1d(
     needed = pool_size ** (len(widths) - 1)
     if shape[0] < needed:
         raise ConfigError(
-            f"conv1d with {len(widths)} blocks and pool {pool_size} needs windows of at least {needed} samples; "
-            f"the windows have {shape[0]}: take longer windows, fewer blocks or a smaller pool."
+            f"conv1d with {len(widths)} blocks and pool {pool_size} needs windows of at least {needed} "
+            f"samples; the windows have {shape[0]}: take longer windows, fewer blocks or a smaller pool."
         )
     rate = check_rate("dropout", dropout)
     inputs = (shape[1], *widths[:-1])

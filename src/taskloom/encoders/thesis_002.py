@@ -18,10 +18,10 @@ C.8   DEAP, cross-stitch           as C.6, stitched per stage    as C.6         
 
 C.7 and C.8 have the parameters of their stitches besides: 3 units of 2 x 2. The thesis' text agrees: "more
 than 6 million" (C.1), "about 87000" (C.2), "approximately 174000" (C.8). Its "about 4.5 million" for C.7 is
-not what the layers of that table add up to. Dropout (0.4) stands in C.1 and C.3 only, after the encoder's dense
-layers.
+not what the layers of that table add up to. Dropout (0.4) stands in C.1 and C.3 only, after the encoder's
+dense layers.
 
-Kernels run along time and are the same for every channel. The thesis feeds OPPORTUNITY as (time, channels) and
+Kernels run along time and are the same for every channel. The thesis feeds OPPORTUNITY as (time, channels),
 DEAP as (channels, time); windows are (time, channels) here for both, which is the same arithmetic. Weights
 start as Keras, which the thesis used, starts them: uniform after Glorot, biases 0.
 """
