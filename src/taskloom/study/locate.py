@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,7 +93,8 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document, 
         return f"{document.where(path)}: {unknown_setting(path, known)}"
     if first["type"] == "missing":
         return f"{place} is missing."
-    expected = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    expected = re.sub(r"^(Value error, |Input |List |Dictionary |Tuple |String )", "", str(first["msg"]))
+    expected = re.sub(r" after validation, not \d+", "", expected).rstrip(".")
     return f"{place} {expected}, found {_shown(first['input'])}."
 
 

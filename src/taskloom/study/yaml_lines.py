@@ -90,6 +90,9 @@ def _integer(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
+_PLAIN_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 def read_document(path: Path) -> Document:
     """Reads a study file.
 
@@ -158,6 +161,11 @@ def parse_value(text: str) -> Any:
 def _value(loader: _Loader, node: yaml.Node, path: KeyPath, document: Document) -> Any:
     """The value of a node; notes the line of every key below it on the way."""
     document.lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_COLLECTIONS:
+        line = node.start_mark.line + 1
+        raise ConfigError(
+            f"{document.path}:{line}: this is not YAML: the tag `{node.tag}` means nothing here."
+        )
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, item, (*path, i), document) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
