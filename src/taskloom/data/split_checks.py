@@ -114,7 +114,8 @@ def verify_groups(
     where = f"{first} ({first_count:,} {rows})" + "".join(
         f" and {name} ({count:,})" for name, count in others
     )
-    cause = f"; the table gives {names[group]} {len(found)} values of `{column}`" if column else ""
+    number = {2: "two", 3: "three"}[len(found)]
+    cause = f"; {by} {names[group]} has {number} values of `{column}`" if column else ""
     raise DataError(
         f"split: {by} {names[group]} stands in {where}. `by: {by}` keeps a {by} on one side{cause}."
     )

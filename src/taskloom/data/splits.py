@@ -106,7 +106,8 @@ def split_windows(windows: WindowDataset, rule: SplitRule, *, seed: int) -> Part
         parts = _drawn(np.arange(len(windows)), rule, seed, strata, "rows")
     elif rule.column is not None:
         values = np.array(group_names(windows.store, rule.column))[recordings]
-        parts = _from_column(values, rule, seed, recordings)
+        groups = recordings if rule.by == "column" else windows.group_index(rule.by)[0]
+        parts = _from_column(values, rule, seed, groups)
     else:
         index, _ = windows.group_index(rule.by)
         parts = _drawn(index, rule, seed, strata, rule.by)
