@@ -79,14 +79,15 @@ def per_task(predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) 
     unknown = [name for name in predictions if name not in tasks]
     if unknown:
         raise ValueError(f"predictions name `{unknown[0]}`, which is not among the tasks {', '.join(tasks)}")
-    result = {}
-    for name, task in tasks.items():
-        if name in predictions:
-            output = predictions[name]
-            values, present = labels_of(task, labels, output)
-            check_shapes(task, output, values, present)
-            result[name] = _task_loss(task, output, values, present)
-    return result
+    if not predictions:
+        return {}
+    device = next(iter(predictions.values())).device
+    with torch.autocast(device.type, enabled=False):
+        return {
+            name: _task_loss(task, predictions[name], labels)
+            for name, task in tasks.items()
+            if name in predictions
+        }
 
 
 def masked(loss: Loss, output: Tensor, target: Tensor, present: Tensor) -> SumCount:
@@ -104,13 +105,13 @@ def masked(loss: Loss, output: Tensor, target: Tensor, present: Tensor) -> SumCo
         >>> masked(mae, torch.tensor([3.0, torch.inf]), garbage, torch.tensor([True, False]))
         SumCount(sum=tensor(2.), count=tensor(1))
     """
-    output = torch.where(_spread(present, output), output, output.new_zeros(()))
-    target = torch.where(_spread(present, target), target, target.new_zeros(()))
+    output = torch.where(_spread(present, output), output, 0)
+    target = torch.where(_spread(present, target), target, 0)
     losses = loss(output, target)
     if losses.ndim > present.ndim:
         losses = losses.flatten(present.ndim).mean(dim=-1)
     # Zeroed outputs and targets have a loss of their own (log 2 for a logit): it is taken out again here.
-    losses = torch.where(present, losses, losses.new_zeros(()))
+    losses = torch.where(present, losses, 0)
     return SumCount(losses.sum(), present.sum())
 
 
@@ -194,12 +195,13 @@ def labels_of(task: Task, labels: Labels, output: Tensor) -> tuple[Tensor, Tenso
     )
 
 
-def _task_loss(task: Task, output: Tensor, values: Tensor, present: Tensor) -> SumCount:
+def _task_loss(task: Task, output: Tensor, labels: Labels) -> SumCount:
+    values, present = labels_of(task, labels, output)
+    check_shapes(task, output, values, present)
     if output.dtype in (torch.float16, torch.bfloat16):
         output = output.float()
-    with torch.autocast(output.device.type, enabled=False):
-        output, target = _aligned(task, output, values)
-        return masked(LOSSES[task.default_loss], output, target, present)
+    output, target = _aligned(task, output, values)
+    return masked(LOSSES[task.default_loss], output, target, present)
 
 
 def _aligned(task: Task, output: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

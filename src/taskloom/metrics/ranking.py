@@ -88,8 +88,10 @@ def _weighted_auc(
     def by_score(lines: Floats) -> tuple[Floats, Floats]:
         """Positives at each distinct score, and negatives below it with half of those at it, [lines, U]."""
         laid_out = lines[:, group]
-        positives = np.add.reduceat(laid_out * positive, starts, axis=1)
-        negatives = np.add.reduceat(laid_out * ~positive, starts, axis=1)
+        positives, negatives = laid_out * positive, laid_out * ~positive
+        if len(starts) < len(scores):
+            positives = np.add.reduceat(positives, starts, axis=1)
+            negatives = np.add.reduceat(negatives, starts, axis=1)
         return positives, np.cumsum(negatives, axis=1) - negatives / 2
 
     labelled, group = np.unique(group, return_inverse=True)

@@ -114,11 +114,14 @@ def test_f1_macro_averages_over_classes_in_labels_or_predictions() -> None:
     assert value(MULTICLASS, "balanced_accuracy", outputs, labels, torch.ones(4).bool()) == 0.5
 
 
-def test_auc_counts_wins_and_half_of_ties_over_all_pairs() -> None:
+@pytest.mark.parametrize("ties", [True, False])
+def test_auc_counts_wins_and_half_of_ties_over_all_pairs(ties: bool) -> None:
     outputs, values, present, _ = example(BINARY)
+    if not ties:
+        outputs = outputs + torch.linspace(0, 0.2, ROWS)[:, None]
     scores, y = masked_numpy(outputs[:, 0], values, present)
     pairs = [(p, n) for p in scores[y == 1] for n in scores[y == 0]]
-    assert any(p == n for p, n in pairs)
+    assert any(p == n for p, n in pairs) == ties
     expected = sum((p > n) + 0.5 * (p == n) for p, n in pairs) / len(pairs)
     assert value(BINARY, "auc", outputs, values, present) == pytest.approx(expected)
 
