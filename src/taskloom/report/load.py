@@ -1,0 +1,83 @@
+"""From a study's `summary.json` to the page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from taskloom.errors import DataError
+from taskloom.report.model import CellRow, Curve, GainRow, LabelCount, Mixing, ReportData, TaskRow
+from taskloom.report.render import write
+
+SUMMARY_FORMAT = 1
+Row = TypeVar("Row")
+
+
+def load(folder: Path) -> ReportData:
+    """Reads what a study found.
+
+    Args:
+        folder: The study's folder, with `summary.json`.
+
+    Raises:
+        DataError: There is no summary, it is cut off, or it is of another version.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no summary.json there; `taskloom study FILE --out {folder}` writes it.")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{error.lineno}: not valid JSON ({error.msg}); run the study again, nothing is retrained."
+        ) from error
+    if not isinstance(summary, dict) or summary.get("format") != SUMMARY_FORMAT:
+        found = summary.get("format") if isinstance(summary, dict) else type(summary).__name__
+        raise DataError(
+            f"{path}: a summary of format {SUMMARY_FORMAT} expected, found {found}; run the study again with "
+            "this version of taskloom."
+        )
+    return from_summary(summary)
+
+
+def from_summary(summary: Mapping[str, Any]) -> ReportData:
+    """Builds the page's data from the content of `summary.json`."""
+    return ReportData(
+        title=summary["title"],
+        created=summary["created"],
+        tasks=[_row(TaskRow, row) for row in summary["tasks"]],
+        cells=[_row(CellRow, {**row, "tasks": tuple(row["tasks"])}) for row in summary["cells"]],
+        gains=[_row(GainRow, row) for row in summary["gains"]],
+        curves=[_row(Curve, {**row, "values": _numbers(row["values"])}) for row in summary["curves"]],
+        mixing=[_row(Mixing, {**row, "tasks": tuple(row["tasks"])}) for row in summary["mixing"]],
+        labels=[_row(LabelCount, row) for row in summary["labels"]],
+        num_repeats=summary["num_repeats"],
+        clusters=summary["clusters"],
+        design=summary["design"],
+        failed=summary["failed"],
+        warnings=summary["warnings"],
+        data_notes=summary["data_notes"],
+        environment=summary["environment"],
+        study_file=summary["study_file"],
+    )
+
+
+def render_report(folder: Path) -> Path:
+    """Writes `report.html` beside the study's `summary.json`. Returns its path.
+
+    Raises:
+        DataError: See `load`.
+    """
+    return write(load(folder), folder / "report.html")
+
+
+def _row(kind: type[Row], values: Mapping[str, Any]) -> Row:
+    """A row in which null, JSON's word for an undefined number, is NaN again."""
+    return kind(**{key: math.nan if value is None else value for key, value in values.items()})
+
+
+def _numbers(values: list[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
