@@ -108,8 +108,8 @@ class _Columns(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         cells = self._labelled.table.text(self._names[name])[self._rows]
-        if name == self._labelled.rule.by:
-            _check_complete(self._labelled.table, name, "split.by")
+        if name in (self._labelled.rule.by, self._labelled.rule.column):
+            _check_complete(self._labelled.table, self._names[name], "the split")
         return cells.astype(str)
 
     def __iter__(self) -> Iterator[str]:
@@ -166,10 +166,10 @@ def load_table(
     """Loads a table of feature rows; see `taskloom.data.sources.SourceLoader` for the arguments.
 
     Settings: `table` (file); `features`: column names or globs, "rest" (default: every numeric column that
-    is neither task nor group), `{npz, array, packed_bits}` or `{npy}`; `exclude`; `group` (column: clusters of
-    the intervals; the split's own column where it is not given); `standardize` (default true, false for packed
-    bits; fitted on train); `impute` (mean or zero, fitted on train); `separator`; `missing` (texts that mean
-    missing besides blank); `columns` (per task, where the task's own settings cannot say it); `folder`.
+    is neither task nor group), `{npz, array, packed_bits}` or `{npy}`; `exclude`; `group` (column: clusters
+    of the intervals; the split's own column where it is not given); `standardize` (default true, false for
+    packed bits; fitted on train); `impute` (mean or zero, fitted on train); `separator`; `missing` (texts
+    that mean missing besides blank); `columns` (per task, where its own settings cannot say it); `folder`.
     """
     check_settings("data", settings, TABLE_SETTINGS)
     root = data_folder(settings, folder)
