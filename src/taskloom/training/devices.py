@@ -6,14 +6,15 @@ import re
 import resource
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 
 from taskloom.errors import ConfigError
 from taskloom.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
@@ -57,6 +58,10 @@ def make_fabric(config: TrainingConfig) -> tuple[Fabric, list[str]]:
     Raises:
         ConfigError: A device, a number of devices or a precision that is not there.
     """
+    # Importing Fabric takes seconds, and most commands do not train.
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     accelerator, note = choose_device(config.device)
     if accelerator == "cpu" and config.precision == "16-mixed":
         raise ConfigError(

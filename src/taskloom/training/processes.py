@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -38,10 +37,14 @@ from taskloom.training.history import History
 from taskloom.training.reproducibility import reproducible
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from taskloom.training.trainer import Run
 
-# Fabric announces every process on standard error, before anything of ours runs in it.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+# Fabric announces every process on standard error. The loggers are named one by one, because importing Fabric
+# sets the level of the logger above them, and in a spawned process that may come later than this.
+for _name in ("lightning_fabric.utilities.distributed", "lightning_fabric.utilities.rank_zero"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 _RESULT, _ERROR = "result.ckpt", "error.json"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning_fabric import Fabric
 
 from taskloom.balancing import Balancer, WeightedSum
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
@@ -35,6 +34,8 @@ from taskloom.training.resume import BestWeights, Checkpoints
 from taskloom.training.watch import LossWatch
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from taskloom.sharing.network import MultiTaskNetwork
 
 
@@ -261,8 +262,8 @@ class Trainer:
                 found.append(factor * value)
         if not found:
             raise DataError(
-                f"{self.run.name}: no main task has a defined {self.config.monitor} on validation, so no best "
-                "epoch can be chosen; validation needs labels of a main task (for an AUC of both classes)."
+                f"{self.run.name}: no main task has a defined {self.config.monitor} on validation, so no "
+                "best epoch can be chosen; validation needs labels of a main task (an AUC: of both classes)."
             )
         return sum(found) if self.config.monitor == "loss" else sum(found) / len(found)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from taskloom.data.batch import Batch
@@ -16,6 +16,9 @@ from taskloom.tasks import TaskSet
 from taskloom.training.evaluation import check_inputs, stack_losses
 from taskloom.training.history import Values
 from taskloom.training.processes import reduced
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # Steps between two looks at the losses on a GPU, where every look waits for the device.
 _STEPS_PER_LOOK = 50

@@ -1,0 +1,111 @@
+"""Optimisers over parameter groups, and schedules against their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from _training import TinyNetwork
+
+from taskloom.balancing import WeightedSum
+from taskloom.training import TrainingConfig
+from taskloom.training.optimizers import Plateau, make_optimizer, make_schedule
+
+OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_those_of_torch_with_a_multiple_of_the_rate(name: str) -> None:
+    ours, theirs = TinyNetwork(), TinyNetwork()
+    settings = {"lr": 0.01, "weight_decay": 0.1}
+    optimizer = make_optimizer(ours, TrainingConfig(optimizer={name: settings}), WeightedSum())
+    references = [
+        OPTIMIZERS[name](theirs.shared.parameters(), **settings),
+        OPTIMIZERS[name](theirs.heads.parameters(), **{**settings, "lr": 0.02}),
+    ]
+    for step in range(3):
+        for model in (ours, theirs):
+            model.zero_grad()
+            sum(((i + step) * p.square().sum()) for i, p in enumerate(model.parameters())).backward()
+        optimizer.step()
+        for reference in references:
+            reference.step()
+    for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_the_registered_optimizers_are_those_of_the_settings() -> None:
+    assert set(OPTIMIZERS) == set(type(TrainingConfig().optimizer).model_fields)
+
+
+def test_what_a_balancer_learns_is_a_group_of_its_own() -> None:
+    class Learned(WeightedSum):
+        def parameters(self) -> list[torch.nn.Parameter]:
+            return [torch.nn.Parameter(torch.zeros(3))]
+
+    optimizer = make_optimizer(TinyNetwork(), TrainingConfig(), Learned())
+    assert [group["name"] for group in optimizer.param_groups] == ["shared", "heads", "balancer"]
+
+
+def rates(schedule: object, epochs: int) -> list[tuple[float, float]]:
+    config = TrainingConfig(epochs=epochs, optimizer={"sgd": {"lr": 0.5}}, schedule=schedule)
+    optimizer = make_optimizer(TinyNetwork(), config, WeightedSum())
+    made = make_schedule(optimizer, config)
+    assert made is not None
+    found = []
+    for epoch in range(1, epochs + 1):
+        found.append(tuple(group["lr"] for group in optimizer.param_groups))
+        made.step(epoch, math.nan)
+    return found
+
+
+def test_cosine_agrees_with_torch() -> None:
+    found = rates({"cosine": {"final": 0.1}}, epochs=7)
+    reference = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(reference, T_max=7, eta_min=0.05)
+    for shared, heads in found:
+        assert shared == pytest.approx(reference.param_groups[0]["lr"])
+        assert heads == pytest.approx(2 * shared)
+        reference.step()
+        scheduler.step()
+
+
+def test_pinned_warmup() -> None:
+    found = [shared for shared, _ in rates({"cosine": {"warmup": 3}}, epochs=7)]
+    expected = [0.125, 0.25, 0.375, 0.5, 0.25 * (1 + math.sqrt(0.5)), 0.25, 0.25 * (1 - math.sqrt(0.5))]
+    assert found == pytest.approx(expected)
+
+
+def test_plateau_in_both_directions_and_after_a_resume() -> None:
+    for monitor, sign in (("loss", 1.0), ("metric", -1.0)):
+        config = TrainingConfig(monitor=monitor, schedule={"plateau": {"factor": 0.5, "patience": 1}})
+        straight, first, second = (make_optimizer(TinyNetwork(), config, WeightedSum()) for _ in range(3))
+        values = [sign * value for value in (3.0, 2.0, 2.0, 2.0, 1.0, 1.5, 1.5, 1.5)]
+        whole, part = make_schedule(straight, config), make_schedule(first, config)
+        assert isinstance(whole, Plateau)
+        assert isinstance(part, Plateau)
+        found = []
+        for epoch, value in enumerate(values, start=1):
+            whole.step(epoch, value)
+            found.append(straight.param_groups[0]["lr"])
+            part.step(epoch, value)
+            if epoch == 3:
+                second.load_state_dict(first.state_dict())
+                resumed = make_schedule(second, config)
+                assert isinstance(resumed, Plateau)
+                resumed.load_state_dict(part.state_dict())
+                part, first = resumed, second
+        # Two epochs without improvement are more than a patience of one.
+        assert found == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4, 2.5e-4, 2.5e-4])
+        assert first.param_groups[0]["lr"] == straight.param_groups[0]["lr"]
+
+
+def test_no_schedule() -> None:
+    config = TrainingConfig()
+    assert make_schedule(make_optimizer(TinyNetwork(), config, WeightedSum()), config) is None
