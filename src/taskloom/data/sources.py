@@ -55,7 +55,11 @@ class SourceLoader(Protocol):
 SOURCES: Registry[SourceLoader] = Registry("data reader")
 """Loaders by reader name; fill it with `@SOURCES.register("name")`."""
 
-_BUILT_IN = ("taskloom.data.recording_source", "taskloom.data.tables")
+_BUILT_IN = (
+    "taskloom.data.recording_source",
+    "taskloom.data.table_source",
+    "taskloom.data.image_source",
+)
 
 
 def find_source(name: str) -> SourceLoader:

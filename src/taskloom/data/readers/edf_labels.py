@@ -109,7 +109,7 @@ class RecordingLabels:
         for name, spec in specs.items():
             if spec.source not in known:
                 raise ConfigError(
-                    f"data.labels.{name}.from: `{spec.source}` is neither a named group of the file names nor "
+                    f"data.labels.{name}.from: `{spec.source}` is neither a group of the file names nor "
                     f"a column.{did_you_mean(spec.source, known)} Known: {', '.join(known)}."
                 )
         sources = {**{name: LabelSpec(name) for name in known}, **specs}

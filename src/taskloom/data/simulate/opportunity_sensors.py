@@ -28,13 +28,13 @@ _PART_OF_PLACE = {
     "LWR": "left forearm", "LH": "left forearm", "LLA": "left forearm",
     "RWR": "right forearm", "RH": "right forearm", "RLA": "right forearm",
 }  # fmt: skip
-# Posture code -> pitch of trunk, thigh and shank in degrees.
+# Posture code -> pitch in degrees of trunk, thigh, shank, then upper arm and forearm of both sides.
 _POSTURES = {
-    0: (10, 30, 5),
-    script.STAND: (4, 2, 0),
-    script.WALK: (7, 4, 8),
-    script.SIT: (10, 78, 8),
-    script.LIE: (76, 84, 70),
+    0: (12, 32, 10, 10, 25, 10, 25),
+    script.STAND: (4, 2, 0, 0, 4, 0, 4),
+    script.WALK: (8, 6, 8, 6, 26, 6, 26),
+    script.SIT: (14, 70, 10, 22, 58, 22, 58),
+    script.LIE: (72, 80, 66, 40, 30, 40, 30),
 }
 # Object -> how high the arm is raised, roll of the forearm, how far the trunk bends, heading; in degrees.
 _PLACES = {
@@ -86,9 +86,9 @@ class Person:
             step_hz=rng.uniform(1.75, 2.15),
             vigour=rng.uniform(0.85, 1.15),
             right_handed=rng.uniform(0.75, 0.95),
-            mounting=rng.normal(0, 9, (len(SENSORS), 3)),
+            mounting=rng.normal(0, 6, (len(SENSORS), 3)),
             gain=rng.normal(1, 0.04, FIRST_TRACK_COLUMN - 1),
-            style=rng.normal(0, 5, (14, 24, 2)),
+            style=rng.normal(0, 3, (14, 24, 2)),
         )
 
 
@@ -113,8 +113,7 @@ def sense(segments: list[Segment], person: Person, rng: Generator) -> Array:
     """
     lengths = np.array([segment.length for segment in segments])
     time = np.arange(lengths.sum()) / RATE_HZ
-    pitch, roll, heading = _angles(segments, lengths, time, person, rng)
-    walking = _smooth(_spread(segments, lengths, [s.locomotion == script.WALK for s in segments]), 6)
+    pitch, roll, heading, walking = _angles(segments, lengths, time, person, rng)
     columns = np.empty((len(time), FIRST_TRACK_COLUMN - 1))
     layout = np.random.default_rng(226)  # where sensors sit is the same in every simulated world
     for number, (sensor, numbers) in enumerate(SENSORS.items()):
@@ -150,22 +149,21 @@ def sense(segments: list[Segment], person: Person, rng: Generator) -> Array:
 
 def _angles(
     segments: list[Segment], lengths: NDArray[np.int64], time: Array, person: Person, rng: Generator
-) -> tuple[Array, Array, Array]:
-    """Pitch and roll of every part, [num_samples, parts], and the heading, [num_samples]; degrees."""
+) -> tuple[Array, Array, Array, Array]:
+    """Pitch and roll of every part, [num_samples, parts], heading and strength of walking, [num_samples]."""
     pitch, roll = np.zeros((2, len(time), len(PARTS)))
-    for part in range(3):
-        posture = np.array([_POSTURES[s.locomotion][part] for s in segments]) + rng.normal(
-            0, 3, len(segments)
-        )
+    for part, spread in enumerate((3, 6, 6, 3, 4, 3, 4)):
+        posture = np.array([_POSTURES[s.locomotion][part] for s in segments], dtype=np.float64)
+        posture += rng.normal(0, spread, len(segments))
         pitch[:, part] = _smooth(_spread(segments, lengths, posture), 9)
-    walking = _smooth(_spread(segments, lengths, [s.locomotion == script.WALK for s in segments]), 6)
+    walking = _walking(segments, lengths, rng)
     step = np.sin(np.pi * person.step_hz * time + rng.uniform(0, 6)) * walking * person.vigour
     pitch += np.outer(step, (1.5, 20, 28, -9, -12, 9, 12))
     pitch[:, 3:] += 0.35 * pitch[:, :1]
     drift = gaussian_filter1d(rng.normal(0, 1, (2, len(time), len(PARTS))), 22, axis=1) * np.sqrt(
         2 * np.sqrt(np.pi) * 22
     )
-    sway = np.array((2.0, 3.0, 3.0, 7.0, 11.0, 7.0, 11.0))
+    sway = np.array((3.0, 6.0, 6.0, 4.0, 6.0, 4.0, 6.0))
     pitch += drift[0] * sway
     roll += drift[1] * sway
     start = 0
@@ -181,7 +179,16 @@ def _angles(
     heading = _smooth(_spread(segments, lengths, towards), 8)
     for part in range(len(PARTS)):
         pitch[:, part], roll[:, part] = _smooth(pitch[:, part], 2), _smooth(roll[:, part], 2)
-    return pitch, roll, heading
+    return pitch, roll, heading, walking
+
+
+def _walking(segments: list[Segment], lengths: NDArray[np.int64], rng: Generator) -> Array:
+    """How strongly steps are felt, about 1 in walking: some people stroll, and standing people shuffle."""
+    strength = rng.lognormal(-0.2, 0.3, len(segments))
+    shuffles = rng.random(len(segments)) < 0.25
+    share = {script.WALK: (1.0, 1.0), script.STAND: (0.0, 0.35), 0: (0.0, 0.35)}
+    felt = [share.get(s.locomotion, (0.0, 0.0))[int(x)] for s, x in zip(segments, shuffles, strict=True)]
+    return _smooth(_spread(segments, lengths, strength * np.array(felt)), 6)
 
 
 def _move_arm(
@@ -191,11 +198,11 @@ def _move_arm(
     verb, thing = action
     height, twist, bend, place = _PLACES.get(thing, _ON_THE_TABLE)
     own = person.style[verb, thing]
-    vigour = person.vigour * rng.lognormal(0, 0.12)
-    height = (height + own[0] + rng.normal(0, 5)) * (0.6 if verb in (script.REACH, script.RELEASE) else 1.0)
+    vigour = person.vigour * rng.lognormal(0, 0.08)
+    height = (height + own[0] + rng.normal(0, 3)) * (0.6 if verb in (script.REACH, script.RELEASE) else 1.0)
     if (verb, thing) == (script.REACH, script.SWITCH):
-        height = 84 + own[0] + rng.normal(0, 5)
-    twist += own[1] + rng.normal(0, 6)
+        height = 84 + own[0] + rng.normal(0, 3)
+    twist += own[1] + rng.normal(0, 4)
     phase = (np.arange(len(pitch)) + 0.5) / len(pitch)
     raised = np.minimum(1, 4 * np.minimum(phase, 1 - phase))
     raised = raised * raised * (3 - 2 * raised)
@@ -211,7 +218,8 @@ def _move_arm(
     roll[:, upper] += raised * 0.4 * twist
     roll[:, upper + 1] += raised * (twist + 10 * pull + swing_roll * swing)
     pitch[:, 0] += raised * 0.8 * bend * vigour
-    pitch[:, 1] += raised * 0.3 * bend
+    pitch[:, 1] += raised * 0.6 * bend * vigour
+    pitch[:, 2] += raised * 0.35 * bend * vigour
     return float(place)
 
 
@@ -240,7 +248,7 @@ def _worn(
         (np.sin(step), np.cos(step), np.sin(step + 0.7) + 0.5 * np.sin(2 * step)), 1
     )
     noise = rng.normal(0, 1, (len(pitch), 16))
-    acceleration = 1000 * gravity + (np.clip(lever, -600, 600) + shake) @ turn + 28 * noise[:, :3]
+    acceleration = 1000 * gravity + (np.clip(lever, -600, 600) + shake) @ turn + 110 * noise[:, :3]
     gyroscope = 1000 * rate @ turn / 4 + 20 * noise[:, 3:6]
     north = np.stack((np.cos(way) * np.cos(tilt), np.sin(way), np.cos(way) * np.sin(tilt)), 1) @ turn
     magnetic = 700 * north + 15 * noise[:, 6:9]
