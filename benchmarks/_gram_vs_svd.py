@@ -1,4 +1,4 @@
-"""Trace norm through Gram matrices beside the SVD of every unfolding: forward and backward, one stack of two."""
+"""Trace norm through Gram matrices beside the SVD of every unfolding, forward and backward."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def seconds(norm: Callable[[Tensor], Tensor], stack: Tensor) -> float:
 
 
 def gram_vs_svd(shape: tuple[int, ...] = SHAPE, repeats: int = 3) -> float:
-    """Time through Gram matrices over time through SVDs, best of `repeats` taken in turn; smaller is better."""
+    """Time through Gram matrices over time through SVDs, best of `repeats` taken in turn."""
     generator = torch.Generator().manual_seed(0)
     stack = (0.05 * torch.randn(shape, generator=generator)).requires_grad_()
     gram, svd = [], []

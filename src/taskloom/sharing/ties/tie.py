@@ -54,7 +54,7 @@ class Tie(nn.Module, ABC):
 
     @abstractmethod
     def measure(self, weights: Sequence[Tensor]) -> Tensor:
-        """The penalty of one parameter of the T copies (T tensors of one shape), without its factor: a scalar."""
+        """The penalty of one parameter of the T copies (T tensors of one shape), unweighted: a scalar."""
 
     def extra_repr(self) -> str:
         return f"weight={self.weight:g}"
