@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import taskloom as tl
 from taskloom.losses import LOSSES, SumCount, masked, per_task
@@ -265,6 +266,33 @@ def test_presence_must_be_bool_and_predictions_must_be_of_tasks() -> None:
         per_task({"t": torch.zeros(2, 1)}, labels, tasks)
     with pytest.raises(ValueError, match="predictions name `gendre`, which is not among the tasks t"):
         per_task({"gendre": torch.zeros(2, 1)}, labels, tasks)
+
+
+class Operators(TorchDispatchMode):
+    """Writes down which operators run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.__name__.split(".")[0])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_operator_makes_a_gpu_wait(name: str) -> None:
+    # Sizes and numbers that depend on the data must travel to the CPU; none of these operators may appear.
+    waiting = {"nonzero", "index", "masked_select", "_local_scalar_dense", "item", "unique", "equal"}
+    task = TASKS[name]
+    output, values, present = example(task)
+    with Operators() as selected:
+        values[present]
+    assert selected.names & waiting
+    with Operators() as ours:
+        loss_of(task, output.requires_grad_(), values, present).mean.backward()
+    assert ours.names
+    assert not ours.names & waiting
 
 
 def test_the_loss_of_a_present_label_is_pytorchs_own() -> None:

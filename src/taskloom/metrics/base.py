@@ -82,7 +82,8 @@ class Metric(ABC):
         Raises:
             ValueError: Shapes, or groups, that do not fit.
             DataError: A class code that the task does not have.
-            TrainingError: Outputs that are NaN where a label is present.
+            TrainingError: Outputs that are NaN where a label is present; of regressions and landmarks also
+                infinite ones.
         """
         return self._summarize(task, checked_rows(task, outputs, values, present, groups, num_groups))
 
@@ -171,10 +172,12 @@ def checked_rows(
 
 def _check_values(task: Task, outputs: Tensor, values: Tensor, present: Tensor) -> None:
     per_label = outputs.shape[1] // present[:1].numel() if len(present) else 1
-    is_nan = outputs.isnan().reshape(*present.shape, per_label).any(dim=-1) & present
-    if is_nan.any():
+    # An infinite logit is a very sure one; an infinite value is no prediction.
+    broken = outputs.isnan() if isinstance(task, Binary | Multiclass | Multilabel) else ~outputs.isfinite()
+    broken = broken.reshape(*present.shape, per_label).any(dim=-1) & present
+    if broken.any():
         raise TrainingError(
-            f"task {task.name}: the network's outputs are NaN for {int(is_nan.sum())} of "
+            f"task {task.name}: the network's outputs are NaN or infinite for {int(broken.sum())} of "
             f"{int(present.sum())} labels, so no metric can be computed; training has diverged."
         )
     if isinstance(task, Binary | Multiclass | Multilabel):

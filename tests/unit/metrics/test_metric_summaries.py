@@ -197,9 +197,16 @@ def test_bad_input_is_named() -> None:
     )
     with pytest.raises(DataError, match=r"task gesture: class codes 0\.\.2 expected, found 7"):
         accuracy.summarize(task, outputs, torch.tensor([0, 1, 7, 0]), present, groups, 4)
-    with pytest.raises(TrainingError, match="task gesture: the network's outputs are NaN for 1 of 4 labels"):
+    with pytest.raises(
+        TrainingError, match="task gesture: the network's outputs are NaN or infinite for 1 of 4"
+    ):
         accuracy.summarize(
             task, outputs.index_fill(0, torch.tensor([2]), torch.nan), codes, present, groups, 4
+        )
+    ages = tl.Regression("age")
+    with pytest.raises(TrainingError, match="task age: the network's outputs are NaN or infinite for 2 of 4"):
+        METRICS["mae"].summarize(
+            ages, torch.tensor([[0.0], [torch.inf], [1.0], [-torch.inf]]), torch.zeros(4), present, groups, 4
         )
     with pytest.raises(ValueError, match=r"groups 0\.\.2 expected, found 0\.\.3"):
         accuracy.summarize(task, outputs, codes, present, groups, 3)
