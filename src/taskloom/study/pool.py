@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -82,7 +83,7 @@ class _Pool:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._threads), daemon=True)
+        process = self._context.Process(target=_work, args=(theirs, self._threads))
         process.start()
         theirs.close()  # so that a worker's end shows as the end of its pipe
         return _Worker(process, ours)
@@ -92,7 +93,8 @@ class _Pool:
         if waiting:
             worker.spec = waiting.pop()
             started(worker.spec)
-            worker.connection.send(worker.spec)
+            with contextlib.suppress(BrokenPipeError):  # it has died: its end of the pipe says so when it is read
+                worker.connection.send(worker.spec)
 
     def _receive(self, worker: _Worker) -> tuple[RunRecord, _Worker]:
         """The record of a worker's run, and the worker, or another one in place of it if it has died."""
