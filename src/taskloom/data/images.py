@@ -119,6 +119,14 @@ def prepare_images(
     Raises:
         DataError: No image folder, no readable image at all, a store of another version, or a place that
             cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = cv2.imwrite(str(folder / "a.png"), np.full((20, 30, 3), 7, np.uint8))
+        >>> store = prepare_images(["a.png", "b.png"], folder, folder / "store", 8)
+        >>> store.images.shape, store.rows, store.unreadable[0]["reason"]
+        ((1, 8, 8, 3), array([0]), 'no such file')
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of images.")

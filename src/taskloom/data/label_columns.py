@@ -102,6 +102,19 @@ def encode_labels(table: Table, tasks: TaskSet, columns: LabelColumns) -> Labels
         DataError: A cell is not a number, not a declared class, not 0 or 1 in a multilabel column, or outside
             a regression's `range`; a vector or a point of which only a part is there; a task with no label at
             all; a class task with one class only.
+
+    Example:
+        >>> import tempfile
+        >>> from taskloom.data.tables import read_table
+        >>> path = tempfile.mkdtemp() + "/people.csv"
+        >>> with open(path, "w") as file:
+        ...     _ = file.write("sex,age\\nF,31\\nM,\\n")
+        >>> people = read_table(path)
+        >>> settings = {"sex": {"kind": "binary"}, "years": {"kind": "regression", "column": "age"}}
+        >>> tasks, columns = resolve_label_columns(people, settings)
+        >>> labels = encode_labels(people, tasks, columns)
+        >>> labels.counts(), labels.values["sex"]
+        ({'sex': 2, 'years': 1}, tensor([0, 1]))
     """
     values: dict[str, torch.Tensor] = {}
     present: dict[str, torch.Tensor] = {}

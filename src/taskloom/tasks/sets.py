@@ -20,6 +20,7 @@ class TaskSet(Mapping[str, Task]):
         ConfigError: Two tasks of one name, or none at all.
 
     Example:
+        >>> from taskloom.tasks import Binary
         >>> tasks = TaskSet(Regression("age", unit="years"), Binary("gender"))
         >>> tasks.names
         ('age', 'gender')
