@@ -2,19 +2,20 @@
 
 What the ratios count:
 
-- `rss_over_store`: memory that one shuffled pass over every window (window 64, stride 2, batch 256, labels of two
-  tracks) makes resident, over the size of the store's files. It is the process's peak resident set (VmHWM) less
-  what was resident once Python, NumPy, PyTorch and taskloom were imported; the mapped pages of the store itself
-  count in full. `rss_total_over_store` is the same without taking the imports off.
-- `gather_vs_ram`: time to index a shuffled batch of 256 windows copied out in RAM (the fastest of NumPy indexing,
-  numpy.take, PyTorch indexing and index_select) over the time of `WindowDataset.__getitems__` on the same
-  windows, which also gathers the labels of two tasks. Above 1 the lazy windows are faster.
-  `gather_vs_ram_one_thread` is the same with OMP_NUM_THREADS=1, as in a loader process: PyTorch's threads wait for
-  each other, so on a busy machine only this one means something.
+- `rss_over_store`: memory that one shuffled pass over every window (window 64, stride 2, batch 256,
+  labels of two tracks) makes resident, over the size of the store's files. It is the process's peak
+  resident set (VmHWM) less what was resident once Python, NumPy, PyTorch and taskloom were imported; the
+  mapped pages of the store itself count in full. `rss_total_over_store` is the same without taking the
+  imports off.
+- `gather_vs_ram`: time to index a shuffled batch of 256 windows copied out in RAM (the fastest of NumPy
+  indexing, numpy.take, PyTorch indexing and index_select) over the time of `WindowDataset.__getitems__`
+  on the same windows, which also gathers the labels of two tasks. Above 1 the lazy windows are faster.
+  `gather_vs_ram_one_thread` is the same with OMP_NUM_THREADS=1, as in a loader process: PyTorch's threads
+  wait for each other, so on a busy machine only this one means something.
 - `rss_stride1_over_stride64`: added memory, as above, at stride 1 over that at stride 64.
 
-Every figure comes from a fresh process; the rounds of the ways alternate, and medians are compared. Run it with
-`python benchmarks/windows.py`; the last line is one JSON object.
+Every figure comes from a fresh process; the rounds of the ways alternate, and medians are compared. Run
+it with `python benchmarks/windows.py`; the last line is one JSON object.
 """
 
 from __future__ import annotations
