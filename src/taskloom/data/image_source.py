@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import DataSplits
-from taskloom.data.images import Box, ImageDataset, ImageStandardization, ImageStore, prepare_images
+from taskloom.data.image_store import Box, ImageDataset, ImageStandardization, ImageStore, prepare_images
 from taskloom.data.sources import SOURCES, TaskSettings, check_settings, data_folder, store_folder
 from taskloom.data.table_source import LABEL_SETTINGS, read_labelled_table
 from taskloom.data.tables import Table

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from taskloom.data.batch import TaskDataset
 from taskloom.data.image_source import images, load_images
-from taskloom.data.images import ImageStandardization, ImageStore, prepare_images, read_image
+from taskloom.data.image_store import ImageStandardization, ImageStore, prepare_images, read_image
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Landmarks
 
