@@ -359,7 +359,9 @@ class WindowDataset:
         if self._view is None:
             self._view = _window_view(self.store.samples, self.window_samples, self._columns_read)
         windows = self._view.index_select(0, torch.from_numpy(starts))
-        windows = windows.view(len(starts), self.window_samples, -1)
+        windows = windows.view(
+            len(starts), self.window_samples, windows.shape[1:].numel() // self.window_samples
+        )
         if not isinstance(self._columns_read, slice):
             windows = windows.index_select(2, torch.tensor(self._columns_read))
         return windows
