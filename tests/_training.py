@@ -61,7 +61,9 @@ class Group:
 class TinyNetwork(nn.Module):
     """The five methods of a MultiTaskNetwork over one shared layer, with dropout and a penalty."""
 
-    def __init__(self, tasks: TaskSet = TASKS, seed: int = 0, dropout: float = 0.3, weight: float = 0.01) -> None:
+    def __init__(
+        self, tasks: TaskSet = TASKS, seed: int = 0, dropout: float = 0.3, weight: float = 0.01
+    ) -> None:
         super().__init__()
         state = torch.get_rng_state()
         torch.manual_seed(seed)

@@ -6,9 +6,9 @@ import io
 from types import SimpleNamespace
 
 import pytest
-from _training import TinyNetwork, rows_with_holes
 from rich.console import Console
 
+from _training import TinyNetwork, rows_with_holes
 from taskloom.training import Callback, EarlyStopping, EpochRecord, History, ProgressBar, TrainingState, fit
 from taskloom.training import callbacks as module
 
@@ -97,7 +97,9 @@ def test_hooks_in_order_and_a_callback_that_stops() -> None:
 def test_every_callback_takes_its_own_state() -> None:
     makers = {"Callback": Callback, "EarlyStopping": lambda: EarlyStopping(3), "ProgressBar": ProgressBar}
     found = {
-        name for name, entry in vars(module).items() if isinstance(entry, type) and issubclass(entry, Callback)
+        name
+        for name, entry in vars(module).items()
+        if isinstance(entry, type) and issubclass(entry, Callback)
     }
     assert found == set(makers)
     for make in makers.values():
@@ -109,9 +111,7 @@ def test_every_callback_takes_its_own_state() -> None:
 def test_progress_bar_speaks_on_its_console_and_closes() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     bar = ProgressBar(console)
-    fit(
-        TinyNetwork(), rows_with_holes(20, 1), rows_with_holes(10, 2), epochs=2, batch=4, callbacks=[bar]
-    )
+    fit(TinyNetwork(), rows_with_holes(20, 1), rows_with_holes(10, 2), epochs=2, batch=4, callbacks=[bar])
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "10/10" in text
     assert "best 2 (loss" in text

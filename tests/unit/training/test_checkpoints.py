@@ -84,8 +84,12 @@ def test_another_version(tmp_path: Path) -> None:
 
 def test_settings_that_differ_are_named() -> None:
     saved = {"seed": 0, "training": {"batch": 32, "optimizer": {"adam": {"lr": 1e-3}}}}
-    check_same_settings("x", saved, {"seed": 0, "training": {"batch": 32, "optimizer": {"adam": {"lr": 1e-3}}}})
+    check_same_settings(
+        "x", saved, {"seed": 0, "training": {"batch": 32, "optimizer": {"adam": {"lr": 1e-3}}}}
+    )
     with pytest.raises(ConfigError, match=r"training\.optimizer\.adam\.lr was 0\.001 and is now 0\.01"):
-        check_same_settings("x", saved, {"seed": 0, "training": {"batch": 32, "optimizer": {"adam": {"lr": 1e-2}}}})
+        check_same_settings(
+            "x", saved, {"seed": 0, "training": {"batch": 32, "optimizer": {"adam": {"lr": 1e-2}}}}
+        )
     with pytest.raises(ConfigError, match=r"training\.clip was None and is now 1"):
         check_same_settings("x", saved, {"seed": 0, "training": {**saved["training"], "clip": 1}})

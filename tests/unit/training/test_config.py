@@ -10,7 +10,10 @@ from taskloom.training import TrainingConfig
 
 def test_survives_json_and_yaml_like_dictionaries() -> None:
     config = TrainingConfig(
-        epochs=3, optimizer={"sgd": {"lr": 0.1, "momentum": 0.9}}, schedule={"plateau": {"factor": 0.5}}, stop={}
+        epochs=3,
+        optimizer={"sgd": {"lr": 0.1, "momentum": 0.9}},
+        schedule={"plateau": {"factor": 0.5}},
+        stop={},
     )
     assert TrainingConfig.model_validate_json(config.model_dump_json()) == config
     assert TrainingConfig(**config.model_dump()) == config
@@ -38,9 +41,15 @@ def test_overrides_keep_the_rest() -> None:
     ("overrides", "message"),
     [
         ({"epohcs": 2}, r"training\.epohcs is not a setting\. Did you mean `epochs`\?"),
-        ({"optimizer": {"adam": {"esp": 1}}}, r"training\.optimizer\.adam\.esp is not a setting\. Did you mean `eps`"),
+        (
+            {"optimizer": {"adam": {"esp": 1}}},
+            r"training\.optimizer\.adam\.esp is not a setting\. Did you mean `eps`",
+        ),
         ({"optimizer": {"adma": {}}}, r"training\.optimizer\.adma is not a setting\. Did you mean `adam`\?"),
-        ({"optimizer": {"adam": {}, "sgd": {}}}, "exactly one of adam, adamw, sgd, rmsprop expected, found adam, sgd"),
+        (
+            {"optimizer": {"adam": {}, "sgd": {}}},
+            "exactly one of adam, adamw, sgd, rmsprop expected, found adam, sgd",
+        ),
         ({"optimizer": {}}, "exactly one of adam, adamw, sgd, rmsprop expected, found none"),
         ({"optimizer": {"sgd": {"nesterov": True}}}, "nesterov needs a momentum above 0"),
         ({"optimizer": {"adam": {"lr": -1}}}, r"training\.optimizer\.adam\.lr: .*greater than 0, found -1"),

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from _training import TinyNetwork
 
+from _training import TinyNetwork
 from taskloom.balancing import WeightedSum
 from taskloom.training import TrainingConfig
 from taskloom.training.optimizers import Plateau, make_optimizer, make_schedule
