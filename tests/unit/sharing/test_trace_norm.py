@@ -305,5 +305,5 @@ def test_bad_input_is_told_in_one_sentence() -> None:
         ConfigError, match=r"`wieght` is not a setting of tie trace_norm. Did you mean `weight`"
     ):
         build("trace_norm", wieght=1.0)
-    with pytest.raises(ConfigError, match="`tracenorm` is not a known tie. Did you mean `trace_norm`"):
+    with pytest.raises(ConfigError, match=r"`tracenorm` is not a known tie\. Did you mean `trace_norm`"):
         build("tracenorm")
