@@ -1,0 +1,154 @@
+"""How a plan runs: which copy is called on which tensors, worked out once when the network is built.
+
+A *stream* is a tensor that some tasks have in common on their way through the network. Tasks part where their
+groups part, and from then on have streams of their own. Where a copy is shared by tasks of several streams
+("sharing from the top"), it runs once on the joined batch, the streams' rows one after the other, and the
+joined tensor is split only where somebody needs a single stream.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.sharing.plan import Plan, StagePlan
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Where a stream's tensor stands: part `part` of the tensor that call `call` of the last stage gave."""
+
+    call: int
+    part: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of one copy.
+
+    Args:
+        group: Which copy: a position in the stage's partition.
+        inputs: The streams it takes, joined in this order.
+        whole: The call whose output is exactly these streams in this order, where there is one: its tensor
+            then goes in as it is.
+    """
+
+    group: int
+    inputs: tuple[Stream, ...]
+    whole: int | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage.
+
+    Args:
+        calls: Its calls.
+        outputs: For each task, the stream that the calls give it.
+        streams: For each task, the stream it goes on with: `outputs`, or that of the mixing unit.
+    """
+
+    calls: tuple[Call, ...]
+    outputs: tuple[Stream, ...]
+    streams: tuple[Stream, ...]
+
+
+def compile_plan(plan: Plan) -> tuple[Step, ...]:
+    """Works out the calls of every stage.
+
+    Example:
+        >>> shared, alone = StagePlan((("a", "b"),)), StagePlan((("a",), ("b",)))
+        >>> [len(step.calls) for step in compile_plan(Plan(("a", "b"), (shared, alone, shared)))]
+        [1, 2, 1]
+    """
+    tasks = plan.tasks
+    streams = (Stream(0, 0),) * len(tasks)  # everybody starts from the network's input
+    steps = []
+    for stage in plan.stages:
+        calls = _calls(tasks, stage, streams)
+        positions = {
+            (call.group, stream): Stream(number, part)
+            for number, call in enumerate(calls)
+            for part, stream in enumerate(call.inputs)
+        }
+        outputs = tuple(
+            positions[stage.group_of(task), stream] for task, stream in zip(tasks, streams, strict=True)
+        )
+        if stage.mixing is None:
+            streams = outputs
+        else:  # a mixing unit gives one tensor per task
+            streams = tuple(Stream(number, 0) for number in range(len(tasks)))
+        steps.append(Step(tuple(calls), outputs, streams))
+    return tuple(steps)
+
+
+def read_by_several(step: Step) -> bool:
+    """Whether a tensor that comes into the stage goes into more than one call, whole or in parts."""
+    readers = Counter(source for call in step.calls for source in {stream.call for stream in call.inputs})
+    return any(count > 1 for count in readers.values())
+
+
+def _calls(tasks: Sequence[str], stage: StagePlan, streams: Sequence[Stream]) -> list[Call]:
+    parts = Counter(stream.call for stream in set(streams))
+    calls = []
+    for group, members in enumerate(stage.partition):
+        wanted = {stream for task, stream in zip(tasks, streams, strict=True) if task in members}
+        inputs = tuple(sorted(wanted, key=lambda stream: (stream.call, stream.part)))
+        if stage.joined:
+            calls.append(Call(group, inputs, _whole(inputs, parts)))
+        else:
+            calls.extend(Call(group, (stream,), _whole((stream,), parts)) for stream in inputs)
+    return calls
+
+
+def _whole(inputs: Sequence[Stream], parts: Mapping[int, int]) -> int | None:
+    call = inputs[0].call
+    everything = [Stream(call, part) for part in range(parts[call])]
+    return call if list(inputs) == everything else None
+
+
+class Flow:
+    """The tensors between two stages: what each call gave, split into streams when asked for.
+
+    Args:
+        tensors: One joined tensor [parts * N, ...] per call.
+        parts: Number of streams in each.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], parts: Sequence[int]) -> None:
+        self.tensors, self.parts = tensors, parts
+        self._split: dict[int, tuple[Tensor, ...]] = {}
+
+    def stream(self, stream: Stream) -> Tensor:
+        """The tensor of one stream, [N, ...]; the same object whoever asks."""
+        if self.parts[stream.call] == 1:
+            return self.tensors[stream.call]
+        if stream.call not in self._split:
+            self._split[stream.call] = self.tensors[stream.call].chunk(self.parts[stream.call])
+        return self._split[stream.call][stream.part]
+
+    def inputs(self, call: Call) -> Tensor:
+        """What a call takes: a joined tensor as it is where possible, a concatenation where not."""
+        if call.whole is not None:
+            return self.tensors[call.whole]
+        tensors = [self.stream(stream) for stream in call.inputs]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def run_step(step: Step, copies: Sequence[nn.Module], flow: Flow) -> Flow:
+    """Runs one stage: all its calls on the tensors of the stage before."""
+    inputs = [flow.inputs(call) for call in step.calls]
+    outputs = run_copies([copies[call.group] for call in step.calls], inputs)
+    return Flow(outputs, [len(call.inputs) for call in step.calls])
+
+
+def run_copies(copies: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Runs each copy of a stage on its input, one by one: on a CPU nothing is faster.
+
+    The place for a grouped kernel over copies of one shape, where a GPU would sit idle between small ones.
+    """
+    return [copy(tensor) for copy, tensor in zip(copies, inputs, strict=True)]

@@ -1,0 +1,249 @@
+"""Cross-stitch units: after a stage, every task goes on with a linear combination of all copies' outputs.
+
+One unit is one matrix product over the stacked copies. It is bound by memory traffic, not by arithmetic, so
+it runs over blocks of rows that stay in the cache and stores nothing but its result: the stack never exists
+as a whole, neither forward nor backward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from taskloom.errors import ConfigError
+
+Per = Literal["layer", "channel"]
+Start = Literal["identity", "uniform", "equal"] | Mapping[str, float]
+
+_BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 28}
+"""Bytes of one stacked block: on a CPU what stays in a core's cache, on a GPU what keeps launches few."""
+
+
+class CrossStitch(nn.Module):
+    """Mixes the outputs of the T copies of a stage: x'_i = sum over j of alpha[i, j] x_j.
+
+    Source: Misra et al. 2016, equation 1; thesis 002 section 3.1.4 (per layer), paper 004 equation 3 and
+    section 5.2 (per channel).
+
+    Args:
+        num_tasks: T, the number of copies.
+        per: "layer", one matrix for the whole tensor, or "channel", one for each channel (axis 1).
+        num_channels: C; needed where `per` is "channel".
+        start: How alpha begins. "identity": no task hears another (thesis 002). {"same": s, "other": o}: s on
+            the diagonal and o divided over the T - 1 others (paper 004: 0.9 and 0.1). "equal": 1/T
+            everywhere. "uniform": each element drawn from [0, 1] (thesis 000, section 4.1.2).
+
+    Attributes:
+        alpha: [T, T], or [C, T, T] per channel; row = receiving task, column = donor.
+
+    Raises:
+        ConfigError: A setting that is not one of these.
+
+    Example:
+        >>> unit = CrossStitch(2, start={"same": 0.9, "other": 0.1})
+        >>> [x.tolist() for x in unit([torch.ones(1, 2), torch.zeros(1, 2)])]
+        [[[0.8999999761581421, 0.8999999761581421]], [[0.10000000149011612, 0.10000000149011612]]]
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        *,
+        per: Per = "layer",
+        num_channels: int | None = None,
+        start: Start = "identity",
+    ) -> None:
+        super().__init__()
+        check_per(per)
+        check_start(start)
+        if num_tasks < 1:
+            raise ConfigError(f"cross-stitch: at least 1 task expected, found {num_tasks}.")
+        if per == "channel" and (num_channels is None or num_channels < 1):
+            raise ConfigError(
+                f"cross-stitch per channel needs the number of channels (at least 1), found {num_channels}."
+            )
+        self.num_tasks, self.per, self.start = num_tasks, per, start
+        self.num_channels = num_channels if per == "channel" else None
+        shape = (num_tasks, num_tasks) if per == "layer" else (num_channels or 0, num_tasks, num_tasks)
+        self.alpha = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets alpha to its start (drawn anew where the start is "uniform")."""
+        with torch.no_grad():
+            if self.start == "uniform":
+                self.alpha.uniform_(0.0, 1.0)
+            else:
+                self.alpha.copy_(start_matrix(self.num_tasks, self.start))
+
+    def forward(self, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Mixes T tensors [N, C, ...] of one shape; returns T tensors of that shape, in the same order."""
+        shapes = [tuple(copy.shape) for copy in copies]
+        if len(copies) != self.num_tasks or len(set(shapes)) > 1:
+            raise ValueError(f"{self.num_tasks} tensors of one shape expected, found shapes {shapes}")
+        if self.num_channels is not None and (len(shapes[0]) < 2 or shapes[0][1] != self.num_channels):
+            raise ValueError(f"{self.num_channels} channels on axis 1 expected, found shape {shapes[0]}")
+        return mix(self.alpha, copies)
+
+    def extra_repr(self) -> str:
+        channels = "" if self.num_channels is None else f", num_channels={self.num_channels}"
+        return f"{self.num_tasks}, per={self.per!r}{channels}, start={self.start!r}"
+
+
+def mix(alpha: Tensor, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """x'_i = sum over j of alpha[i, j] x_j, for all i.
+
+    Args:
+        alpha: [T, T], or [C, T, T] with one matrix per channel; computed in the copies' precision.
+        copies: T tensors [N, C, ...] of one shape and dtype.
+
+    Returns:
+        T new tensors of that shape and dtype.
+
+    Example:
+        >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> mix(swap, [torch.tensor([[1.0]]), torch.tensor([[2.0]])])[0].item()
+        2.0
+    """
+    # Compilers and exporters do better with plain operations than with a loop over blocks; vmap needs them.
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or _transformed():
+        return _combine(alpha, torch.stack(tuple(copies))).unbind(0)
+    outputs: tuple[Tensor, ...] = _Mix.apply(alpha, *copies)  # type: ignore[no-untyped-call]
+    return outputs
+
+
+class _Mix(torch.autograd.Function):
+    """`mix` by blocks of rows, and its gradients: d alpha = sum of g x^T, d x = alpha^T g (004, eq. 4)."""
+
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, *copies: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(alpha, *copies)
+        ctx.set_materialize_grads(False)
+        outputs = tuple(torch.empty_like(copy) for copy in copies)
+        with torch.autocast(alpha.device.type, enabled=False):
+            for rows in _blocks(copies):
+                mixed = _combine(alpha, torch.stack([copy[rows] for copy in copies]))
+                for output, block in zip(outputs, mixed, strict=True):
+                    output[rows] = block
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        alpha, *copies = ctx.saved_tensors
+        used = [task for task, gradient in enumerate(gradients) if gradient is not None]
+        given = [gradient for gradient in gradients if gradient is not None]
+        if not given:
+            return (None,) * (1 + len(copies))
+        with torch.autocast(alpha.device.type, enabled=False):
+            return _gradients(alpha, copies, given, used, needs=ctx.needs_input_grad)
+
+
+def _gradients(
+    alpha: Tensor, copies: Sequence[Tensor], given: Sequence[Tensor], used: list[int], needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of alpha and of each copy, from the gradients of those outputs that are used."""
+    transposed = alpha[..., used, :].transpose(-1, -2)
+    if _transformed():  # vmap over gradients (is_grads_batched): no writing into prepared memory
+        stacked = torch.stack(list(given))
+        return (
+            _spread(_products(stacked, torch.stack(list(copies)), alpha), used, alpha),
+            *_combine(transposed, stacked).unbind(0),
+        )
+    wants_copies = any(needs[1:])
+    outputs = [torch.empty_like(copy) for copy in copies] if wants_copies else []
+    total = torch.zeros_like(alpha[..., used, :])
+    for rows in _blocks(copies):
+        block = torch.stack([gradient[rows] for gradient in given])
+        if needs[0]:
+            total += _products(block, torch.stack([copy[rows] for copy in copies]), alpha)
+        if wants_copies:
+            for output, part in zip(outputs, _combine(transposed, block), strict=True):
+                output[rows] = part
+    of_alpha = _spread(total, used, alpha) if needs[0] else None
+    return (of_alpha, *(outputs if wants_copies else (None,) * len(copies)))
+
+
+def _combine(matrix: Tensor, stacked: Tensor) -> Tensor:
+    """[R, D] or [C, R, D] times [D, N, C, ...] over D: [R, N, C, ...]."""
+    matrix = matrix.to(stacked.dtype)
+    if matrix.dim() == 2:
+        combined = matrix @ stacked.flatten(1)
+    else:
+        combined = torch.einsum("crd,dncp->rncp", matrix, _positions_last(stacked))
+    return combined.reshape(-1, *stacked.shape[1:])
+
+
+def _products(left: Tensor, right: Tensor, alpha: Tensor) -> Tensor:
+    """Inner products of all pairs of stacked tensors, per channel where alpha is; in alpha's precision."""
+    left, right = left.to(alpha.dtype), right.to(alpha.dtype)
+    if alpha.dim() == 2:
+        return left.flatten(1) @ right.flatten(1).T
+    return torch.einsum("rncp,dncp->crd", _positions_last(left), _positions_last(right))
+
+
+def _positions_last(stacked: Tensor) -> Tensor:
+    """[T, N, C, ...] to [T, N, C, P], P = 1 where there is no further axis."""
+    return stacked.reshape(*stacked.shape[:3], -1)
+
+
+def _spread(rows: Tensor, used: list[int], alpha: Tensor) -> Tensor:
+    """Puts gradients of the used rows of alpha among zeros for the others."""
+    if len(used) == alpha.shape[-1]:
+        return rows
+    index = torch.tensor(used, device=alpha.device)
+    return torch.zeros_like(alpha).index_add(-2, index, rows)
+
+
+def _blocks(copies: Sequence[Tensor]) -> Iterator[slice]:
+    """Slices of rows whose stack over all copies is about `_BLOCK_BYTES` large; at least one row each."""
+    first = copies[0]
+    row_bytes = len(copies) * math.prod(first.shape[1:]) * first.element_size()
+    step = max(1, _BLOCK_BYTES.get(first.device.type, _BLOCK_BYTES["cuda"]) // max(1, row_bytes))
+    for begin in range(0, len(first), step):
+        yield slice(begin, begin + step)
+
+
+def _transformed() -> bool:
+    """Whether a torch.func transform such as vmap is active; torchjd's Jacobians are one."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def start_matrix(num_tasks: int, start: Start) -> Tensor:
+    """The [T, T] matrix of a start that is not drawn."""
+    if start == "identity":
+        return torch.eye(num_tasks)
+    if start == "equal":
+        return torch.full((num_tasks, num_tasks), 1.0 / num_tasks)
+    assert isinstance(start, Mapping)
+    others = num_tasks - 1
+    matrix = torch.full((num_tasks, num_tasks), float(start["other"]) / max(1, others))
+    return matrix.fill_diagonal_(float(start["same"]))
+
+
+def check_per(per: object) -> None:
+    """Raises ConfigError where `per` is not "layer" or "channel"."""
+    if per not in ("layer", "channel"):
+        raise ConfigError(f"cross-stitch: per must be layer or channel, found {per!r}.")
+
+
+def check_start(start: object) -> None:
+    """Raises ConfigError where `start` is no start of a cross-stitch unit."""
+    if isinstance(start, Mapping):
+        numbers = all(
+            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+            for v in start.values()
+        )
+        if set(start) == {"same", "other"} and numbers:
+            return
+    elif start in ("identity", "uniform", "equal"):
+        return
+    raise ConfigError(
+        "cross-stitch: start must be identity, equal, uniform or {same: a number, other: a number}, "
+        f"found {start!r}."
+    )

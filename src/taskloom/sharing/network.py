@@ -1,0 +1,321 @@
+"""The five methods that every multi-task network has, and the network that executes a plan."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.encoders import Encoder
+from taskloom.errors import ConfigError
+from taskloom.sharing.executor import Flow, Step, compile_plan, read_by_several, run_step
+from taskloom.sharing.heads import HeadChoice, head_specs
+from taskloom.sharing.mixing import CrossStitch
+from taskloom.sharing.plan import Copies, Plan, check_plan
+from taskloom.sharing.ties import Tie
+from taskloom.sharing.ties import build as build_tie
+from taskloom.tasks import TaskSet
+
+Features = Tensor | dict[str, Tensor]
+"""The seam between shared and task parameters; a dictionary where no stage is shared by all tasks."""
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that one learning rate applies to.
+
+    Args:
+        name: "shared", "task:<name>", "mixing" (or "mixing:<multiplier>" where stages differ), "tie".
+        parameters: Trainable parameters; each stands in one group of a network.
+        lr_multiplier: Factor on the learning rate.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    lr_multiplier: float = 1.0
+
+
+class MultiTaskNetwork(nn.Module, ABC):
+    """What training, balancing and reports need of a network, whatever its architecture.
+
+    Args:
+        tasks: The tasks it predicts.
+    """
+
+    def __init__(self, tasks: TaskSet) -> None:
+        super().__init__()
+        self.tasks = tasks
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Predicts every task from one pass.
+
+        Args:
+            inputs: [N, ...].
+
+        Returns:
+            Per task its head's outputs, [N, width] ([N, width, W] for labels per sample).
+        """
+        return self.from_features(self.features(inputs))
+
+    @abstractmethod
+    def features(self, inputs: Tensor) -> Features:
+        """The seam between shared and task parameters: what `from_features` predicts all tasks from."""
+
+    @abstractmethod
+    def from_features(self, features: Features) -> dict[str, Tensor]:
+        """Predictions from what `features` gave; `forward` is one after the other."""
+
+    @abstractmethod
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that do not belong to a single task."""
+
+    @abstractmethod
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """Trainable parameters that belong to this task alone.
+
+        Raises:
+            ConfigError: There is no such task.
+        """
+
+    def penalty(self) -> Tensor:
+        """What is added to the losses for ties between copies: a scalar, 0 where there is none."""
+        return next(self.parameters()).new_zeros(())
+
+    def mixing_matrices(self) -> dict[str, Tensor]:
+        """Mixing matrices by stage name, [T, T] or [C, T, T]; row = receiving task, column = donor."""
+        return {}
+
+    def special_groups(self) -> list[ParameterGroup]:
+        """Shared parameters that have a learning rate of their own; `parameter_groups` sets them apart."""
+        return []
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Every trainable parameter in exactly one group; groups without parameters are left out."""
+        special = self.special_groups()
+        apart = {id(parameter) for group in special for parameter in group.parameters}
+        shared = [parameter for parameter in self.shared_parameters() if id(parameter) not in apart]
+        groups = [
+            ParameterGroup("shared", shared),
+            *(ParameterGroup(f"task:{task}", self.task_parameters(task)) for task in self.tasks),
+            *special,
+        ]
+        return [group for group in groups if group.parameters]
+
+
+class PlanNetwork(MultiTaskNetwork):
+    """Executes a sharing plan on an encoder.
+
+    The encoder itself stays as it is; the network holds copies of its stages, one per group of the plan's
+    partition. State dict: `stages.<stage>.<group>`, `mixing.<stage>.alpha`, `heads.<task>`; a group is called
+    after its task, after its tasks joined by "+", or "shared" for all tasks (dots and slashes in names become
+    underscores).
+
+    A stage copy that one task uses alone belongs to that task, although mixing lets other tasks hear it;
+    copies that several tasks use, mixing matrices and parameters of ties are shared.
+
+    Args:
+        encoder: The backbone.
+        tasks: The tasks.
+        plan: One stage plan per stage of the encoder.
+        head: A head for all tasks, or `{task: head}`; linear read-outs where None.
+        copies: "fresh": every copy has a start of its own; "same": all start from the encoder's own weights
+            (pretrained ones, for example).
+
+    Raises:
+        ConfigError: The plan does not fit the encoder or the tasks; a stage works in place on an input that
+            other copies read too.
+
+    Example:
+        >>> from taskloom.sharing import Plan, StagePlan
+        >>> tasks = tl.TaskSet(tl.Regression("age"), tl.Multiclass("mood", 3))
+        >>> encoder = tl.encoders.mlp((5,), hidden=[8, 4])
+        >>> plan = Plan(tasks.names, (StagePlan((("age", "mood"),)), StagePlan((("age",), ("mood",)))))
+        >>> network = PlanNetwork(encoder, tasks, plan)
+        >>> {task: tuple(outputs.shape) for task, outputs in network(torch.zeros(2, 5)).items()}
+        {'age': (2, 1), 'mood': (2, 3)}
+        >>> network.features(torch.zeros(2, 5)).shape
+        torch.Size([2, 8])
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tasks: TaskSet,
+        plan: Plan,
+        head: HeadChoice = None,
+        *,
+        copies: Copies = "fresh",
+    ) -> None:
+        super().__init__(tasks)
+        if copies not in ("fresh", "same"):
+            raise ConfigError(f"sharing: copies must be fresh or same, found {copies!r}.")
+        check_plan(plan, encoder, tasks.names)
+        self.plan = plan
+        self.stage_names = encoder.stage_names
+        self._steps = compile_plan(plan)
+        _check_inputs_stay(encoder, self._steps)
+        self._stage_keys = _keys(encoder.stage_names)
+        self.stages = nn.ModuleDict(
+            {
+                key: _copies(encoder, index, plan, fresh=copies == "fresh")
+                for index, key in enumerate(self._stage_keys)
+            }
+        )
+        specs = head_specs(head, tasks)
+        self._head_keys = dict(zip(tasks.names, _keys(tasks.names), strict=True))
+        self.heads = nn.ModuleDict(
+            {
+                self._head_keys[name]: specs[name].build(encoder.stage_shapes[-1], task.width)
+                for name, task in tasks.items()
+            }
+        )
+        self.mixing = nn.ModuleDict()
+        self.ties = nn.ModuleDict()
+        for key, stage, shape in zip(self._stage_keys, plan.stages, encoder.stage_shapes, strict=True):
+            if stage.mixing is not None:
+                self.mixing[key] = CrossStitch(
+                    len(tasks), per=stage.mixing.per, num_channels=shape[0], start=stage.mixing.start
+                )
+            if stage.tie is not None and len(stage.partition) > 1:  # a single task has nothing to tie
+                self.ties[key] = build_tie(stage.tie.name, weight=stage.tie.weight, **stage.tie.settings)
+
+    def features(self, inputs: Tensor) -> Features:
+        """The seam between shared and task parameters.
+
+        Args:
+            inputs: [N, *encoder.input_shape].
+
+        Returns:
+            The tensor after the last stage that all tasks share, counted from the input. Where the first
+            stage is not shared by all, every task's own features before its head: `{task: [N, ...]}`.
+        """
+        shared = self.plan.num_shared_stages
+        flow = Flow([inputs], [1])
+        if shared > 0:
+            return self._run(flow, 0, shared).tensors[0]
+        return self._task_features(self._run(flow, 0, len(self._steps)))
+
+    def from_features(self, features: Features) -> dict[str, Tensor]:
+        if isinstance(features, Tensor):
+            flow = self._run(Flow([features], [1]), self.plan.num_shared_stages, len(self._steps))
+            features = self._task_features(flow)
+        return {task: self.heads[key](features[task]) for task, key in self._head_keys.items()}
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters of copies that several tasks use, of mixing and of ties."""
+        copies = self._copies_used_by(lambda group: len(group) > 1)
+        return _trainable([*copies, self.mixing, self.ties])
+
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """Trainable parameters of the copies that this task uses alone, and of its head."""
+        name = self.tasks[task].name
+        copies = self._copies_used_by(lambda group: group == (name,))
+        return _trainable([*copies, self.heads[self._head_keys[name]]])
+
+    def penalty(self) -> Tensor:
+        """Sum over tied stages of weight times tie (thesis 002, equation 3.4); a plain 0 without ties."""
+        total = super().penalty()
+        for key, tie in self.ties.items():
+            assert isinstance(tie, Tie)
+            total = total + tie.penalty(list(self.stages[key].children()))
+        return total
+
+    def mixing_matrices(self) -> dict[str, Tensor]:
+        """Copies of the mixing matrices by stage name, [T, T] or [C, T, T]."""
+        return {
+            name: self._unit(key).alpha.detach().clone()
+            for name, key in zip(self.stage_names, self._stage_keys, strict=True)
+            if key in self.mixing
+        }
+
+    def special_groups(self) -> list[ParameterGroup]:
+        by_multiplier: dict[float, list[nn.Parameter]] = {}
+        for key, stage in zip(self._stage_keys, self.plan.stages, strict=True):
+            if stage.mixing is not None:
+                group = by_multiplier.setdefault(float(stage.mixing.lr_multiplier), [])
+                group.extend(_trainable([self.mixing[key]]))
+        one = len(by_multiplier) == 1
+        groups = [
+            ParameterGroup("mixing" if one else f"mixing:{multiplier:g}", parameters, multiplier)
+            for multiplier, parameters in by_multiplier.items()
+        ]
+        return [*groups, ParameterGroup("tie", _trainable([self.ties]))]
+
+    def describe(self) -> str:
+        """A table of stages by tasks; tasks with one letter in a row use one copy of that stage."""
+        return self.plan.describe(self.stage_names)
+
+    def _run(self, flow: Flow, begin: int, end: int) -> Flow:
+        for index in range(begin, end):
+            key, step = self._stage_keys[index], self._steps[index]
+            flow = run_step(step, list(self.stages[key].children()), flow)
+            if key in self.mixing:
+                mixed = self.mixing[key]([flow.stream(stream) for stream in step.outputs])
+                flow = Flow(mixed, [1] * len(mixed))
+        return flow
+
+    def _task_features(self, flow: Flow) -> dict[str, Tensor]:
+        return {
+            task: flow.stream(stream)
+            for task, stream in zip(self.tasks, self._steps[-1].streams, strict=True)
+        }
+
+    def _copies_used_by(self, wanted: Callable[[tuple[str, ...]], bool]) -> list[nn.Module]:
+        """The stage copies whose group of tasks is wanted."""
+        return [
+            copy
+            for key, stage in zip(self._stage_keys, self.plan.stages, strict=True)
+            for group, copy in zip(stage.partition, self.stages[key].children(), strict=True)
+            if wanted(group)
+        ]
+
+    def _unit(self, key: str) -> CrossStitch:
+        unit = self.mixing[key]
+        assert isinstance(unit, CrossStitch)
+        return unit
+
+
+def _copies(encoder: Encoder, index: int, plan: Plan, *, fresh: bool) -> nn.ModuleDict:
+    """One copy of the stage per group, by the group's name."""
+    partition = plan.stages[index].partition
+    names = ["shared" if len(group) == len(plan.tasks) > 1 else "+".join(group) for group in partition]
+    return nn.ModuleDict({key: encoder.copy_stage(index, fresh=fresh) for key in _keys(names)})
+
+
+def _keys(names: Sequence[str]) -> list[str]:
+    """Names as a module may have them: no dot or slash, none that a ModuleDict has already, none twice."""
+    keys: list[str] = []
+    for name in names:
+        key = name.replace(".", "_").replace("/", "_")
+        while hasattr(nn.ModuleDict, key) or key == "training" or key in keys:
+            key += "_"
+        keys.append(key)
+    return keys
+
+
+def _trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+def _check_inputs_stay(encoder: Encoder, steps: Sequence[Step]) -> None:
+    """Refuses a stage that works in place on an input which other copies read: it would spoil it for them.
+
+    Copies of such stages run once in training mode (where dropout works) on two rows of zeros.
+    """
+    example = next(encoder.parameters(), torch.zeros(()))
+    shapes = (encoder.input_shape, *encoder.stage_shapes)
+    with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
+        for index, (name, step) in enumerate(zip(encoder.stage_names, steps, strict=True)):
+            if not read_by_several(step):
+                continue
+            inputs = example.new_zeros(2, *shapes[index])
+            version = inputs._version
+            encoder.copy_stage(index, fresh=False).train()(inputs)
+            if inputs._version != version:
+                raise ConfigError(
+                    f"sharing: stage `{name}` works in place on its input, which other copies of it "
+                    "read too; set inplace=False in its first layer."
+                )
