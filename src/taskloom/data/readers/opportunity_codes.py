@@ -148,6 +148,8 @@ def channel_columns(channels: str | Sequence[int | str]) -> tuple[int, ...]:
                 f"Known: {', '.join(CHANNEL_SETS)}, or a list of column numbers."
             )
         return CHANNEL_SETS[channels]
+    if not isinstance(channels, Sequence):
+        raise ConfigError(f"data.channels: a name or a list of columns expected, found {channels!r}.")
     columns = tuple(_column(channel) for channel in channels)
     if not columns:
         raise ConfigError("data.channels: at least one channel expected, found an empty list.")
