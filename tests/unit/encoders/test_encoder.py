@@ -151,7 +151,7 @@ def test_bad_encoders_are_told_in_one_sentence() -> None:
         ({"stages": [linear], "input_shape": (3, 0)}, r"input_shape .* got \(3, 0\)"),
         ({"stages": [linear], "input_shape": (3,), "names": ["a", "b"]}, r"2 names for 1 stages"),
         ({"stages": [linear], "input_shape": (3,), "names": ["a.b"]}, r"`a\.b` cannot be a stage's name"),
-        ({"stages": [linear, nn.ReLU()], "input_shape": (3,), "names": ["a", "a"]}, r"Two stages are named `a`"),
+        ({"stages": [linear, nn.ReLU()], "input_shape": (3,), "names": ["a"] * 2}, r"Two stages are named"),
         ({"stages": [linear, linear], "input_shape": (3,)}, r"`stage_0` and `stage_1` have one parameter"),
         ({"stages": [nn.LazyLinear(3)], "input_shape": (3,)}, r"`stage_0` has a lazy parameter \(`weight`\)"),
         ({"stages": [Pair()], "input_shape": (3,)}, r"`stage_0` must give one tensor; it gave a tuple"),
