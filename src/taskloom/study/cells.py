@@ -21,12 +21,12 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from taskloom.errors import ConfigError, did_you_mean
-from taskloom.sharing import ARCHITECTURES
+from taskloom.sharing import ARCHITECTURES, Architecture
 from taskloom.study.config import Study, digest
 from taskloom.study.locate import explain, located, unknown_setting
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
@@ -182,74 +182,69 @@ def multiply(
     parameters = _parameters(ARCHITECTURES[architecture])
     choices: dict[str, list[Any]] = {}
     for key, value in given.items():
-        name = _parameter_name(key, parameters)
-        if name is None:
-            known = [_written(parameter, parameters) for parameter in parameters]
-            raise ConfigError(f"{document.where((*path, key))}: {unknown_setting((*path, key), known)}")
-        listed = isinstance(value, list)
-        if listed and _takes_list(parameters[name]):
-            listed = any(isinstance(item, list) for item in value)
+        if key not in parameters:
+            raise ConfigError(
+                f"{document.where((*path, key))}: {unknown_setting((*path, key), list(parameters))}"
+            )
+        listed = _depth_of_value(value) > parameters[key].list_depth
         if listed and not value:
             raise ConfigError(
-                f"{document.where((*path, key))}: {dotted((*path, key))}: at least one value "
-                "expected, found an "
-                "empty list."
+                f"{document.where((*path, key))}: {dotted((*path, key))}: at least one value expected, "
+                "found an empty list."
             )
-        choices[name] = value if listed else [value]
-    missing = [name for name, (_, required) in parameters.items() if required and name not in choices]
+        choices[key] = value if listed else [value]
+    missing = [name for name, parameter in parameters.items() if parameter.required and name not in choices]
     if missing:
-        raise ConfigError(
-            f"{document.where(path)}: {dotted((*path, _written(missing[0], parameters)))} is missing."
-        )
+        raise ConfigError(f"{document.where(path)}: {dotted((*path, missing[0]))} is missing.")
     varied = tuple(name for name, values in choices.items() if len(values) > 1)
     return [
         (dict(zip(choices, values, strict=True)), varied) for values in itertools.product(*choices.values())
     ]
 
 
-Parameters = dict[str, tuple[Any, bool]]
-"""Annotation of each setting, and whether it must be given."""
+@dataclass(frozen=True)
+class _Parameter:
+    """A setting of an architecture: how deep lists nest in it by nature, and whether it must be given."""
+
+    list_depth: int = 0
+    required: bool = False
 
 
-def _parameters(function: Callable[..., Any]) -> Parameters:
-    """The settings of an architecture: its parameters after encoder and tasks."""
-    function = inspect.unwrap(function)
+def _parameters(architecture: Architecture) -> dict[str, _Parameter]:
+    """The settings of an architecture, by the names that study files use.
+
+    `Architecture.settings` names them in the order of the function's parameters after encoder and tasks, and
+    after those such as `copies` that every architecture has.
+    """
+    function = inspect.unwrap(cast(Callable[..., Any], architecture))
     hints = typing.get_type_hints(function)
-    parameters = list(inspect.signature(function).parameters.values())[2:]
-    return {
-        parameter.name: (hints.get(parameter.name, Any), parameter.default is parameter.empty)
-        for parameter in parameters
-        if parameter.kind is not parameter.VAR_KEYWORD
-    }
+    declared = list(inspect.signature(function).parameters.values())[2:]
+    found: dict[str, _Parameter] = {}
+    for written, parameter in itertools.zip_longest(architecture.settings, declared):
+        if written is None:
+            break
+        if parameter is None:
+            found[written] = _Parameter()
+        else:
+            depth = _depth_of_type(hints.get(parameter.name, Any))
+            found[written] = _Parameter(depth, parameter.default is parameter.empty)
+    return found
 
 
-def _parameter_name(key: str, parameters: Parameters) -> str | None:
-    """`from` is a word of Python's own: an architecture calls it `start` or `from_`."""
-    if key in parameters:
-        return key
-    if key == "from":
-        return next((name for name in ("from_", "start") if name in parameters), None)
-    return None
+def _depth_of_value(value: Any) -> int:
+    """How deeply lists are nested: 0 for 3, 1 for [3], 2 for [[3], 4]."""
+    return 1 + max(map(_depth_of_value, value), default=0) if isinstance(value, list) else 0
 
 
-def _written(name: str, parameters: Parameters) -> str:
-    """The setting as a study file writes it."""
-    return "from" if name == "from_" and name in parameters else name
-
-
-def _takes_list(parameter: tuple[Any, bool]) -> bool:
-    return _is_list_type(parameter[0])
-
-
-def _is_list_type(annotation: Any) -> bool:
+def _depth_of_type(annotation: Any) -> int:
+    """How deeply a value of this type nests lists; the deepest of a union."""
     origin = typing.get_origin(annotation) or annotation
-    if isinstance(origin, type):
-        sequence = issubclass(origin, collections.abc.Sequence | collections.abc.Set)
-        if sequence and not issubclass(origin, str | bytes):
-            return True
-        if issubclass(origin, collections.abc.Mapping):
-            return False  # its values may be lists, it is none
-    return any(_is_list_type(part) for part in typing.get_args(annotation))
+    inner = max((_depth_of_type(part) for part in typing.get_args(annotation)), default=0)
+    if not isinstance(origin, type):
+        return inner
+    if issubclass(origin, str | bytes | collections.abc.Mapping):
+        return 0  # the values of a mapping may be lists, it is none
+    return inner + issubclass(origin, collections.abc.Sequence | collections.abc.Set)
 
 
 def _tasks(entry: Mapping[str, Any], study: Study, path: KeyPath) -> tuple[str, ...]:
@@ -336,8 +331,8 @@ def _name(
 
 def _short_name(architecture: str, settings: Mapping[str, Any]) -> str:
     if architecture == "hard_sharing":
-        start = settings.get("from_", settings.get("start"))
-        return f"hard sharing {_human(settings['stages'])}" + (f" from {start}" if start else "")
+        end = settings.get("from")
+        return f"hard sharing {_human(settings['stages'])}" + (f" from {end}" if end else "")
     if architecture == "cross_stitch":
         return "cross-stitch" + (f" per {settings['per']}" if "per" in settings else "")
     if architecture == "soft_sharing" and "tie" in settings:

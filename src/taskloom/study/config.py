@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -44,12 +44,16 @@ class HeadSettings(_Settings):
     Args:
         hidden: Widths of hidden layers; none is one linear layer.
         activation: Between them.
-        dropout: Share of inputs to each layer set to 0 in training.
+        dropout: Share of each hidden layer's outputs set to 0 in training.
+        norm: Between a hidden layer and its activation: none, or "batch".
+        per_sample: One output per sample of a window, for labels per sample.
     """
 
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    norm: Literal["batch"] | None = None
+    per_sample: bool = False
 
 
 class StudyConfig(_Settings):

@@ -93,7 +93,9 @@ class _Pool:
         if waiting:
             worker.spec = waiting.pop()
             started(worker.spec)
-            with contextlib.suppress(BrokenPipeError):  # it has died: its end of the pipe says so when it is read
+            with contextlib.suppress(
+                BrokenPipeError
+            ):  # it has died: its end of the pipe says so when it is read
                 worker.connection.send(worker.spec)
 
     def _receive(self, worker: _Worker) -> tuple[RunRecord, _Worker]:

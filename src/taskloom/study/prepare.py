@@ -20,7 +20,7 @@ from taskloom.study.runs import DataRequest, RunSpec, data_request
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
 
-_PLURALS = {"person": "people", "subject": "subjects", "": "rows"}
+_PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
 
 
 @dataclass(frozen=True)
@@ -120,21 +120,30 @@ def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict
     rows = inspection.rows
     redrawn = bool(study.config.split.get("redraw")) or "folds" in study.config.split
     groups = inspection.groups["test"].count
-    by = str(study.config.split.get("by", ""))
     notes = [
         f"{sum(rows.values()):,} rows: {rows['train']:,} train, {rows['validation']:,} validation, "
         f"{rows['test']:,} test{', in the first repeat' if redrawn else ''}."
     ]
     notes += [str(note) for note in splits.about.get("notes", [])]
+    notes += [
+        f"{leak.count:,} rows of {leak.parts[1]} have the same inputs as a row of {leak.parts[0]}."
+        for leak in inspection.leaks
+        if leak.what == "inputs"
+    ]
     return {
         "tasks": splits.tasks.to_dicts(),
         "labels": [_label_count(task) for task in inspection.tasks],
-        "clusters": f"{groups:,} {_PLURALS.get(by, f'{by}s' if by.isidentifier() else 'groups')}",
+        "clusters": f"{groups:,} {_plural(splits.about.get('group'))}",
         "test_over_train": rows["test"] / rows["train"] if redrawn else None,
         "data_notes": notes,
         "warnings": [str(warning) for warning in splits.about.get("warnings", [])],
         "about": json.loads(json.dumps(splits.about, default=str)),
     }
+
+
+def _plural(group: str | None) -> str:
+    """What the clusters of the intervals are, in the plural."""
+    return "rows" if group is None else _PLURALS.get(group, f"values of {group}")
 
 
 def _label_count(task: TaskLabels) -> dict[str, Any]:

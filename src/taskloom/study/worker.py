@@ -125,10 +125,7 @@ def _train_and_evaluate(
 def describe_network(network: MultiTaskNetwork) -> dict[str, Any]:
     """What a report says about a network besides its results."""
     plan = getattr(network, "plan", None)
-    return {
-        "mixing": {stage: matrix.tolist() for stage, matrix in network.mixing_matrices().items()},
-        "plan": "" if plan is None else str(plan),
-    }
+    return {"plan": "" if plan is None else plan.describe(getattr(network, "stage_names", None))}
 
 
 def _record(
