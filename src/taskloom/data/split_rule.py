@@ -77,6 +77,10 @@ class SplitRule:
                     f"split.{key} is not a setting.{did_you_mean(str(key), known)} "
                     f"Settings of split: {', '.join(known)}."
                 )
+        for key in ("gap", "folds", "fold", "seed"):
+            _check_type(key, settings.get(key), int, "a whole number")
+        for key in ("column", "stratify"):
+            _check_type(key, settings.get(key), str, "text")
         if "by" not in settings:
             raise ConfigError(
                 "split.by is missing: recording, person, time, files, column, rows or a column."
@@ -87,7 +91,7 @@ class SplitRule:
                 values[part] = _fraction_or_values(values[part])
         if values.get("files") is not None:
             values["files"] = _patterns(values["files"])
-        return cls(**values)
+        return cls(**{key: value for key, value in values.items() if value is not None})
 
     @property
     def test_fraction(self) -> float:
@@ -139,6 +143,11 @@ def _fraction_or_values(value: Any) -> float | tuple[str, ...]:
     if isinstance(value, float):
         return value
     return tuple(str(element) for element in (value if isinstance(value, list | tuple) else (value,)))
+
+
+def _check_type(key: str, value: Any, kind: type, expected: str) -> None:
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise ConfigError(f"split.{key}: {expected} expected, found {value!r}.")
 
 
 def _patterns(value: Any) -> dict[str, tuple[str, ...]]:
