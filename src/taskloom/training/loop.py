@@ -65,8 +65,18 @@ def fit(
             that step), or a checkpoint could not be written.
 
     Example:
+        >>> from taskloom.data.feature_rows import FeatureRows
         >>> from taskloom.data.tables import TableDataset
-        >>> from taskloom import encoders, sharing
+        >>> tasks = tl.TaskSet(tl.Regression("age"))
+        >>> inputs = np.linspace(0, 1, 20, dtype=np.float32)[:, None]
+        >>> ages = tl.Labels({"age": torch.from_numpy(3 * inputs[:, 0])}, {"age": torch.ones(20).bool()})
+        >>> train, validation = (
+        ...     TableDataset(FeatureRows(inputs), rows, tasks, ages) for rows in (np.arange(14), np.arange(14, 20))
+        ... )
+        >>> network = tl.sharing.single_task(tl.encoders.mlp((1,), hidden=[8]), tasks)
+        >>> history = fit(network, train, validation, epochs=3, device="cpu")
+        >>> history.finished, len(history.curve("validation_loss", "age"))
+        (True, 3)
     """
     config = (config or TrainingConfig()).with_settings(**overrides)
     fabric, notes = make_fabric(config)

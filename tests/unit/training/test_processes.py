@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from _training import TASKS, TinyNetwork, rows_with_holes
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from _training import TASKS, TinyNetwork, rows_with_holes
 from taskloom.errors import DataError, MissingExtraError, TaskloomError, TrainingError
 from taskloom.training import History, TrainingConfig, fit
 from taskloom.training.processes import FilledShares, in_processes
