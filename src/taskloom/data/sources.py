@@ -132,7 +132,8 @@ def checksums(paths: Iterable[Path], root: Path) -> dict[str, str]:
     sums = {}
     for path in paths:
         with path.open("rb") as file:
-            sums[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            name = Path(os.path.relpath(path, root)).as_posix()
+            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
 
 
