@@ -94,6 +94,7 @@ class RecordingWriter:
         ...                      tracks={"gait": {0: "NULL", 1: "walk"}}) as writer:
         ...     writer.add("S1", np.ones((4, 1)), tracks=np.array([[0], [1], [1], [1]]), person="S1")
         ...     writer.close(sources={}, reader="example", parameters={})
+        >>> from taskloom.data.recordings import RecordingStore
         >>> RecordingStore.open(folder).recordings[0].length
         4
     """
@@ -120,6 +121,11 @@ class RecordingWriter:
         # A sibling, so that the rename at the end stays within one file system.
         self._partial = self.folder.absolute().parent / f".{self.folder.name}.{secrets.token_hex(6)}.partial"
         with self._sentences():
+            if self.folder.exists() and not is_replaceable(self.folder):
+                raise DataError(
+                    f"{self.folder}: an empty or new folder, or an older store, expected; found other files. "
+                    "Choose another folder."
+                )
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             self._partial.mkdir()
             self._samples = GrowingArray(self._partial / "samples.npy", np.dtype("<f4"), len(self.channels))
@@ -272,11 +278,6 @@ class RecordingWriter:
         for name, table in self.tracks.items():
             if not table:
                 raise DataError(f"{self.folder}: track `{name}` has no classes; give its table code -> name.")
-        if self.folder.exists() and not is_replaceable(self.folder):
-            raise DataError(
-                f"{self.folder}: an empty or new folder, or an older store, expected; found other files. "
-                "Choose another folder."
-            )
 
     def _check_shape(self, name: str, values: NDArray[Any]) -> None:
         if values.ndim != 2 or values.shape[1] != len(self.channels):

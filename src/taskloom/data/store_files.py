@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -83,17 +84,33 @@ def is_replaceable(folder: Path) -> bool:
     """Whether a new store may take the place: an empty folder or a store."""
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir()}
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:  # another process has just moved its own store
+        return True
     return not names or ("store.json" in names and names <= {"store.json", "samples.npy", "tracks.npy"})
 
 
 def move_into_place(partial: Path, folder: Path) -> None:
-    """Renames `partial` to `folder`, moving an older store aside first."""
+    """Renames `partial` to `folder`, moving an older store aside first; the older one returns on failure.
+
+    Another process may put its own store there at the same moment: then that one is moved aside as well.
+    """
     aside = partial.with_suffix(".replaced")
-    if folder.exists():
-        os.replace(folder, aside)
-    os.replace(partial, folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    while True:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(folder, aside)
+            os.replace(partial, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if aside.exists() and not folder.exists():
+                    os.replace(aside, folder)
+                raise
+        else:
+            break
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

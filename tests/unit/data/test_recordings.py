@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
+import os
 import pickle
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +230,36 @@ def test_an_older_store_survives_a_failed_new_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nan"), _writer(tmp_path / "store") as writer:
         writer.add("A", np.full((3, 2), np.nan), CODES)
     assert RecordingStore.open(tmp_path / "store").checksum == old.checksum
+
+
+def test_an_older_store_survives_a_failed_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = write_store(tmp_path / "store", [30])
+    replace = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if source.suffix == ".partial":
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(DataError, match="Input/output error"):
+        write_store(tmp_path / "store", [20], seed=5)
+    assert RecordingStore.open(tmp_path / "store").checksum == old.checksum
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_writers_of_one_place_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: write_store(tmp_path / f"warm{seed}", [30], seed=seed), range(4)))
+        checksums = [RecordingStore.open(tmp_path / f"warm{seed}").checksum for seed in range(4)]
+        list(pool.map(lambda turn: _write_only(tmp_path / "store", turn % 4), range(24)))
+    assert RecordingStore.open(tmp_path / "store").checksum in checksums
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "warm0", "warm1", "warm2", "warm3"]
+
+
+def _write_only(folder: Path, seed: int) -> None:
+    with contextlib.suppress(DataError):  # opening may meet the moment between two renames
+        write_store(folder, [30], seed=seed)
 
 
 # -- opening
