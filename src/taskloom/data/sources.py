@@ -122,6 +122,9 @@ def resolve_tasks(tasks: TaskSettings, known_classes: Mapping[str, Sequence[str]
 def checksums(paths: Iterable[Path], root: Path) -> dict[str, str]:
     """Returns the SHA-256 of every file, by its path relative to `root`, in the order given.
 
+    Raises:
+        DataError: A file cannot be read.
+
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
@@ -131,9 +134,12 @@ def checksums(paths: Iterable[Path], root: Path) -> dict[str, str]:
     """
     sums = {}
     for path in paths:
-        with path.open("rb") as file:
-            name = Path(os.path.relpath(path, root)).as_posix()
-            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        name = Path(os.path.relpath(path, root)).as_posix()
+        try:
+            with path.open("rb") as file:
+                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
     return sums
 
 

@@ -218,6 +218,11 @@ def test_checksums_are_sha256(tmp_path: Path) -> None:
     }
 
 
+def test_checksum_of_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        checksums([tmp_path], tmp_path)
+
+
 def test_window_settings_in_seconds() -> None:
     usual = {"samples": 64, "stride": 32, "null": "own_class"}
     plain = WindowSettings.from_settings({}, usual)
