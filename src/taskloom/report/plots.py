@@ -58,6 +58,7 @@ def curves(data: ReportData, task: TaskRow) -> str:
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"{metric_name(task.metric)}, validation" + (f" ({task.unit})" if task.unit else ""))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0.5, 0.5 + max(len(curve.values) for runs in by_cell.values() for curve in runs))
         figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=2)
         return _svg(figure, f"Validation curves of {task.name}")
 
@@ -67,7 +68,7 @@ def mixing_heatmaps(mixing: Mixing) -> str:
     names, count = list(mixing.matrices), len(mixing.matrices)
     size = max(1.5, 0.42 * len(mixing.tasks) + 0.9)
     with rc_context(_STYLE):
-        figure = Figure(figsize=(min(size * count + 0.8, 14), size + 0.5), layout="constrained")
+        figure = Figure(figsize=(min(size * count + 0.8, 14), size + 0.9), layout="constrained")
         panels = figure.subplots(1, count, squeeze=False)[0]
         limit = max(float(np.abs(np.asarray(matrix)).max()) for matrix in mixing.matrices.values()) or 1.0
         for index, (axes, name) in enumerate(zip(panels, names, strict=True)):
@@ -167,7 +168,9 @@ def _draw_heatmap(
 def _svg(figure: Figure, description: str) -> str:
     """The figure as an SVG element: no XML header, no date, described for screen readers."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(
+        buffer, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None, "Creator": None}
+    )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

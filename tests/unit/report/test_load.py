@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _report import finished_study
 
+from _report import finished_study
 from taskloom.errors import DataError
 from taskloom.report import load, render_report
 
