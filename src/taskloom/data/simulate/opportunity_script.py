@@ -144,7 +144,7 @@ def drill_run(num_samples: int, rng: Generator, *, right_handed: float) -> list[
         for action in lap:
             new = [*_gesture(action, 0, rng, right_handed), _pause(0, STAND, rng)]
             if rng.random() < 0.3:
-                new.append(Segment(int(rng.integers(30, 70)), 0, WALK))
+                new.append(Segment(int(rng.integers(45, 90)), 0, WALK))
             segments += new
             left -= sum(segment.length for segment in new)
     return _cut(segments, num_samples)
@@ -176,8 +176,8 @@ def _episode(activity: int, rng: Generator, right_handed: float) -> Iterator[Seg
     """A gesture or a small action with what surrounds it."""
     habits = HABITS[activity]
     posture = (STAND, SIT, LIE)[rng.choice(3, p=habits.postures)]
-    if rng.random() < 0.35 and posture != LIE:
-        yield Segment(int(rng.integers(30, 120)), activity, WALK)
+    if rng.random() < 0.3 and posture != LIE:
+        yield Segment(int(rng.integers(60, 150)), activity, WALK)
     weights = np.array((*habits.objects, *habits.gestures))
     if posture == STAND or rng.random() < 0.3:
         choice = int(rng.choice(len(weights), p=weights / weights.sum()))
@@ -200,7 +200,7 @@ def _gesture(
     """Reach, do, release: only the middle part is a gesture on the mid-level track."""
     verb, thing = action
     locomotion = posture if action == (SIP, CUP) and posture != LIE else STAND
-    if thing in (DOOR1, DOOR2) and rng.random() < 0.5:
+    if thing in (DOOR1, DOOR2) and rng.random() < 0.3:
         locomotion = WALK
     slow = 1.4 if verb in (SIP, CLEAN) else 1.0
     use_right = rng.random() < right_handed
@@ -213,7 +213,7 @@ def _gesture(
 
     if rng.random() < 0.7 and verb != REACH:
         yield segment(int(rng.integers(8, 18)), (REACH, thing))
-    yield segment(int(slow * rng.integers(45, 100)), action, is_gesture=True)
+    yield segment(int(slow * rng.integers(55, 105)), action, is_gesture=True)
     if rng.random() < 0.7:
         yield segment(int(rng.integers(6, 15)), (RELEASE, thing))
 
@@ -230,5 +230,6 @@ def _small_action(activity: int, posture: int, rng: Generator, right_handed: flo
 
 def _pause(activity: int, posture: int, rng: Generator) -> Segment:
     """Nothing in particular; now and then between two postures, which the locomotion track calls NULL."""
-    locomotion = posture if rng.random() < 0.55 else 0
-    return Segment(int(rng.integers(20, 90)), activity, locomotion)
+    if rng.random() < 0.3:
+        return Segment(int(rng.integers(60, 150)), activity, 0)
+    return Segment(int(rng.integers(20, 80)), activity, posture)

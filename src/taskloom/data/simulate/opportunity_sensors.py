@@ -248,9 +248,7 @@ def _worn(
         (np.sin(step), np.cos(step), np.sin(step + 0.7) + 0.5 * np.sin(2 * step)), 1
     )
     noise = rng.normal(0, 1, (len(pitch), 16))
-    # Trunk and legs are felt less clearly than the arms: what one part leaves open, another one tells.
-    rough = 110.0 if impact <= 70.0 else 260.0
-    acceleration = 1000 * gravity + (np.clip(lever, -600, 600) + shake) @ turn + rough * noise[:, :3]
+    acceleration = 1000 * gravity + (np.clip(lever, -600, 600) + shake) @ turn + 80 * noise[:, :3]
     gyroscope = 1000 * rate @ turn / 4 + 20 * noise[:, 3:6]
     north = np.stack((np.cos(way) * np.cos(tilt), np.sin(way), np.cos(way) * np.sin(tilt)), 1) @ turn
     magnetic = 700 * north + 15 * noise[:, 6:9]
