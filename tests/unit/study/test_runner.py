@@ -224,22 +224,25 @@ def test_a_run_stopped_in_the_middle_resumes_and_ends_the_same(
 
 
 def test_a_study_killed_for_good_goes_on_where_it_was(folder: Path) -> None:
-    (folder / "people.yaml").write_text(TEXT.replace("epochs: 3", "epochs: 40"))
+    settings = ("training.epochs=12", "repeats=1")
+    (folder / "people.yaml").write_text(
+        TEXT.replace("epochs: 3", "epochs: 12").replace("repeats: 2", "repeats: 1")
+    )
     out = folder / "out"
     command = [sys.executable, "-c", "from taskloom.cli import main; main()", "study", "people.yaml"]
     process = subprocess.Popen(
         [*command, "--data", ".", "--out", str(out)], cwd=folder, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    while _num_done(out) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while _num_done(out) < 1 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = _num_done(out)
     rest = Watcher()
-    run(folder, "training.epochs=40", progress=rest)
-    assert len(rest.begun) == NUM_RUNS - done
-    run(folder, "training.epochs=40", out="whole")
+    run(folder, *settings, progress=rest)
+    assert len(rest.begun) == 4 - done
+    run(folder, *settings, out="whole")
     assert values(out) == values(folder / "whole")
 
 
@@ -257,16 +260,16 @@ def test_several_processes_reach_the_same_and_survive_the_death_of_one(folder: P
     class Killer(Watcher):
         def started(self, spec: RunSpec) -> None:
             super().started(spec)
-            if len(self.begun) == 4:  # the worker that is about to get this run, or the other one
+            if len(self.begun) == 3:  # the worker that is about to get this run, or the other one
                 os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
-    outcome = run(folder, progress=Killer(), jobs=2)
-    assert (outcome.done, outcome.failed) == (NUM_RUNS - 1, 1)
+    outcome = run(folder, "repeats=1", progress=Killer(), jobs=2)
+    assert (outcome.done, outcome.failed) == (3, 1)
     assert "signal 9" in outcome.summary["failed"][0]
     again = Watcher()
-    assert run(folder, progress=again, jobs=2, retry_failed=True).failed == 0
+    assert run(folder, "repeats=1", progress=again, retry_failed=True).failed == 0
     assert len(again.begun) == 1
-    run(folder, out="whole")
+    run(folder, "repeats=1", out="whole")
     assert values(folder / "out") == values(folder / "whole")
 
 
