@@ -149,7 +149,7 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of alpha and of each copy, from the gradients of those outputs that are used."""
     transposed = alpha[..., used, :].transpose(-1, -2)
-    if _transformed():  # vmap over gradients (is_grads_batched): no writing into prepared memory
+    if _transformed():  # no writing into prepared memory there
         stacked = torch.stack(list(given))
         return (
             _spread(_products(stacked, torch.stack(list(copies)), alpha), used, alpha),
@@ -215,14 +215,14 @@ def _transformed() -> bool:
 
 
 def start_matrix(num_tasks: int, start: Start) -> Tensor:
-    """The [T, T] matrix of a start that is not drawn."""
+    """The [T, T] matrix of a start that is not drawn, in float64."""
     if start == "identity":
-        return torch.eye(num_tasks)
+        return torch.eye(num_tasks, dtype=torch.float64)
     if start == "equal":
-        return torch.full((num_tasks, num_tasks), 1.0 / num_tasks)
+        return torch.full((num_tasks, num_tasks), 1.0 / num_tasks, dtype=torch.float64)
     assert isinstance(start, Mapping)
-    others = num_tasks - 1
-    matrix = torch.full((num_tasks, num_tasks), float(start["other"]) / max(1, others))
+    other = float(start["other"]) / max(1, num_tasks - 1)
+    matrix = torch.full((num_tasks, num_tasks), other, dtype=torch.float64)
     return matrix.fill_diagonal_(float(start["same"]))
 
 
