@@ -9,6 +9,7 @@ in one sentence; 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
@@ -17,13 +18,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from taskloom.errors import TaskloomError
+from taskloom.errors import DataError, TaskloomError
 from taskloom.version import __version__
 
 if TYPE_CHECKING:
     from taskloom.data.batch import DataSplits
+    from taskloom.deploy import Bundle
     from taskloom.study.config import Study
     from taskloom.study.runner import Outcome, Plan
+    from taskloom.study.single import Trained
 
 app = typer.Typer(
     name="taskloom",
@@ -147,14 +150,11 @@ def train(
 ) -> None:
     """Train one cell of a study once, on the split of its first repeat, and write a bundle."""
     from taskloom.study.config import load_study
-    from taskloom.study.runner import writable
     from taskloom.study.single import train_cell
 
     loaded = load_study(file, settings or ())
-    path = out or Path(f"{cell.replace(' ', '_').replace('/', '_')}.bundle")
     trained = train_cell(loaded, cell, data=data, stores=_stores(loaded))
-    with writable(path):
-        _save_bundle(trained, path)
+    path = _save(trained, out or Path(cell.replace(" ", "_").replace("/", "_")))
     _console().print(trained.test.table())
     _say(f"bundle   {path}")
 
@@ -169,13 +169,15 @@ def evaluate(
     part: Annotated[str, typer.Option("--part", help="train, validation or test.")] = "test",
 ) -> None:
     """Evaluate a bundle on one part of a study file's data."""
+    from taskloom.deploy import load_bundle
     from taskloom.study.config import load_study
     from taskloom.study.single import part_of
     from taskloom.training import evaluate as evaluate_network
 
-    network = _load_network(bundle)
+    loaded = load_bundle(bundle)
     splits = _load(load_study(file, settings or ()), data)
-    _console().print(evaluate_network(network, part_of(splits, part)).table())
+    _check_same_preparation(bundle, loaded, splits)
+    _console().print(evaluate_network(loaded.model, part_of(splits, part)).table())
 
 
 @app.command()
@@ -285,6 +287,37 @@ def _load(study: Study, data: Path | None) -> DataSplits:
 
     with writable(_stores(study)):
         return load_data(study, data, _stores(study))
+
+
+def _save(trained: Trained, path: Path) -> Path:
+    from taskloom.deploy import save_bundle
+
+    spec, splits = trained.spec, trained.splits
+    return save_bundle(
+        path,
+        trained.network,
+        input_shape=splits.train.input_shape,
+        encoder=spec.encoder,
+        sharing={"name": spec.cell.architecture, **spec.cell.settings},
+        head=spec.head,
+        preprocessing=splits.preprocessing,
+        about={"cell": spec.cell.name, "data": splits.about, "run": spec.resolved},
+    )
+
+
+def _check_same_preparation(path: Path, bundle: Bundle, splits: DataSplits) -> None:
+    """Inputs and classes must mean to the network what they meant in its training."""
+    if json.loads(json.dumps(splits.preprocessing)) != bundle.preprocessing:
+        raise DataError(
+            f"{path}: the network was trained on data prepared in another way (channels, windows, or what "
+            "was fitted on other training rows); evaluate it with the study file and data of its training."
+        )
+    for name, task in bundle.tasks.items():
+        if splits.tasks[name].class_names != task.class_names:
+            raise DataError(
+                f"{path}: task {name} has the classes {', '.join(task.class_names)}, the data have "
+                f"{', '.join(splits.tasks[name].class_names)}; the same ones in the same order are expected."
+            )
 
 
 def _announce(file: Path, study: Study, plan: Plan) -> None:

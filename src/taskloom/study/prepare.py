@@ -72,11 +72,11 @@ def prepare_data(
 
 
 def check_labels(inspection: Inspection) -> None:
-    """Refuses data that cannot answer the question.
+    """Refuses data that cannot give a verdict; sources have refused most of it already.
 
     Raises:
-        DataError: A part without rows, a task without any label in a part, groups or samples on two sides, a
-            class in validation or test that training never saw, or one class only.
+        DataError: A part without rows, a task without any label in a part, windows of two parts that share
+            samples.
     """
     for part, rows in inspection.rows.items():
         if rows == 0:
@@ -87,31 +87,11 @@ def check_labels(inspection: Inspection) -> None:
                 raise DataError(
                     f"tasks.{task.name}: there is no label at all in {part}; every part needs some."
                 )
-        if task.kind in ("binary", "multiclass"):
-            _check_classes(task)
     for leak in inspection.leaks:
-        if leak.fatal:
+        if leak.what == "samples":
             raise DataError(
-                f"split: {leak.count} {leak.what} stand in both {leak.parts[0]} and {leak.parts[1]} "
-                f"({', '.join(leak.examples)}); results on {leak.parts[1]} would mean nothing: "
-                "split by group."
-            )
-
-
-def _check_classes(task: TaskLabels) -> None:
-    train = task.parts["train"].counts
-    seen = [name for name, count in train.items() if count]
-    if len(seen) == 1:
-        raise DataError(
-            f"tasks.{task.name}: training holds one class only (`{seen[0]}`); there is nothing to tell apart."
-        )
-    for part in ("validation", "test"):
-        unseen = [name for name, count in task.parts[part].counts.items() if count and not train.get(name)]
-        if unseen:
-            raise DataError(
-                f"tasks.{task.name}: class `{unseen[0]}` stands in {part} but never in train; "
-                "move some of its rows "
-                "to train (another split or seed), or leave the class out."
+                f"split: {leak.count} windows of {leak.parts[1]} share samples with {leak.parts[0]} "
+                f"({', '.join(leak.examples)}); results would mean nothing: split by recording or group."
             )
 
 
@@ -136,9 +116,19 @@ def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict
         "clusters": f"{groups:,} {_plural(splits.about.get('group'))}",
         "test_over_train": rows["test"] / rows["train"] if redrawn else None,
         "data_notes": notes,
-        "warnings": [str(warning) for warning in splits.about.get("warnings", [])],
+        "warnings": [*map(str, splits.about.get("warnings", [])), *_group_warnings(inspection)],
         "about": json.loads(json.dumps(splits.about, default=str)),
     }
+
+
+def _group_warnings(inspection: Inspection) -> list[str]:
+    """A split within groups is allowed, and answers another question."""
+    return [
+        f"{leak.count:,} groups stand in both {leak.parts[0]} and {leak.parts[1]}: results say nothing about "
+        "new ones."
+        for leak in inspection.leaks
+        if leak.what == "groups"
+    ]
 
 
 def _plural(group: str | None) -> str:

@@ -12,7 +12,7 @@ from taskloom.study.cells import baselines, expand_cells
 from taskloom.study.config import Study
 from taskloom.study.locate import located
 from taskloom.study.prepare import dry_build, prepare_data
-from taskloom.study.runs import data_request, plan_runs
+from taskloom.study.runs import RunSpec, data_request, plan_runs
 from taskloom.study.views import labelled_rows
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.training import Evaluation, History, TrainingConfig, evaluate, fit
@@ -23,12 +23,14 @@ class Trained:
     """A trained cell.
 
     Args:
+        spec: What was trained.
         network: With the weights of its best epoch.
         splits: The data it was trained on.
         history: The record of its training.
         test: What it does on the test part.
     """
 
+    spec: RunSpec
     network: MultiTaskNetwork
     splits: DataSplits
     history: History
@@ -82,7 +84,7 @@ def train_cell(
         progress=progress,
     )
     batch = TrainingConfig().evaluation_batch
-    return Trained(network, splits, history, evaluate(network, splits.test, batch=batch))
+    return Trained(spec, network, splits, history, evaluate(network, splits.test, batch=batch))
 
 
 def part_of(splits: DataSplits, name: str) -> TaskDataset:
