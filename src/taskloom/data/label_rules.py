@@ -109,15 +109,12 @@ def _most_frequent(
 class LabelColumn(Protocol):
     """Labels of one task for all windows, stored compactly, expanded on demand."""
 
-    def gather(
-        self, rows: NDArray[Any] | slice, starts: NDArray[Any], recordings: NDArray[Any]
-    ) -> tuple[Tensor, Tensor]:
+    def gather(self, rows: NDArray[Any] | slice, starts: NDArray[Any]) -> tuple[Tensor, Tensor]:
         """Values and presence of some windows.
 
         Args:
             rows: Their positions in the data set.
             starts: Their first samples in the store, [B].
-            recordings: Their recordings' positions in the store, [B].
         """
         ...
 
@@ -141,7 +138,6 @@ class WindowColumn:
         self,
         rows: NDArray[Any] | slice,
         starts: NDArray[Any],  # noqa: ARG002  # the protocol's
-        recordings: NDArray[Any],  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
         return _values_and_presence(self.classes[rows])
 
@@ -164,7 +160,6 @@ class SampleColumn:
         self,
         rows: NDArray[Any] | slice,  # noqa: ARG002
         starts: NDArray[Any],
-        recordings: NDArray[Any],  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
         windows = np.lib.stride_tricks.sliding_window_view(self.classes, self.window_samples)
         return _values_and_presence(windows[starts])
@@ -181,18 +176,18 @@ class SampleColumn:
 
 @dataclass
 class RecordingColumn:
-    """One label per recording, [R, ...], the label of all its windows."""
+    """One label per recording, [R, ...], the label of all its windows; `recording_starts` is [R]."""
 
     values: Tensor
     present: Tensor
+    recording_starts: NDArray[np.int64]
 
     def gather(
         self,
         rows: NDArray[Any] | slice,  # noqa: ARG002
-        starts: NDArray[Any],  # noqa: ARG002
-        recordings: NDArray[Any],
+        starts: NDArray[Any],
     ) -> tuple[Tensor, Tensor]:
-        index = torch.from_numpy(recordings)
+        index = torch.from_numpy(np.searchsorted(self.recording_starts, starts, side="right") - 1)
         return self.values[index], self.present[index]
 
     def select(self, rows: NDArray[Any]) -> RecordingColumn:  # noqa: ARG002
@@ -203,9 +198,8 @@ class RecordingColumn:
 
 
 def _values_and_presence(classes: NDArray[np.int16]) -> tuple[Tensor, Tensor]:
-    chosen = torch.from_numpy(np.ascontiguousarray(classes))
-    present = chosen >= 0
-    return chosen.clamp(min=0).to(torch.int64), present
+    values = np.maximum(classes, 0).astype(np.int64)
+    return torch.from_numpy(values), torch.from_numpy(classes >= 0)
 
 
 def track_column(
@@ -328,7 +322,8 @@ def recording_column(store: RecordingStore, label: str, task: Task) -> Recording
                 if element is not None:
                     values[row, column] = _class_index(("0", "1"), int(element), where, task.name)
                     present[row, column] = True
-    return RecordingColumn(values, present)
+    first_samples = np.array([recording.start for recording in store.recordings], dtype=np.int64)
+    return RecordingColumn(values, present, first_samples)
 
 
 def _class_index(classes: Sequence[str], value: Any, where: str, task: str) -> int:

@@ -342,8 +342,7 @@ class WindowDataset:
         return np.searchsorted(self._recording_starts, starts, side="right") - 1
 
     def _gather_labels(self, rows: NDArray[np.int64] | slice, starts: NDArray[Any]) -> Labels:
-        recordings = self._recordings_of(starts)
-        pairs = {name: column.gather(rows, starts, recordings) for name, column in self._labels.items()}
+        pairs = {name: column.gather(rows, starts) for name, column in self._labels.items()}
         return Labels(
             {name: values for name, (values, _) in pairs.items()},
             {name: present for name, (_, present) in pairs.items()},
@@ -358,10 +357,12 @@ class WindowDataset:
         """Windows [B, window_samples, channels] that begin at `starts`."""
         if self._view is None:
             self._view = _window_view(self.store.samples, self.window_samples, self._columns_read)
-        windows = self._view.index_select(0, torch.from_numpy(starts))
-        windows = windows.view(
-            len(starts), self.window_samples, windows.shape[1:].numel() // self.window_samples
-        )
+        # Measured in benchmarks/windows.py: with one thread, as in a loader process, NumPy copies the blocks
+        # faster; with more, PyTorch shares the work between them.
+        if torch.get_num_threads() == 1:
+            windows = torch.from_numpy(np.ascontiguousarray(self._view.numpy()[starts]))
+        else:
+            windows = self._view.index_select(0, torch.from_numpy(starts))
         if not isinstance(self._columns_read, slice):
             windows = windows.index_select(2, torch.tensor(self._columns_read))
         return windows
@@ -371,22 +372,19 @@ class WindowDataset:
 
 
 def _window_view(samples: NDArray[np.float32], window_samples: int, columns: slice | list[int]) -> Tensor:
-    """An overlapping view with one row per position: [positions, window_samples * channels] or 3-D.
+    """An overlapping view of the map with one window per position, [positions, window_samples, channels].
 
-    Samples are time-major, so a window of all channels is one unbroken block of the file. `index_select` then
-    copies a batch block by block, on all of PyTorch's threads; measured in benchmarks/windows.py.
+    Samples are time-major, so a window of all channels is one unbroken block of the file.
     """
     with warnings.catch_warnings():
         # The map is read-only and nothing writes to the view.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         everything = torch.from_numpy(np.asarray(samples))
     num_samples, num_channels = everything.shape
-    positions = num_samples - window_samples + 1
-    if not isinstance(columns, slice) or columns == slice(0, num_channels, 1):
-        return everything.as_strided((positions, window_samples * num_channels), (num_channels, 1))
-    width = len(range(columns.start, columns.stop, columns.step))
-    shape = (positions, window_samples, width)
-    return everything.as_strided(shape, (num_channels, num_channels, columns.step), columns.start)
+    chosen = columns if isinstance(columns, slice) else slice(0, num_channels, 1)
+    width = len(range(chosen.start, chosen.stop, chosen.step))
+    shape = (num_samples - window_samples + 1, window_samples, width)
+    return everything.as_strided(shape, (num_channels, num_channels, chosen.step), chosen.start)
 
 
 def _as_slice(columns: list[int]) -> slice | list[int]:

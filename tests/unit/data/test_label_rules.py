@@ -68,7 +68,7 @@ def test_null_is_kept_as_missing_dropped_or_a_class_of_its_own(tmp_path: Path) -
     store = _store(tmp_path / "store", [0, 0, 1, 2, 5])
     starts = np.arange(5)
     keep = track_column(store, "gait", WALKS, starts, 1, "majority", "keep")
-    values, present = keep.gather(slice(None), starts, starts)
+    values, present = keep.gather(slice(None), starts)
     assert present.tolist() == [False, False, True, True, True]
     assert values.tolist() == [0, 0, 1, 0, 2]
     assert keep.dropped(starts) is None
@@ -78,7 +78,7 @@ def test_null_is_kept_as_missing_dropped_or_a_class_of_its_own(tmp_path: Path) -
     assert dropped.tolist() == [True, True, False, False, False]
     own = tl.Multiclass("gait", ("NULL", "stand", "walk", "lie"))
     values, present = track_column(store, "gait", own, starts, 1, "majority", "own_class").gather(
-        slice(None), starts, starts
+        slice(None), starts
     )
     assert values.tolist() == [0, 0, 1, 2, 3]
     assert present.all()
@@ -88,14 +88,14 @@ def test_null_can_lose_the_majority_only_by_count(tmp_path: Path) -> None:
     # "keep" does not mean that NULL samples are ignored: 2 of 3 samples are NULL, so the window is.
     store = _store(tmp_path / "store", [0, 0, 5])
     column = track_column(store, "gait", WALKS, np.array([0]), 3, "majority", "keep")
-    assert not column.gather(slice(None), np.array([0]), np.array([0]))[1].any()
+    assert not column.gather(slice(None), np.array([0]))[1].any()
 
 
 def test_labels_per_sample(tmp_path: Path) -> None:
     store = _store(tmp_path / "store", [0, 1, 5, 0, 0, 0])
     starts = np.array([0, 1, 3])
     column = track_column(store, "gait", WALKS, starts, 3, "per_sample", "drop")
-    values, present = column.gather(np.array([1, 0]), starts[[1, 0]], np.zeros(2))
+    values, present = column.gather(np.array([1, 0]), starts[[1, 0]])
     assert present.tolist() == [[True, True, False], [False, True, True]]
     assert values.tolist() == [[1, 2, 0], [0, 1, 2]]
     dropped = column.dropped(starts)
@@ -107,9 +107,7 @@ def test_classes_match_by_name_or_by_code(tmp_path: Path) -> None:
     store = _store(tmp_path / "store", [1, 2, 5])
     by_code = tl.Multiclass("gait", ("5", "2", "1"))
     starts = np.arange(3)
-    values, _ = track_column(store, "gait", by_code, starts, 1, "last", "keep").gather(
-        slice(None), starts, starts
-    )
+    values, _ = track_column(store, "gait", by_code, starts, 1, "last", "keep").gather(slice(None), starts)
     assert values.tolist() == [2, 1, 0]
 
 
@@ -141,7 +139,7 @@ def test_a_class_that_no_window_has_may_be_left_out(tmp_path: Path) -> None:
     store = _store(tmp_path / "store", [1, 1, 1, 5, 1, 1])  # 5 never has the majority
     task = tl.Multiclass("gait", ("stand", "walk"))
     column = track_column(store, "gait", task, np.array([0, 3]), 3, "majority", "keep")
-    assert column.gather(slice(None), np.zeros(2), np.zeros(2))[0].tolist() == [0, 0]
+    assert column.gather(slice(None), np.zeros(2))[0].tolist() == [0, 0]
 
 
 # -- labels of whole recordings
@@ -164,10 +162,10 @@ def test_recording_labels_of_every_kind(tmp_path: Path) -> None:
             {"sex": "M"},
         ],
     )
-    index = np.array([2, 1, 0])
+    starts = np.array([4, 3, 0])  # recordings of two samples: R2, R1, R0
 
     def gathered(name: str, task: tl.Task) -> tuple[list[Any], list[Any]]:
-        values, present = recording_column(store, name, task).gather(slice(None), index, index)
+        values, present = recording_column(store, name, task).gather(slice(None), starts)
         assert values.dtype == task.value_dtype
         return values.tolist(), present.tolist()
 

@@ -119,15 +119,24 @@ def test_a_batch_is_a_copy(tmp_path: Path) -> None:
     assert windows.__getitems__([]).inputs.shape == (0, 8, 3)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize(
-    "names", [["c0"], ["c1", "c2"], ["c1", "c3", "c5"], ["c4", "c0"], ["c0", "c1", "c3"]]
+    "names",
+    [["c0"], ["c1", "c2"], ["c1", "c3", "c5"], ["c4", "c0"], ["c0", "c1", "c3"], [f"c{i}" for i in range(6)]],
 )
-def test_some_channels(tmp_path: Path, names: list[str]) -> None:
+def test_some_channels(tmp_path: Path, names: list[str], num_threads: int) -> None:
     store = write_store(tmp_path / "store", [50], channels=6)
     windows = _windows(store, channels=names)
     whole = _windows(store).__getitems__([2, 0, 7]).inputs
     columns = [int(name[1:]) for name in names]
-    batch = windows.__getitems__([2, 0, 7]).inputs
+    threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads)  # decides who copies
+    try:
+        batch = windows.__getitems__([2, 0, 7]).inputs
+        empty = windows.__getitems__([]).inputs
+    finally:
+        torch.set_num_threads(threads)
+    assert empty.shape == (0, 8, len(names))
     torch.testing.assert_close(batch, whole[:, :, columns], rtol=0, atol=0)
     assert batch.is_contiguous()
     assert windows.input_shape == (8, len(names))
