@@ -57,6 +57,7 @@ SOURCES: Registry[SourceLoader] = Registry("data reader")
 
 _BUILT_IN = (
     "taskloom.data.recording_source",
+    "taskloom.data.signal_sources",
     "taskloom.data.table_source",
     "taskloom.data.image_source",
 )
