@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from taskloom.errors import DataError, TaskloomError
 from taskloom.version import __version__
@@ -229,7 +230,7 @@ def doctor(
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, found in examine(stores):
-        table.add_row(name, found)
+        table.add_row(Text(name), Text(found))  # names in brackets are not markup
     _console().print(table)
 
 

@@ -1,1 +1,33 @@
-"""The study: a grid of cells to runs, a results store, and a summary with a verdict per task."""
+"""The study: a grid of cells to runs, a results store, and a summary with a verdict per task.
+
+`config` reads the study file, `cells` expands it, `runner` runs what is missing, `results` keeps it,
+`statistics` compares, `summary` writes what the report shows.
+"""
+
+from taskloom.study.cells import Cell, expand_cells
+from taskloom.study.config import Study, StudyConfig, load_study
+from taskloom.study.results import MetricValue, ResultsStore, RunRecord
+from taskloom.study.runner import Outcome, Plan, plan_study, run_study
+from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare, what_would_help
+from taskloom.study.summary import write_summary
+
+__all__ = [
+    "Cell",
+    "Gain",
+    "MetricValue",
+    "Outcome",
+    "Plan",
+    "ResultsStore",
+    "RunRecord",
+    "Scores",
+    "Study",
+    "StudyConfig",
+    "choose_on_validation",
+    "compare",
+    "expand_cells",
+    "load_study",
+    "plan_study",
+    "run_study",
+    "what_would_help",
+    "write_summary",
+]

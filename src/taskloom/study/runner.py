@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def run_study(
     data: Path | None = None,
     jobs: int = 1,
     retry_failed: bool = False,
-    announce: Any = None,
+    announce: Callable[[Plan], None] | None = None,
 ) -> Outcome:
     """Runs what is missing of a study and writes `summary.json` and `results.parquet`.
 
@@ -112,11 +112,13 @@ def run_study(
             full disk or a folder that cannot be written.
     """
     with writable(out):
+        # Whatever is wrong with file or data is found before the study's folder is touched.
+        check_store(out)
+        plan = plan_study(study, out, data=data)
+        if announce is not None:
+            announce(plan)
         out.mkdir(parents=True, exist_ok=True)
         with study_lock(out), ResultsStore(out / "results.sqlite") as store:
-            plan = plan_study(study, out, data=data)
-            if announce is not None:
-                announce(plan)
             ran = _run_missing(study, plan, store, out, progress, jobs, retry_failed)
             status = store.finished(spec.id for spec in plan.specs)
         summary = write_summary(out)
@@ -153,6 +155,17 @@ def _run_missing(
     return len(missing)
 
 
+def check_store(out: Path) -> None:
+    """Refuses a study folder whose results are of another version; nothing is wrong with one that has none.
+
+    Raises:
+        DataError: The results store is of another version, or no results store.
+    """
+    path = out / "results.sqlite"
+    if path.is_file() and path.stat().st_size > 0:
+        ResultsStore(path, read_only=True).close()
+
+
 def missing_runs(specs: Sequence[RunSpec], out: Path) -> list[RunSpec]:
     """Returns those runs that a study folder does not hold yet; writes nothing.
 
@@ -179,10 +192,9 @@ def writable(folder: Path) -> Iterator[None]:
     except (OSError, sqlite3.OperationalError) as error:
         reason = storage_reason(error)
         if reason is not None:
-            where = getattr(error, "filename", None) or folder
-            raise DataError(
-                f"{where}: cannot be written ({reason}); choose another --out or make room."
-            ) from error
+            where = Path(getattr(error, "filename", None) or folder)
+            advice = "; make room or choose another --out" if where.is_relative_to(folder) else ""
+            raise DataError(f"{where}: {reason}{advice}.") from error
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise DataError(f"{folder}: a folder expected, found a file; choose another --out.") from error
         if isinstance(error, sqlite3.OperationalError):

@@ -316,20 +316,17 @@ def _over_channels(matrix: Any) -> Any:
 
 def _design(facts: Mapping[str, Any]) -> str:
     num_cells = len(facts["cells"])
-    holm = f"Holm over {num_cells} cells" if num_cells > 1 else "one cell"
+    holm = f" after Holm over {num_cells} cells of each task" if num_cells > 1 else ""
+    paired = "Gains are paired by repeat (same seed, same split)"
+    verdicts = f"verdicts at the 5 % level{holm}."
     if facts["test_over_train"] is None:
         return (
-            "Gains are paired by repeat (same seed, same split); 95 % intervals count "
-            f"{facts['repeats']} training "
-            f"seeds and the choice of the test's groups ({facts['clusters']}, resampled whole); "
-            "verdicts at the 5 % "
-            f"level after {holm} of each task."
+            f"{paired}; 95 % intervals count {facts['repeats']} training seeds and the choice of the test's groups "
+            f"({facts['clusters']}, resampled whole); {verdicts}"
         )
     return (
-        "Gains are paired by repeat (same seed, same split); the split is drawn anew in each of "
-        f"{facts['repeats']} "
-        "repeats, and 95 % intervals allow for the overlap of their training sets (Nadeau and Bengio 2003); "
-        f"verdicts at the 5 % level after {holm} of each task."
+        f"{paired}; the split is drawn anew in each of {facts['repeats']} repeats, and 95 % intervals allow for "
+        f"the overlap of their training sets (Nadeau and Bengio 2003); {verdicts}"
     )
 
 
