@@ -231,8 +231,8 @@ def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
     except _BROKEN_MAT as error:
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path.name}: not readable as a MATLAB file of version 5 to 7.2 ({what}); the file seems cut off "
-            "or is something else."
+            f"{path.name}: not readable as a MATLAB file of version 5 to 7.2 ({what}); the file seems cut "
+            "off or is something else."
         ) from error
     return {name: content[name] for name in ("data", "labels") if name in content}
 

@@ -1,0 +1,78 @@
+"""The folder of a simulation: whole or absent, and it says what made it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from taskloom.errors import DataError
+
+_MARKER = "simulation.json"
+
+
+def write_simulation(
+    folder: Path,
+    parameters: Mapping[str, Any],
+    readme: str,
+    write: Callable[[Path], None],
+    *,
+    if_missing: bool = False,
+) -> Path:
+    """Writes the files beside their place, with README.txt and simulation.json, and moves them there.
+
+    Args:
+        folder: Where they go: new or empty.
+        parameters: Plain values that decide the files, bit for bit.
+        readme: What README.txt says: that the data are made up, and how.
+        write: Writes the files into the folder it is given.
+        if_missing: Whether a folder of the same parameters is left as it is instead of being an error.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: The folder holds something else, or cannot be written.
+    """
+    if _is_there(folder, parameters, if_missing):
+        return folder
+    partial = folder.absolute().parent / f".{folder.name}.{secrets.token_hex(6)}.partial"
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        (partial / "README.txt").write_text(readme, encoding="utf-8")
+        (partial / _MARKER).write_text(json.dumps(dict(parameters)) + "\n", encoding="utf-8")
+        partial.rename(folder.absolute())
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the simulation cannot be written ({error.strerror or error}); nothing was written."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _is_there(folder: Path, parameters: Mapping[str, Any], if_missing: bool) -> bool:
+    """Whether the folder holds this very simulation and that is fine; refuses any other content."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    marker = folder / _MARKER
+    if not folder.is_dir() or not marker.is_file():
+        raise DataError(
+            f"{folder}: a new or empty folder expected, found other files; choose another folder for the "
+            "simulation."
+        )
+    found = json.loads(marker.read_text(encoding="utf-8"))
+    if found != json.loads(json.dumps(dict(parameters))):
+        raise DataError(
+            f"{folder}: holds a simulation with other parameters ({json.dumps(found)}); delete it or choose "
+            "another folder."
+        )
+    if not if_missing:
+        raise DataError(
+            f"{folder}: holds this simulation already; delete it, or use --if-missing to keep it."
+        )
+    return True
