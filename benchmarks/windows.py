@@ -9,7 +9,8 @@ What the ratios count:
   imports off.
 - `gather_vs_ram`: time to index a shuffled batch of 256 windows copied out in RAM (the fastest of NumPy
   indexing, numpy.take, PyTorch indexing and index_select) over the time of `WindowDataset.__getitems__`
-  on the same windows, which also gathers the labels of two tasks. Above 1 the lazy windows are faster.
+  on the same windows. Both take the list of positions that a sampler gives and return a batch with the
+  labels of two tasks. Above 1 the lazy windows are faster.
   `gather_vs_ram_one_thread` is the same with OMP_NUM_THREADS=1, as in a loader process: PyTorch's threads
   wait for each other, so on a busy machine only this one means something.
 - `rss_stride1_over_stride64`: added memory, as above, at stride 1 over that at stride 64.
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ import psutil
 import torch
 
 import taskloom as tl
-from taskloom.data.batch import make_loader
+from taskloom.data.batch import Batch, make_loader
 from taskloom.data.recordings import RecordingStore, RecordingWriter
 from taskloom.data.windows import WindowDataset
 
@@ -97,17 +99,25 @@ def measure_gather(folder: Path, num_copied: int, rounds: int) -> dict[str, floa
     for position, start in enumerate(windows.starts[rows]):
         copied[position] = windows.store.samples[start : start + WINDOW_SAMPLES]
     tensor = torch.from_numpy(copied)
-    ways: dict[str, Callable[[np.ndarray], object]] = {
-        "taskloom": lambda index: windows.__getitems__(rows[index].tolist()),
-        "ram, numpy indexing": lambda index: copied[index],
-        "ram, numpy.take": lambda index: np.take(copied, index, axis=0),
-        "ram, torch indexing": lambda index: tensor[torch.from_numpy(index)],
-        "ram, torch index_select": lambda index: tensor.index_select(0, torch.from_numpy(index)),
+    part = windows.subset(rows)
+    labels = part.labels
+    # Every way takes the list of positions that a sampler gives, and returns a batch with its labels.
+    ways: dict[str, Callable[[list[int]], Batch]] = {
+        "taskloom": part.__getitems__,
+        **{
+            f"ram, {name}": partial(_batch_from_ram, read, labels)
+            for name, read in {
+                "numpy indexing": lambda index: torch.from_numpy(copied[index.numpy()]),
+                "numpy.take": lambda index: torch.from_numpy(np.take(copied, index.numpy(), axis=0)),
+                "torch indexing": lambda index: tensor[index],
+                "torch index_select": lambda index: tensor.index_select(0, index),
+            }.items()
+        },
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     batches = min(10, num_copied // BATCH)
     for turn in range(rounds + 1):
-        order = random.permutation(num_copied)
+        order = random.permutation(num_copied).tolist()
         for name, way in ways.items():
             start = time.perf_counter()
             for position in range(batches):
@@ -115,6 +125,13 @@ def measure_gather(folder: Path, num_copied: int, rounds: int) -> dict[str, floa
             if turn:  # the first round warms up
                 seconds[name].append((time.perf_counter() - start) / batches)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _batch_from_ram(
+    read: Callable[[torch.Tensor], torch.Tensor], labels: tl.Labels, rows: list[int]
+) -> Batch:
+    index = torch.from_numpy(np.asarray(rows))
+    return Batch(read(index), labels[index], index)
 
 
 def in_fresh_process(*arguments: str, one_thread: bool = False) -> dict[str, float]:
