@@ -61,7 +61,7 @@ def simulate_deap(
 
     Args:
         folder: Where the files go: new or empty.
-        people: Number of people, up to 99; the real set has 32. A person takes 103 MB per format at 40 trials.
+        people: Number of people, up to 99; the real set has 32. One takes 103 MB per format at 40 trials.
         trials: Videos that everybody sees; the real files hold 40, and a reader of fewer is told so
             (`data.trials`).
         seed: Seed of everything that is drawn.
@@ -107,7 +107,7 @@ def simulate_deap(
 def simulate_person(
     number: int, *, trials: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns one person's signals [trials, 40, 8064] in DEAP's order, and ratings [trials, 4] from 1 to 9."""
+    """Returns one person's signals [trials, 40, 8064] in DEAP's order and ratings [trials, 4] from 1 to 9."""
     videos = np.random.default_rng((seed, 0)).normal(size=(trials, 4))
     rng = np.random.default_rng((seed, number))
     person = _Person.draw(rng)
@@ -152,7 +152,7 @@ def _ratings(videos: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]
     dominance = 0.5 * valence + 0.2 * arousal + 0.8 * own[:, 2]
     liking = 0.75 * valence + 0.66 * own[:, 3]
     said = 5.3 + 1.9 * np.stack([valence, arousal, dominance, liking], axis=1)
-    return np.round(np.clip(said + rng.normal(0.0, 0.4, size=4), 1.0, 9.0), 2)
+    return np.asarray(np.round(np.clip(said + rng.normal(0.0, 0.4, size=4), 1.0, 9.0), 2))
 
 
 def _eeg(person: _Person, felt: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
@@ -160,8 +160,9 @@ def _eeg(person: _Person, felt: NDArray[np.float64], rng: Generator) -> NDArray[
     valence, arousal = felt[0], felt[1]
     frequency = np.fft.rfftfreq(NUM_SAMPLES, 1.0 / RATE_HZ)
     power = np.where(frequency < 4.0, 0.0, np.maximum(frequency, 4.0) ** -person.slope)
+    power /= power.sum()
     background = power * np.where(frequency > 13.0, np.exp(0.35 * arousal), 1.0)
-    alpha = np.exp(-0.5 * ((frequency - person.alpha_hz) / 1.2) ** 2) * 10.0**-person.slope
+    alpha = np.exp(-0.5 * ((frequency - person.alpha_hz) / 1.2) ** 2) * np.interp(10.0, frequency, power)
     # More alpha on the right means less activity there: approach, which goes with pleasure.
     asymmetry = np.exp(0.35 * valence * _SIDE * _IS_FRONTAL - 0.2 * arousal)
     levels = background[None, :] + (person.alpha_gain * asymmetry)[:, None] * alpha[None, :]
@@ -174,29 +175,25 @@ def _peripheral(person: _Person, felt: NDArray[np.float64], rng: Generator) -> N
     frequency = np.fft.rfftfreq(NUM_SAMPLES, 1.0 / RATE_HZ)
     slow = np.where(frequency > 0.0, 1.0 / np.maximum(frequency, 0.05), 0.0)
     muscle = (frequency > 20.0).astype(np.float64)
-    eyes, face, skin = slow * (frequency < 8.0), muscle, slow * (frequency < 1.0)
-    noise = _shaped_noise(np.stack([eyes, eyes, face, face, skin, slow, slow, skin]), rng)
+    eyes, skin = slow * (frequency < 8.0), slow * (frequency < 1.0)
+    shapes = np.stack([eyes, eyes, muscle, muscle, skin, slow, slow, skin])
+    noise = _shaped_noise(shapes / np.linalg.norm(shapes, axis=1, keepdims=True), rng)
     time = np.arange(NUM_SAMPLES) / RATE_HZ
-    gains = np.array(
-        [20.0, 20.0, 4.0 * np.exp(0.4 * valence), 4.0 * np.exp(0.3 * arousal), 90.0, 60.0, 40.0, 0.05]
-    )
-    channels = gains[:, None] * noise
+    face, neck = 4.0 * np.exp(0.4 * valence), 4.0 * np.exp(0.3 * arousal)
+    channels = np.array([20.0, 20.0, face, neck, 90.0, 60.0, 40.0, 0.05])[:, None] * noise
     channels[4] += 12.0 * arousal * time
-    channels[5] += 900.0 * np.sin(
-        2 * np.pi * person.breath_hz * (1 + 0.05 * arousal) * time + rng.uniform(0, 6)
-    )
-    channels[6] += 700.0 * np.sin(
-        2 * np.pi * person.heart_hz * (1 + 0.06 * arousal) * time + rng.uniform(0, 6)
-    )
+    breath_hz = person.breath_hz * (1 + 0.05 * arousal)
+    heart_hz = person.heart_hz * (1 + 0.06 * arousal)
+    channels[5] += 900.0 * np.sin(2 * np.pi * (breath_hz * time + rng.uniform()))
+    channels[6] += 700.0 * np.sin(2 * np.pi * (heart_hz * time + rng.uniform()))
     return channels
 
 
 def _shaped_noise(amplitude: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
-    """Gaussian noise [rows, 8064] whose spectrum is the amplitude [rows, frequencies], of variance near 1."""
+    """Gaussian noise [rows, 8064] with these amplitudes [rows, frequencies]; variance: their squares' sum."""
     white = rng.normal(size=(2, *amplitude.shape))
-    spectrum = amplitude * (white[0] + 1j * white[1])
-    scale = NUM_SAMPLES / np.sqrt(2.0 * np.square(amplitude).sum(axis=1, keepdims=True) * 2.0)
-    return np.asarray(np.fft.irfft(spectrum * scale, n=NUM_SAMPLES, axis=1))
+    spectrum = amplitude * (white[0] + 1j * white[1]) * (NUM_SAMPLES / 2)
+    return np.asarray(np.fft.irfft(spectrum, n=NUM_SAMPLES, axis=1))
 
 
 def _readme(simulation: DeapSimulation) -> str:
