@@ -16,7 +16,7 @@ from taskloom.study.lock import study_lock
 from taskloom.study.pool import do_runs
 from taskloom.study.prepare import Prepared, dry_build, prepare_data, study_facts
 from taskloom.study.progress import Progress
-from taskloom.study.results import ResultsStore, storage_error
+from taskloom.study.results import ResultsStore, run_folder, storage_error
 from taskloom.study.runs import RunSpec, plan_runs
 from taskloom.study.summary import write_summary
 from taskloom.study.worker import DataCache, storage_reason
@@ -149,6 +149,9 @@ def _run_missing(
     try:
         for record in do_runs(missing, jobs, progress.started):
             store.commit(record)
+            if record.status == "done":
+                # The state to go on from is three times the weights, and no longer needed.
+                (run_folder(out, record.id) / "last.ckpt").unlink(missing_ok=True)
             progress.finished(record)
     finally:
         progress.end()
@@ -190,13 +193,14 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
-        reason = storage_reason(error)
-        if reason is not None:
-            where = Path(getattr(error, "filename", None) or folder)
-            advice = "; make room or choose another --out" if where.is_relative_to(folder) else ""
-            raise DataError(f"{where}: {reason}{advice}.") from error
-        if isinstance(error, FileExistsError | NotADirectoryError):
-            raise DataError(f"{folder}: a folder expected, found a file; choose another --out.") from error
         if isinstance(error, sqlite3.OperationalError):
             raise storage_error(folder / "results.sqlite", error) from error
-        raise
+        where = Path(getattr(error, "filename", None) or folder)
+        ours = where.is_relative_to(folder) or folder.is_relative_to(where)
+        if ours and isinstance(error, FileExistsError | NotADirectoryError):
+            raise DataError(f"{where}: a folder expected, found a file; choose another --out.") from error
+        reason = storage_reason(error) or (str(error.strerror).lower() if ours else None)
+        if reason is None:
+            raise
+        advice = "; make room or choose another --out" if ours else ""
+        raise DataError(f"{where}: {reason}{advice}.") from error

@@ -321,12 +321,12 @@ def _design(facts: Mapping[str, Any]) -> str:
     verdicts = f"verdicts at the 5 % level{holm}."
     if facts["test_over_train"] is None:
         return (
-            f"{paired}; 95 % intervals count {facts['repeats']} training seeds and the choice of the test's groups "
-            f"({facts['clusters']}, resampled whole); {verdicts}"
+            f"{paired}; 95 % intervals count {facts['repeats']} training seeds and the choice of the test's "
+            f"groups ({facts['clusters']}, resampled whole); {verdicts}"
         )
     return (
-        f"{paired}; the split is drawn anew in each of {facts['repeats']} repeats, and 95 % intervals allow for "
-        f"the overlap of their training sets (Nadeau and Bengio 2003); {verdicts}"
+        f"{paired}; the split is drawn anew in each of {facts['repeats']} repeats, and 95 % intervals allow "
+        f"for the overlap of their training sets (Nadeau and Bengio 2003); {verdicts}"
     )
 
 
