@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from _training import TASKS, TinyNetwork, rows_with_holes
 
+from _training import TASKS, TinyNetwork, rows_with_holes
 from taskloom.balancing import BALANCERS, WeightedSum
 from taskloom.errors import ConfigError
 from taskloom.losses import SumCount, per_task

@@ -1,8 +1,8 @@
 """A bundle: one folder that holds a trained network and everything that is needed to use it elsewhere.
 
 `NAME.bundle/bundle.json` holds the resolved settings from which the network is built again, the tasks with
-their units and scales, what was fitted to the training data (normalisation), versions, and whatever the caller
-wants to be known; `weights.safetensors` holds the weights. Nothing in it is code or unpickled.
+their units and scales, what was fitted to the training data (normalisation), versions, and whatever else the
+caller wants to be known; `weights.safetensors` holds the weights. Nothing in a bundle is code.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def save_bundle(
         >>> path = save_bundle(f"{folder.name}/faces", model, input_shape=(5,), **how)
         >>> path.name, load_bundle(path).predict(torch.zeros(2, 5))["gender"].shape
         ('faces.bundle', torch.Size([2]))
+        >>> folder.cleanup()
     """
     path = Path(path)
     path = path if path.suffix == ".bundle" else path.with_name(path.name + ".bundle")
@@ -132,7 +133,6 @@ def save_bundle(
             "about": dict(about or {}),
             "versions": environment()["versions"],
             "weights": {
-                "file": _WEIGHTS,
                 "bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
             },
@@ -163,8 +163,8 @@ def load_bundle(path: Path | str) -> Bundle:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(
-            f"{path}: the weights do not fit the network that {_SETTINGS} describes; the bundle was changed, or "
-            "this version of taskloom builds it differently."
+            f"{path}: the weights do not fit the network that {_SETTINGS} describes; the bundle was "
+            "changed, or this version of taskloom builds it differently."
         ) from error
     return Bundle(
         model=model.eval(),
@@ -252,8 +252,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise DataError(f"{path / _SETTINGS} does not describe a {FORMAT}; is this the right folder?")
     if described.get("version") != VERSION:
         raise DataError(
-            f"{path}: a bundle of version {VERSION} expected, found version {described.get('version')}; load "
-            f"it with taskloom {described.get('versions', {}).get('taskloom', 'of that time')} or train again."
+            f"{path}: a bundle of version {VERSION} expected, found version {described.get('version')}; "
+            f"load it with taskloom {described.get('versions', {}).get('taskloom', 'of that time')}, "
+            "or train again."
         )
     return described
 
@@ -267,8 +268,8 @@ def _read_weights(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
         ) from error
     if len(content) != expected["bytes"]:
         raise DataError(
-            f"{path / _WEIGHTS}: {expected['bytes']:,} bytes expected, found {len(content):,}; the file is cut "
-            "off or belongs to another bundle."
+            f"{path / _WEIGHTS}: {expected['bytes']:,} bytes expected, found {len(content):,}; the file is "
+            "cut off or belongs to another bundle."
         )
     if hashlib.sha256(content).hexdigest() != expected["sha256"]:
         raise DataError(f"{path / _WEIGHTS} was changed after it was saved; copy the bundle again.")

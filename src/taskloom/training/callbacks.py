@@ -25,7 +25,7 @@ class TrainingState:
 
     Args:
         model: The network itself, never a wrapper.
-        optimizer: The optimiser; its groups carry the names of `model.parameter_groups()`.
+        optimizer: The optimiser; its groups carry the `names` of `model.parameter_groups()`.
         balancer: What turns losses into gradients.
         config: The run's settings.
         history: The record so far; in `epoch_end` its last entry is the epoch that just ended.

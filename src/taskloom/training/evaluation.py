@@ -238,9 +238,9 @@ def predict(
 
 def stack_losses(losses: Mapping[str, SumCount]) -> tuple[Tensor, Tensor]:
     """Detached loss sums [T], float64, and label counts [T], on the device of the losses."""
-    sums = torch.stack([loss.sum.detach() for loss in losses.values()])
-    counts = torch.stack([loss.count for loss in losses.values()])
-    return sums.double(), counts
+    with torch.no_grad():
+        sums = torch.stack([loss.sum for loss in losses.values()])
+    return sums.double(), torch.stack([loss.count for loss in losses.values()])
 
 
 def check_inputs(batch: Batch) -> None:

@@ -71,7 +71,8 @@ def fit(
         >>> inputs = np.linspace(0, 1, 20, dtype=np.float32)[:, None]
         >>> ages = tl.Labels({"age": torch.from_numpy(3 * inputs[:, 0])}, {"age": torch.ones(20).bool()})
         >>> train, validation = (
-        ...     TableDataset(FeatureRows(inputs), rows, tasks, ages) for rows in (np.arange(14), np.arange(14, 20))
+        ...     TableDataset(FeatureRows(inputs), rows, tasks, ages)
+        ...     for rows in (np.arange(14), np.arange(14, 20))
         ... )
         >>> network = tl.sharing.single_task(tl.encoders.mlp((1,), hidden=[8]), tasks)
         >>> history = fit(network, train, validation, epochs=3, device="cpu")
@@ -95,6 +96,7 @@ def fit(
     if config.stop is not None:
         run.callbacks.insert(0, EarlyStopping(**config.stop.model_dump()))
     check_labels(run)
+    backpropagate = run.balancer.backpropagate
     bar = ProgressBar() if (sys.stderr.isatty() if progress is None else progress) else None
     try:
         if config.devices > 1:
@@ -102,5 +104,6 @@ def fit(
         with reproducible(config.threads):
             return train_run(fabric, run, bar)
     finally:
+        run.balancer.backpropagate = backpropagate
         if bar:
             bar.close()

@@ -27,17 +27,29 @@ _OPTIMIZERS: dict[str, type[Optimizer]] = {
 def make_optimizer(model: MultiTaskNetwork, config: TrainingConfig, balancer: Balancer) -> Optimizer:
     """Builds the optimiser over `model.parameter_groups()`, each with its own multiple of the learning rate.
 
-    What the balancer itself learns is one more group, named "balancer".
+    Groups of one multiple become one group of the optimiser (a dozen heads would cost a dozen updates); its
+    `names` are those of the network's groups. What the balancer itself learns is one more, named "balancer".
     """
     settings = config.optimizer.settings.model_dump()
-    groups: list[dict[str, Any]] = [
-        {"params": list(group.parameters), "lr": settings["lr"] * group.lr_multiplier, "name": group.name}
-        for group in model.parameter_groups()
-    ]
+    merged: dict[float, dict[str, Any]] = {}
+    for group in model.parameter_groups():
+        rate = settings["lr"] * group.lr_multiplier
+        into = merged.setdefault(rate, {"params": [], "lr": rate, "names": []})
+        into["params"].extend(group.parameters)
+        into["names"].append(group.name)
+    groups = list(merged.values())
     if learned := list(balancer.parameters()):
-        groups.append({"params": learned, "lr": settings["lr"], "name": "balancer"})
+        groups.append({"params": learned, "lr": settings["lr"], "names": ["balancer"]})
+    # One kernel for all parameters; with a gradient scaler it would forbid clipping, and RMSprop has none.
+    if config.optimizer.name != "rmsprop" and config.precision != "16-mixed":
+        settings["fused"] = True
     optimizer: Optimizer = _OPTIMIZERS[config.optimizer.name](groups, **settings)
     return optimizer
+
+
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """Present learning rate by the name of each of the network's parameter groups."""
+    return {name: float(group["lr"]) for group in optimizer.param_groups for name in group["names"]}
 
 
 class Schedule(ABC):

@@ -21,7 +21,7 @@ from taskloom.training.config import TrainingConfig
 from taskloom.training.devices import PeakMemory
 from taskloom.training.evaluation import predict
 from taskloom.training.history import EpochRecord, History, Values, or_none
-from taskloom.training.optimizers import make_optimizer, make_schedule
+from taskloom.training.optimizers import learning_rates, make_optimizer, make_schedule
 from taskloom.training.processes import (
     gather_objects,
     gather_rows,
@@ -90,8 +90,12 @@ class Trainer:
         self.balancer.check_tasks(self.tasks)
         fabric.to_device(self.model)
         optimizer = make_optimizer(self.model, config, self.balancer)
-        self.forward, self.optimizer = fabric.setup(self.model, optimizer)
-        self.balancer.backpropagate = fabric.backward
+        self.forward: Any = self.model
+        self.optimizer: Any = optimizer
+        if fabric.world_size > 1 or config.precision != "32":
+            # Fabric's wrappers cost a hook per task and step; one process in single precision needs none.
+            self.forward, self.optimizer = fabric.setup(self.model, optimizer)
+            self.balancer.backpropagate = fabric.backward
         self.schedule = make_schedule(optimizer, config)
         self.train_loader = make_shared_loader(
             run.train,
@@ -151,7 +155,7 @@ class Trainer:
         """Trains one epoch, validates, and lets schedule and callbacks draw their conclusions."""
         state = self.state
         state.epoch, state.step = epoch, 0
-        rates = {group["name"]: float(group["lr"]) for group in state.optimizer.param_groups}
+        rates = learning_rates(state.optimizer)
         self.model.train()
         for callback in self.callbacks:
             callback.epoch_start(state)

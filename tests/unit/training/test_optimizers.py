@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from _training import TinyNetwork
+from _training import Group, TinyNetwork
 from taskloom.balancing import WeightedSum
 from taskloom.training import TrainingConfig
-from taskloom.training.optimizers import Plateau, make_optimizer, make_schedule
+from taskloom.training.optimizers import Plateau, learning_rates, make_optimizer, make_schedule
 
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -37,7 +37,7 @@ def test_steps_are_those_of_torch_with_a_multiple_of_the_rate(name: str) -> None
         for reference in references:
             reference.step()
     for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_the_registered_optimizers_are_those_of_the_settings() -> None:
@@ -50,7 +50,21 @@ def test_what_a_balancer_learns_is_a_group_of_its_own() -> None:
             return [torch.nn.Parameter(torch.zeros(3))]
 
     optimizer = make_optimizer(TinyNetwork(), TrainingConfig(), Learned())
-    assert [group["name"] for group in optimizer.param_groups] == ["shared", "heads", "balancer"]
+    assert [group["names"] for group in optimizer.param_groups] == [["shared"], ["heads"], ["balancer"]]
+
+
+def test_groups_of_one_rate_are_one_update() -> None:
+    network = TinyNetwork()
+    network.parameter_groups = lambda: [  # type: ignore[method-assign]
+        *(Group(name, list(head.parameters())) for name, head in network.heads.items()),
+        Group("shared", list(network.shared.parameters()), lr_multiplier=10.0),
+    ]
+    optimizer = make_optimizer(network, TrainingConfig(), WeightedSum())
+    assert [group["names"] for group in optimizer.param_groups] == [["age", "gender", "mood"], ["shared"]]
+    assert learning_rates(optimizer) == pytest.approx(
+        {"age": 1e-3, "gender": 1e-3, "mood": 1e-3, "shared": 1e-2}
+    )
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
 
 
 def rates(schedule: object, epochs: int) -> list[tuple[float, float]]:
