@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.errors import ConfigError
-from taskloom.sharing.ties import TIES, TraceNorm, build, matrix_trace_norm, tucker_trace_norm
+from taskloom.sharing.ties import TraceNorm, build, matrix_trace_norm, tucker_trace_norm
 
 
 def svd_reference(
@@ -265,24 +265,6 @@ def test_weight_zero_and_stages_without_kernels_are_no_tie() -> None:
     assert not TraceNorm(0.0).penalty(linear).requires_grad
     assert TraceNorm(1.0).penalty([nn.BatchNorm1d(3), nn.BatchNorm1d(3)]).item() == 0.0
     assert TraceNorm(1.0).penalty([nn.ReLU(), nn.ReLU()]).item() == 0.0
-
-
-def test_l2_equals_the_loop_over_pairs() -> None:
-    torch.manual_seed(15)
-    copies = [nn.Linear(4, 3) for _ in range(4)]
-    expected = sum(
-        (copies[s].weight - copies[t].weight).square().sum().item() for s in range(4) for t in range(s)
-    )
-    assert build("l2", weight=0.5).penalty(copies).item() == pytest.approx(0.5 * expected, rel=1e-5)
-
-
-def test_every_registered_tie_is_zero_on_identical_zeros_and_takes_a_weight() -> None:
-    assert list(TIES) == ["l2", "trace_norm"]
-    copies = [nn.Linear(4, 3), nn.Linear(4, 3)]
-    for copy in copies:
-        nn.init.zeros_(copy.weight)
-    for name in TIES:
-        assert build(name, weight=2.0).penalty(copies).item() == 0.0
 
 
 def test_bad_input_is_told_in_one_sentence() -> None:

@@ -1,17 +1,40 @@
-"""Ties: penalties that pull the copies of a stage together, by name."""
+"""Ties: penalties that pull the copies of a stage together, by name.
+
+W_t is the weight of copy t, summed over the weights of a stage; biases are left out. Pairs are s < t.
+
+| name | penalty (times `weight`) | source |
+|---|---|---|
+| `trace_norm`, unfolding `tucker` | sum over axes i of norm_*(W_(i)), W = copies stacked | 002, 3.3 and 3.4 |
+| `trace_norm`, unfolding `tt` | sum over cuts k of norm_*([D_1 .. D_k, D_(k+1) .. D_m]) | 002, 3.1.3 [YH16] |
+| `trace_norm`, unfolding `laf` | norm_*([all entries, tasks]) | 002, 3.1.3 [YH16] |
+| `l2` | sum over pairs of norm_F(W_s - W_t)^2 | 004, 3.3; 000, 3.2.2 |
+| `l1` | sum over pairs and entries of abs(W_s - W_t) | beside L2 |
+| `exponential_affine` | sum over pairs of n (exp(d / n) - 1), d = norm_F(a W_s + b - W_t)^2 | 004, 7 |
+| `row_sparse` | norm_q of the norm_p of the rows of W = [features, tasks] | 000, 3.2.1 |
+| `low_rank` | min over Theta, V of norm_F(W - Theta^T V)^2 = tail of squared singular values | 000, 3.2.2 |
+
+norm_* is the sum of the singular values; 3.3, 3.4 and 7 are equations, the other numbers sections.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-from torch import Tensor
 
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.registry import Registry
+from taskloom.sharing.ties.affine import ExponentialAffine
+from taskloom.sharing.ties.distances import L1, L2
+from taskloom.sharing.ties.features import LowRank, RowSparse, feature_matrix
 from taskloom.sharing.ties.tie import Tie, matching_weights
-from taskloom.sharing.ties.trace_norm import TraceNorm, matrix_trace_norm, tucker_trace_norm
+from taskloom.sharing.ties.trace_norm import (
+    TraceNorm,
+    last_axis_trace_norm,
+    matrix_trace_norm,
+    tensor_train_trace_norm,
+    tucker_trace_norm,
+)
 
 TIES: Registry[Callable[..., Tie]] = Registry("tie")
 """Classes or functions `(weight=..., **settings) -> Tie`."""
@@ -19,27 +42,11 @@ TIES: Registry[Callable[..., Tie]] = Registry("tie")
 TIES.register("trace_norm")(TraceNorm)
 
 
-@TIES.register("l2")
-class L2(Tie):
-    """Squared Frobenius distances between the copies of each weight, summed over all pairs of copies.
-
-    Args:
-        weight: Factor.
-
-    Example:
-        >>> L2(weight=1.0).measure([torch.zeros(1, 2), torch.ones(1, 2)]).item()
-        2.0
-    """
-
-    def __init__(self, weight: float = 0.001) -> None:
-        super().__init__(weight)
-
-    def measure(self, weights: Sequence[Tensor]) -> Tensor:
-        # sum over pairs of |w_s - w_t|^2 = T * sum over t of |w_t - mean|^2, without the T^2 differences.
-        mean = sum(weights[1:], start=weights[0]) / len(weights)
-        return len(weights) * sum(
-            ((weight - mean).square().sum() for weight in weights), start=mean.new_zeros(())
-        )
+TIES.register("l2")(L2)
+TIES.register("l1")(L1)
+TIES.register("exponential_affine")(ExponentialAffine)
+TIES.register("row_sparse")(RowSparse)
+TIES.register("low_rank")(LowRank)
 
 
 def build(name: str, **settings: Any) -> Tie:
@@ -50,7 +57,7 @@ def build(name: str, **settings: Any) -> Tie:
 
     Example:
         >>> build("trace_norm", weight=0.01)
-        TraceNorm(weight=0.01)
+        TraceNorm(weight=0.01, unfolding=tucker)
     """
     make = TIES[name]
     known = list(inspect.signature(make).parameters)
@@ -64,12 +71,19 @@ def build(name: str, **settings: Any) -> Tie:
 
 
 __all__ = [
+    "L1",
     "L2",
     "TIES",
+    "ExponentialAffine",
+    "LowRank",
+    "RowSparse",
     "Tie",
     "TraceNorm",
     "build",
+    "feature_matrix",
+    "last_axis_trace_norm",
     "matching_weights",
     "matrix_trace_norm",
+    "tensor_train_trace_norm",
     "tucker_trace_norm",
 ]

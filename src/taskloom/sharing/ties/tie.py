@@ -18,18 +18,38 @@ class Tie(nn.Module, ABC):
     Biases and other parameters with one axis are left out, as in listing A.1 of thesis 002, which takes each
     layer's kernel alone.
 
+    A tie may have parameters of its own. `attach` creates them, so it comes before the optimiser is built.
+
     Args:
         weight: Factor on the penalty; 0 is no tie.
+
+    Attributes:
+        lr_multiplier: Factor on the learning rate of the tie's own parameters.
 
     Raises:
         ConfigError: The weight is not a number of at least 0.
     """
 
+    lr_multiplier: float = 1.0
+
     def __init__(self, weight: float) -> None:
         super().__init__()
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.0 <= weight < math.inf:
+        if not is_finite_number(weight) or weight < 0:
             raise ConfigError(f"The weight of a tie must be a number of at least 0; got {weight!r}.")
         self.weight = float(weight)
+
+    def attach(self, copies: Sequence[nn.Module]) -> None:
+        """Checks that the tie fits these copies and creates its own parameters; call it once, when building.
+
+        Args:
+            copies: The copies that `penalty` will get.
+
+        Raises:
+            ConfigError: Fewer than two copies, copies whose parameters differ in name or shape, or a setting
+                that does not fit them.
+        """
+        for _ in matching_weights(copies):
+            pass
 
     def penalty(self, copies: Sequence[nn.Module]) -> Tensor:
         """The weighted penalty, summed over the weights of a stage.
@@ -47,14 +67,18 @@ class Tie(nn.Module, ABC):
         if self.weight == 0.0 or not groups:
             example = next(copies[0].parameters(), None)
             return torch.zeros(()) if example is None else example.new_zeros(())
-        total = self.measure(groups[0])
-        for group in groups[1:]:
-            total = total + self.measure(group)
+        total = self.measure_at(0, groups[0])
+        for position, group in enumerate(groups[1:], start=1):
+            total = total + self.measure_at(position, group)
         return self.weight * total
 
     @abstractmethod
     def measure(self, weights: Sequence[Tensor]) -> Tensor:
         """The penalty of one parameter of the T copies (T tensors of one shape), unweighted: a scalar."""
+
+    def measure_at(self, position: int, weights: Sequence[Tensor]) -> Tensor:  # noqa: ARG002
+        """The same for the stage's weight number `position`, for ties with parameters per weight."""
+        return self.measure(weights)
 
     def extra_repr(self) -> str:
         return f"weight={self.weight:g}"
@@ -82,3 +106,14 @@ def matching_weights(copies: Sequence[nn.Module]) -> Iterator[tuple[nn.Parameter
     for name, parameter in parameters[0].items():
         if parameter.dim() >= 2:
             yield tuple(found[name] for found in parameters)
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a setting is an integer or a float (no Boolean) that is neither infinite nor NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def stacked_rows(weights: Sequence[Tensor]) -> Tensor:
+    """The T copies of one weight as the rows of a matrix [T, entries], of at least float32."""
+    rows = torch.stack([weight.flatten() for weight in weights])
+    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()

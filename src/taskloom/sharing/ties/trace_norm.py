@@ -1,4 +1,11 @@
-"""The Tucker trace norm (thesis 002, equation 3.3) and its subgradient, through Gram matrices.
+"""Trace norms of tensors (thesis 002, equation 3.3) and their subgradients, through Gram matrices.
+
+A tensor [D_1, ..., D_m], the last axis being the task, has the trace norm of its unfoldings (Yang and
+Hospedales, 2016):
+
+- Tucker: the sum over i = 1..m of the norm of [D_i, all other axes];
+- TT (tensor train): the sum over the cuts k = 1..m-1 of the norm of [D_1 ... D_k, D_(k+1) ... D_m];
+- LAF (last axis flattening): the norm of [D_1 ... D_(m-1), D_m] alone.
 
 The trace norm (nuclear norm) of a matrix W with singular values s and vectors U, V is ||W||_* = sum(s). Its
 subgradient of least norm is U V^T, over the singular values that are not 0. With the eigenvalues and vectors
@@ -32,7 +39,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -40,6 +47,9 @@ from torch.autograd.function import once_differentiable
 
 from taskloom.errors import ConfigError
 from taskloom.sharing.ties.tie import Tie
+
+Unfolding = Literal["tucker", "tt", "laf"]
+"""Which unfoldings of the stacked copies have their trace norms summed."""
 
 _EPS64 = torch.finfo(torch.float64).eps
 _LEAST_EIGENVALUE = 1e-8
@@ -51,27 +61,49 @@ _SMALL_GROUP = 64
 
 
 class TraceNorm(Tie):
-    """Tucker trace norm of the stacked copies of each weight: weight * sum over modes i of ||W_(i)||_*.
+    """Trace norm of the stacked copies of each weight: weight * sum over the unfoldings of ||W_(i)||_*.
 
-    It is low where the copies, as one tensor, have low rank along every axis: tasks then use few common
-    directions. Source: Yang and Hospedales, "Trace Norm Regularised Deep Multi-Task Learning" (2016), as used
-    in thesis 002, equations 3.3 and 3.4; `weight` is its gamma and omega in one.
+    It is low where the copies, as one tensor, have low rank: tasks then use few common directions. Source:
+    Yang and Hospedales, "Trace Norm Regularised Deep Multi-Task Learning" (2016), as used in thesis 002,
+    equations 3.3 and 3.4; `weight` is its gamma and omega in one.
+
+    TT depends on the order of the axes. Weights are taken in the order of the source, kernel, inputs,
+    outputs, task: [out, in, *kernel] of the T copies becomes [*kernel, in, out, T].
 
     Args:
         weight: Factor; the papers' start is 0.001.
+        unfolding: "tucker" (every axis), "tt" (every cut of the tensor train) or "laf" (the task axis alone,
+            by far the cheapest).
+
+    Raises:
+        ConfigError: An unknown unfolding, or a weight below 0.
 
     Example:
         >>> copies = [torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)]
         >>> TraceNorm(weight=0.001).penalty(copies).backward()
         >>> copies[0].weight.grad.shape, copies[0].bias.grad
         (torch.Size([2, 3]), None)
+        >>> TraceNorm(weight=1.0, unfolding="laf").measure([torch.eye(2), torch.eye(2)]).item()  # rank one
+        2.0
     """
 
-    def __init__(self, weight: float = 0.001) -> None:
+    def __init__(self, weight: float = 0.001, unfolding: Unfolding = "tucker") -> None:
         super().__init__(weight)
+        if unfolding not in get_args(Unfolding):
+            raise ConfigError(f"trace_norm.unfolding: tucker, tt or laf expected, found {unfolding!r}.")
+        self.unfolding: Unfolding = unfolding
 
     def measure(self, weights: Sequence[Tensor]) -> Tensor:
-        return tucker_trace_norm(torch.stack(list(weights), dim=-1))
+        if self.unfolding == "tucker":
+            return tucker_trace_norm(torch.stack(list(weights), dim=-1))
+        if self.unfolding == "tt":
+            order = (*range(2, weights[0].dim()), 1, 0)
+            return tensor_train_trace_norm(torch.stack([weight.permute(order) for weight in weights], dim=-1))
+        # The transpose has the same singular values, and its rows are the copies as they lie.
+        return matrix_trace_norm(torch.stack([weight.flatten() for weight in weights]))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, unfolding={self.unfolding}"
 
 
 def tucker_trace_norm(stack: Tensor) -> Tensor:
@@ -92,6 +124,48 @@ def tucker_trace_norm(stack: Tensor) -> Tensor:
         4.0
     """
     return _apply(stack, tuple(range(stack.dim())))
+
+
+def tensor_train_trace_norm(stack: Tensor) -> Tensor:
+    """Sum of the trace norms of the cuts of a tensor into first and last axes (TT; Yang, Hospedales 2016).
+
+    Args:
+        stack: Tensor [D_1, ..., D_m], m >= 2; cut k has the unfolding [D_1 ... D_k, D_(k+1) ... D_m].
+
+    Returns:
+        Scalar; see `tucker_trace_norm`.
+
+    Raises:
+        ConfigError: Fewer than two axes, or not a real floating-point tensor.
+
+    Example:
+        >>> tensor_train_trace_norm(torch.eye(2)).item()  # a matrix has one cut
+        2.0
+    """
+    _check(stack)
+    rows = [math.prod(stack.shape[:cut]) for cut in range(1, stack.dim())]
+    norms = [matrix_trace_norm(stack.reshape(count, stack.numel() // max(count, 1))) for count in rows]
+    return torch.stack(norms).sum()
+
+
+def last_axis_trace_norm(stack: Tensor) -> Tensor:
+    """Trace norm of a tensor flattened to [all other axes, last axis] (LAF; Yang and Hospedales, 2016).
+
+    Args:
+        stack: Tensor [D_1, ..., D_m] with m >= 2 axes, the last one being the task.
+
+    Returns:
+        Scalar; see `tucker_trace_norm`.
+
+    Raises:
+        ConfigError: Fewer than two axes, or not a real floating-point tensor.
+
+    Example:
+        >>> round(last_axis_trace_norm(torch.ones(2, 2, 3)).item(), 4)  # rank one: sqrt(12)
+        3.4641
+    """
+    _check(stack)
+    return matrix_trace_norm(stack.flatten(0, -2))
 
 
 def matrix_trace_norm(matrix: Tensor) -> Tensor:
@@ -115,12 +189,16 @@ def matrix_trace_norm(matrix: Tensor) -> Tensor:
     return _apply(matrix, (0,))
 
 
-def _apply(stack: Tensor, modes: tuple[int, ...]) -> Tensor:
+def _check(stack: Tensor) -> None:
     if stack.dim() < 2 or not stack.is_floating_point():
         raise ConfigError(
             "A trace norm needs a real floating-point tensor with at least two axes; got shape "
             f"{tuple(stack.shape)} of {stack.dtype}."
         )
+
+
+def _apply(stack: Tensor, modes: tuple[int, ...]) -> Tensor:
+    _check(stack)
     if stack.dtype not in (torch.float32, torch.float64):
         stack = stack.float()
     if torch.is_grad_enabled() and stack.requires_grad:
