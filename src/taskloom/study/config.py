@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from taskloom.data.sources import SOURCES, find_source
 from taskloom.encoders import ENCODERS
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.study.locate import explain, located, unknown_setting
@@ -183,13 +184,18 @@ def _keyword_names(function: Any) -> list[str]:
 def _with_reader(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data section with its reader: inferred where the section says what it is."""
     if "reader" in data:
+        try:
+            find_source(str(data["reader"]))
+        except ConfigError as error:
+            raise ConfigError(f"data.reader: {error}") from None
         return dict(data)
     for reader in ("images", "table"):
         if reader in data:
             return {"reader": reader, **data}
+    find_source("table")  # fills the registry
     raise ConfigError(
-        "data: the name of a `reader` expected (opportunity, edf, table, images), "
-        "or `table` or `images`, from which it follows."
+        f"data: the name of a `reader` expected ({', '.join(SOURCES)}), or `table` or `images`, from which "
+        "it follows."
     )
 
 

@@ -50,6 +50,18 @@ NUM_RUNS = 2 * (2 + 2)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return write_table(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that nothing stopped; its runs have the same ids wherever the table is."""
+    folder = write_table(tmp_path_factory.mktemp("whole"))
+    run(folder)
+    return folder / "out"
+
+
+def write_table(tmp_path: Path) -> Path:
     """A table of 120 rows of 30 people; a fifth of the ages is missing."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(120, 4))
@@ -180,8 +192,8 @@ def test_cell_and_baseline_of_a_repeat_share_seed_and_split(folder: Path) -> Non
     assert groups[0] != groups[1]
 
 
-@pytest.mark.parametrize("after", [1, 5])
-def test_a_stopped_study_goes_on_where_it_was(folder: Path, after: int) -> None:
+def test_a_stopped_study_goes_on_where_it_was(folder: Path, whole: Path) -> None:
+    after = 5
     stopped = Watcher()
 
     def stop(record: RunRecord) -> None:
@@ -196,12 +208,11 @@ def test_a_stopped_study_goes_on_where_it_was(folder: Path, after: int) -> None:
     done_first = {record.id for record in stopped.ended}
     assert {spec.id for spec in rest.begun}.isdisjoint(done_first)
     assert len(rest.begun) == NUM_RUNS - after
-    run(folder, out="whole")
-    assert values(folder / "out") == values(folder / "whole")
+    assert values(folder / "out") == values(whole)
 
 
 def test_a_run_stopped_in_the_middle_resumes_and_ends_the_same(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stop(Callback):
         def epoch_start(self, state: TrainingState) -> None:
@@ -221,8 +232,7 @@ def test_a_run_stopped_in_the_middle_resumes_and_ends_the_same(
         run(folder)
     with ResultsStore(folder / "out" / "results.sqlite", read_only=True) as store:
         assert store.records()[0].history["resumed_after"] == [2]
-    run(folder, out="whole")
-    assert values(folder / "out") == values(folder / "whole")
+    assert values(folder / "out") == values(whole)
 
 
 def test_a_study_killed_for_good_goes_on_where_it_was(folder: Path) -> None:
@@ -258,7 +268,7 @@ def _num_done(out: Path) -> int:
     return int(count)
 
 
-def test_several_processes_reach_the_same_and_survive_the_death_of_one(folder: Path) -> None:
+def test_several_processes_reach_the_same_and_survive_the_death_of_one(folder: Path, whole: Path) -> None:
     class Killer(Watcher):
         def started(self, spec: RunSpec) -> None:
             super().started(spec)
@@ -271,8 +281,7 @@ def test_several_processes_reach_the_same_and_survive_the_death_of_one(folder: P
     again = Watcher()
     assert run(folder, "repeats=1", progress=again, retry_failed=True).failed == 0
     assert len(again.begun) == 1
-    run(folder, "repeats=1", out="whole")
-    assert values(folder / "out") == values(folder / "whole")
+    assert values(folder / "out").items() <= values(whole).items()
 
 
 def test_a_loss_that_is_not_a_number_fails_its_run_and_the_others_go_on(folder: Path) -> None:
@@ -354,7 +363,7 @@ def test_a_store_of_another_version_is_refused_before_anything_is_run(folder: Pa
 
 
 def test_a_full_disk_stops_with_one_sentence_and_finished_runs_are_kept(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = worker.save_summaries, []
 
@@ -372,8 +381,7 @@ def test_a_full_disk_stops_with_one_sentence_and_finished_runs_are_kept(
     rest = Watcher()
     run(folder, progress=rest)
     assert len(rest.begun) == NUM_RUNS - 2
-    run(folder, out="whole")
-    assert values(folder / "out") == values(folder / "whole")
+    assert values(folder / "out") == values(whole)
 
 
 def test_a_file_in_place_of_the_folder_is_one_sentence(folder: Path) -> None:
