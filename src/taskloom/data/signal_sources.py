@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from taskloom.data.batch import DataSplits
 from taskloom.data.readers import RecordingReader
 from taskloom.data.readers.deap import RATINGS, DeapReader
+from taskloom.data.readers.recordings_folder import RecordingsReader
 from taskloom.data.readers.wav import WavReader
 from taskloom.data.recording_source import COMMON_SETTINGS, load_recordings
 from taskloom.data.signals import SIGNAL_SETTINGS, SignalSteps
@@ -16,6 +17,7 @@ from taskloom.data.sources import SOURCES, TaskSettings, check_settings, data_fo
 from taskloom.tasks import TaskSet
 
 DEAP_SETTINGS = ("format", "channels", "baseline", "thresholds", "three_class_bounds", "trials")
+FOLDER_SETTINGS = ("files", "table", "intervals", "tracks", "channels", "rate_hz", "time", "time_unit")
 WAV_SETTINGS = ("layout", "files", "file_pattern", "table", "key", "labels", "channels")
 
 
@@ -58,6 +60,30 @@ def load_wav(
         steps=SignalSteps.from_settings(settings),
     )
     return load_stepped(reader, settings, tasks, split, seed=seed, stores=stores, window={"seconds": 1.0})
+
+
+@SOURCES.register("recordings")
+def load_folder(
+    settings: Mapping[str, Any],
+    tasks: TaskSettings,
+    split: Mapping[str, Any],
+    *,
+    seed: int,
+    folder: Path | None,
+    stores: Path,
+) -> DataSplits:
+    """Loads a folder of recordings with tables; see `SourceLoader`, and docs/data.md for the settings.
+
+    A task has the name of a column of one of the tables or of a track, or names it as `column`. Defaults:
+    windows of 2 s side by side, intervals clustered by person where every recording has one.
+    """
+    check_settings("data", settings, (*COMMON_SETTINGS, *FOLDER_SETTINGS, *SIGNAL_SETTINGS))
+    reader = RecordingsReader(
+        data_folder(settings, folder),
+        **{name: settings[name] for name in FOLDER_SETTINGS if name in settings},
+        steps=SignalSteps.from_settings(settings),
+    )
+    return load_stepped(reader, settings, tasks, split, seed=seed, stores=stores, window={"seconds": 2.0})
 
 
 @SOURCES.register("deap")
