@@ -28,8 +28,9 @@ class ExponentialAffine(Tie):
 
         r = exp(d) - 1,    d = ||a_j W_s + b_j - W_t||^2    (sum over all n entries),
 
-    with scalars a_j, b_j, learned with the network and started at 1 and 0. Copies with fresh starts have a d
-    of some hundreds to thousands, and float32 overflows from d = 89 on (float64 from 710). Here instead
+    with scalars a_j, b_j, learned with the network and started at 1 and 0. Two copies of a layer with `out`
+    outputs begin with a d of about 0.7 out (PyTorch's start) to 4 out (He's), and float32 overflows from
+    d = 89 on (float64 from 710). Here instead
 
         r = n * g(d / n),    g(x) = exp(x) - 1            for x <= 40,
                              g(x) = e^40 (1 + x - 40) - 1    for x > 40, the tangent at 40.
@@ -38,7 +39,7 @@ class ExponentialAffine(Tie):
     the slope of equation 7 (the weight means the same as that of the L2 tie) and then grows more slowly. r is
     a strictly increasing and convex function of d, as equation 7 is: for two copies both have the same
     minimisers over W, a and b and order any two states alike. The trade-off with the losses at d > 0 is
-    another one. `exponent="sum"` has r = g(d): equation 7 itself up to d = 40, then its tangent; for small
+    another one: in wide layers, where d / n is small, r is close to d itself. `exponent="sum"` has r = g(d): equation 7 itself up to d = 40, then its tangent; for small
     stages or copies with one start. exp(x) - 1 is computed as expm1(x), which keeps its digits near 0.
 
     For T > 2 copies r is summed over the pairs s < t in the order of the tasks, each pair with an a and a b
@@ -100,7 +101,7 @@ class ExponentialAffine(Tie):
         self.register_parameter("b", None)
 
     def attach(self, copies: Sequence[nn.Module]) -> None:
-        """Creates a (ones) and b (zeros), [weights, pairs], on the device of the copies.
+        """Creates a (ones) and b (zeros), [weights, pairs], on the device and in the precision of the copies.
 
         Args:
             copies: The T copies of one stage.
@@ -110,9 +111,9 @@ class ExponentialAffine(Tie):
         """
         groups = list(matching_weights(copies))
         shape = (len(groups), math.comb(len(copies), 2))
-        device = groups[0][0].device if groups else None
-        self.a = nn.Parameter(torch.ones(shape, device=device), requires_grad=self.learnable)
-        self.b = nn.Parameter(torch.zeros(shape, device=device), requires_grad=self.learnable)
+        example = stacked_rows([weight.detach() for weight in groups[0]]) if groups else torch.empty(0)
+        self.a = nn.Parameter(example.new_ones(shape), requires_grad=self.learnable)
+        self.b = nn.Parameter(example.new_zeros(shape), requires_grad=self.learnable)
 
     def measure(self, weights: Sequence[Tensor]) -> Tensor:
         return self.measure_at(0, weights)
@@ -150,5 +151,6 @@ def _affine_distances(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _growth(distance: Tensor) -> Tensor:
     """exp(x) - 1, continued as a straight line above `LARGEST_EXPONENT`."""
-    below = distance.clamp(max=LARGEST_EXPONENT)
-    return torch.expm1(below) + math.exp(LARGEST_EXPONENT) * (distance - below)
+    # Two parts of which one is constant: their gradients add up without cancelling.
+    below, above = distance.clamp(max=LARGEST_EXPONENT), torch.relu(distance - LARGEST_EXPONENT)
+    return torch.expm1(below) + math.exp(LARGEST_EXPONENT) * above
