@@ -29,7 +29,9 @@ class Entry:
         prior: Its value in the first table.
         observed: Its value in the data.
         low, high: Interval of the observed value, over all entries together; NaN where there are no counts.
-        elsewhere: Frequency of the attribute in the other classes; NaN where there is none.
+        elsewhere: Frequency of the attribute in the classes of which the table says the opposite; NaN if
+            none.
+        related: Whether the first table relates the two.
         support: Rows it rests on; NaN where there are no counts.
     """
 
@@ -39,13 +41,15 @@ class Entry:
     observed: float
     low: float
     high: float
+    related: bool
     elsewhere: float
     support: float
 
     def __str__(self) -> str:
         interval = "" if np.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"
         rows = "" if np.isnan(self.support) else f", {self.support:g} rows"
-        others = "" if np.isnan(self.elsewhere) else f", {self.elsewhere:.2f} in the other classes"
+        opposite = "without" if self.related else "with"
+        others = "" if np.isnan(self.elsewhere) else f", {self.elsewhere:.2f} in classes {opposite} it"
         return (
             f"{self.follows} given {self.given}: table {self.prior:.2f}, data {self.observed:.2f}"
             f"{interval}{others}{rows}"
@@ -61,19 +65,23 @@ class Comparison:
         data: The second, its rows and columns brought into the order of the first; NaN where it has none.
         low, high: Bounds of the data's entries, [C, A], at a confidence that holds for all entries together
             (Bonferroni); the entries themselves where the data has no counts.
-        elsewhere: Frequency of the attribute in all other classes of the data, [C, A].
+        related: Entries that the first table relates, bool, [C, A]: weights above 0, frequencies above the
+            attribute's mean over classes (between attributes: above the one given the absence).
+        elsewhere: Frequency of the attribute in the data's classes of which the first table says the
+            opposite: for a related entry those that are not, for another those that are; [C, A], NaN where
+                there are none.
         compared: Entries that both tables know, bool, [C, A].
         differs: Entries whose prior value lies outside the interval, bool, [C, A].
         contradicts: Entries that say the opposite (see `diff`), bool, [C, A].
-        agreement: Chance that an entry the first table relates (its higher value, for frequencies) goes with
-            a higher excess over the other classes in the data than one it does not: 1 agrees, 0.5 knows
-            nothing, below 0.5 is wrong; NaN where it cannot be said.
+        agreement: Chance that a related entry exceeds its `elsewhere` by more than an unrelated one does: 1
+            agrees, 0.5 knows nothing, below 0.5 is wrong; NaN where it cannot be said.
     """
 
     prior: Relatedness
     data: Relatedness
     low: Floats
     high: Floats
+    related: NDArray[np.bool_]
     elsewhere: Floats
     compared: NDArray[np.bool_]
     differs: NDArray[np.bool_]
@@ -104,6 +112,7 @@ class Comparison:
                 float(data[row, column]),
                 float(self.low[row, column]) if counted else float("nan"),
                 float(self.high[row, column]) if counted else float("nan"),
+                bool(self.related[row, column]),
                 float(self.elsewhere[row, column]),
                 float("nan") if totals is None else float(totals[row, column]),
             )
@@ -125,9 +134,9 @@ def diff(
     An entry *differs* where the prior's value lies outside the data's interval. It *contradicts*
 
     - in a prior of weights, where the prior relates the two but the attribute is rarer in the class than in
-      the other classes (the interval lies below that of the others), or where it does not, but the attribute
-      is found in more than `common` of the class's rows (the interval lies above) and more often than in the
-      other classes;
+      the classes that should not have it (the intervals do not meet); or where it does not relate them, but
+      the attribute is found in more than `common` of the class's rows, and more often than in the classes
+      that should have it;
     - in a prior of frequencies, where its value is more than `tolerance` outside the interval.
 
     An observational weight is the share of annotators who saw the attribute, not of images that show it, so
@@ -147,7 +156,7 @@ def diff(
         >>> from taskloom.coupling.tables import expression_action_units, expression_action_units_aff_wild2
         >>> sides = diff(expression_action_units(), expression_action_units_aff_wild2())
         >>> print(sides.contradictions[0])
-        AU7 given happiness: table 0.00, data 0.83, 0.42 in the other classes
+        AU7 given happiness: table 0.00, data 0.83, 0.45 in classes with it
     """
     for name, value in (("confidence", confidence), ("tolerance", tolerance), ("common", common)):
         if not 0 <= value <= 1 or (name == "confidence" and value in (0, 1)):
@@ -157,7 +166,8 @@ def diff(
             f"relatedness: {prior.source} is {prior.between}, {data.source} is {data.between}; "
             "only tables of one kind can be compared."
         )
-    aligned, elsewhere, counts, totals = _aligned(prior, data)
+    prior = _with_absences(prior, data)
+    aligned = _aligned(prior, data)
     compared = prior.known & aligned.known
     if not compared.any():
         raise ConfigError(
@@ -165,24 +175,32 @@ def diff(
             f"Classes: {', '.join(prior.classes)}, and {', '.join(data.classes)}. "
             f"Attributes: {', '.join(prior.attributes)}, and {', '.join(data.attributes)}."
         )
+    related = _related(prior)
     z = float(norm.ppf(1 - (1 - confidence) / (2 * compared.sum())))
     if aligned.counts is not None and aligned.totals is not None:
+        counts = _of_opposite(prior, related, compared, aligned.counts)
+        totals = _of_opposite(prior, related, compared, aligned.totals)
         low, high = wilson(aligned.counts, aligned.totals, z)
         others_low, others_high = wilson(counts, totals, z)
     else:
         low = high = aligned.values
-        others_low = others_high = elsewhere
-    values = prior.values
-    with np.errstate(invalid="ignore"):
-        differs = compared & ((values < low) | (values > high))
+        counts = _of_opposite(prior, related, compared, aligned.values)
+        totals = _of_opposite(prior, related, compared, np.ones_like(aligned.values))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            others_low = others_high = counts / totals
+    with np.errstate(invalid="ignore", divide="ignore"):
+        elsewhere = counts / totals
+        differs = compared & ((prior.values < low) | (prior.values > high))
         if prior.kind == "weights":
-            claimed = (values > 0) & (high < others_low)
-            denied = (values == 0) & (low > common) & (low > others_high)
+            claimed = related & (high < others_low)
+            denied = ~related & (low > common) & (low > others_high)
             contradicts = compared & (claimed | denied)
         else:
-            contradicts = compared & ((values < low - tolerance) | (values > high + tolerance))
-    agreement = _agreement(prior, aligned.values - elsewhere, compared)
-    return Comparison(prior, aligned, low, high, elsewhere, compared, differs, contradicts, agreement)
+            contradicts = compared & ((prior.values < low - tolerance) | (prior.values > high + tolerance))
+    agreement = _agreement(related, aligned.values - elsewhere, compared)
+    return Comparison(
+        prior, aligned, low, high, related, elsewhere, compared, differs, contradicts, agreement
+    )
 
 
 def check(
@@ -242,77 +260,89 @@ def check(
     return found
 
 
-def _aligned(prior: Relatedness, data: Relatedness) -> tuple[Relatedness, Floats, Floats, Floats]:
-    """The data in the prior's order (NaN where it has none), and the other classes' frequency, counts, totals."""
-    counts, totals = _of_others(data, data.counts), _of_others(data, data.totals)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        elsewhere = counts / totals if data.counts is not None else _of_others(data, data.values, mean=True)
+def _with_absences(prior: Relatedness, data: Relatedness) -> Relatedness:
+    """Prior knowledge between attributes says 0 of absences that it does not list."""
+    missing = [
+        NOT + name
+        for name in prior.labels_of_rows
+        if prior.between == "attribute_attribute" and NOT + name not in prior.classes
+    ]
+    if not missing or not any(name in data.classes for name in missing):
+        return prior
+    zeros = np.zeros((len(missing), len(prior.attributes)))
+    return Relatedness(
+        (*prior.classes, *missing),
+        prior.attributes,
+        np.concatenate([prior.values, zeros]),
+        prior.kind,
+        prior.between,
+        prior.source,
+    )
+
+
+def _aligned(prior: Relatedness, data: Relatedness) -> Relatedness:
+    """The data in the order of the prior's rows and columns; NaN, and counts of 0, where it has none."""
     rows = [data.classes.index(name) if name in data.classes else -1 for name in prior.classes]
     columns = [data.attributes.index(name) if name in data.attributes else -1 for name in prior.attributes]
 
-    def laid(array: Floats | None, nothing: float) -> Floats | None:
-        if array is None:
-            return None
+    def laid_out(array: Floats, nothing: float) -> Floats:
         padded = np.pad(array, ((0, 1), (0, 1)), constant_values=nothing)
-        laid_out: Floats = padded[np.ix_(rows, columns)]
-        return laid_out
+        chosen: Floats = padded[np.ix_(rows, columns)]
+        return chosen
 
-    values = laid(data.values, np.nan)
-    others = tuple(laid(array, np.nan) for array in (elsewhere, counts, totals))
-    assert values is not None
-    table = Relatedness(
+    values = laid_out(data.values, np.nan)
+    empty = [
+        name for name, row in zip(prior.classes, values, strict=True) if not (np.nan_to_num(row) > 0).any()
+    ]
+    return Relatedness(
         prior.classes,
         prior.attributes,
         values,
         data.kind,
         data.between,
         data.source,
-        _without_attribute(prior.classes, values),
-        laid(data.counts, 0.0),
-        laid(data.totals, 0.0),
-    )
-    first, second, third = others
-    assert first is not None
-    assert second is not None
-    assert third is not None
-    return table, first, second, third
-
-
-def _without_attribute(classes: Sequence[str], values: Floats) -> tuple[str, ...]:
-    return tuple(
-        name for name, row in zip(classes, values, strict=True) if not (np.nan_to_num(row) > 0).any()
+        tuple(empty),
+        None if data.counts is None else laid_out(data.counts, 0.0),
+        None if data.totals is None else laid_out(data.totals, 0.0),
     )
 
 
-def _of_others(table: Relatedness, array: Floats | None, *, mean: bool = False) -> Floats:
-    """Per entry the sum (or mean) over the other classes; for attribute-attribute over the opposite row."""
-    if array is None:
-        return np.full_like(table.values, np.nan)
+def _opposite_rows(table: Relatedness) -> list[int]:
+    """Row of the absence of each label, and of the label of each absence; -1 where there is none."""
+    opposite = [name.removeprefix(NOT) if name.startswith(NOT) else NOT + name for name in table.classes]
+    return [table.classes.index(name) if name in table.classes else -1 for name in opposite]
+
+
+def _related(table: Relatedness) -> NDArray[np.bool_]:
+    if table.kind == "weights":
+        return np.asarray(np.nan_to_num(table.values) > 0)
     if table.between == "attribute_attribute":
-        opposite = {
-            name: name.removeprefix(NOT) if name.startswith(NOT) else NOT + name for name in table.classes
-        }
-        found = np.full_like(array, np.nan)
-        for row, name in enumerate(table.classes):
-            if opposite[name] in table.classes:
-                found[row] = array[table.classes.index(opposite[name])]
-        return found
-    known = ~np.isnan(array)
-    total, number = np.nansum(array, axis=0), known.sum(axis=0)
-    others = total - np.nan_to_num(array)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result: Floats = others / (number - known) if mean else others
-    return result
+        against = np.pad(table.values, ((0, 1), (0, 0)), constant_values=np.nan)[_opposite_rows(table)]
+    else:
+        known = table.known.sum(axis=0)
+        against = np.nansum(table.values, axis=0) / np.maximum(known, 1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(table.values > against)
 
 
-def _agreement(prior: Relatedness, excess: Floats, compared: NDArray[np.bool_]) -> float:
+def _of_opposite(
+    table: Relatedness, related: NDArray[np.bool_], compared: NDArray[np.bool_], array: Floats
+) -> Floats:
+    """Per entry, the sum over the rows of which the table says the opposite; [C, A]."""
+    array = np.where(compared, array, 0.0)
+    if table.between == "attribute_attribute":
+        chosen: Floats = np.pad(array, ((0, 1), (0, 0)))[_opposite_rows(table)]
+        return chosen
+    summed: Floats = np.where(related, (array * ~related).sum(axis=0), (array * related).sum(axis=0))
+    return summed
+
+
+def _agreement(related: NDArray[np.bool_], excess: Floats, compared: NDArray[np.bool_]) -> float:
     """Area under the ROC curve of the excess for related against unrelated entries."""
     usable = compared & ~np.isnan(excess)
-    scores, values = excess[usable], prior.values[usable]
-    related = (
-        values > 0 if prior.kind == "weights" else values > np.median(values) if len(values) else values > 0
-    )
-    if related.all() or not related.any():
+    first, second = excess[usable & related], np.sort(excess[usable & ~related])
+    if not len(first) or not len(second):
         return float("nan")
-    above = scores[related][:, None] - scores[~related][None, :]
-    return float(np.mean((above > 0) + 0.5 * (above == 0)))
+    below = np.searchsorted(second, first, side="left")
+    not_above = np.searchsorted(second, first, side="right")
+    return float(np.mean(below + not_above) / (2 * len(second)))

@@ -25,6 +25,8 @@ Where the paper contradicts itself, and what stands here:
   infinite. In log space it is as large as the logits say. Where q is 0 whatever the prediction (an attribute
   that no class has) its logarithm says nothing and the term is left out.
 - **Neutral** has no attribute, so its indicator in equation 4 is 0 / 0; see `indicator`.
+- **Units too many.** Equation 4 does not count them: an image with all units of fear has all of surprise too,
+  so both indicators are 1.
 - **Soft labels** of equation 5 are nearly flat: an indicator is at most 1, so of 7 classes none gets more
   than e / (e + 6) = 0.31. `label_temperature` below 1 makes them sharper.
 """
