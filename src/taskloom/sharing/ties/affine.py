@@ -39,8 +39,9 @@ class ExponentialAffine(Tie):
     the slope of equation 7 (the weight means the same as that of the L2 tie) and then grows more slowly. r is
     a strictly increasing and convex function of d, as equation 7 is: for two copies both have the same
     minimisers over W, a and b and order any two states alike. The trade-off with the losses at d > 0 is
-    another one: in wide layers, where d / n is small, r is close to d itself. `exponent="sum"` has r = g(d): equation 7 itself up to d = 40, then its tangent; for small
-    stages or copies with one start. exp(x) - 1 is computed as expm1(x), which keeps its digits near 0.
+    another one: in wide layers, where d / n is small, r is close to d itself. `exponent="sum"` has r = g(d):
+    equation 7 itself up to d = 40, then its tangent; for small stages or copies with one start. exp(x) - 1 is
+    computed as expm1(x), which keeps its digits near 0.
 
     For T > 2 copies r is summed over the pairs s < t in the order of the tasks, each pair with an a and a b
     of its own per weight. At a = 1, b = 0 the order of the tasks does not matter; later it does, since the

@@ -37,6 +37,7 @@ Kronecker products: the tensor is read once for all of them instead of once for 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -143,8 +144,12 @@ def tensor_train_trace_norm(stack: Tensor) -> Tensor:
         2.0
     """
     _check(stack)
-    rows = [math.prod(stack.shape[:cut]) for cut in range(1, stack.dim())]
-    norms = [matrix_trace_norm(stack.reshape(count, stack.numel() // max(count, 1))) for count in rows]
+    # An axis of size 1 makes two cuts one and the same matrix.
+    cuts = Counter(math.prod(stack.shape[:cut]) for cut in range(1, stack.dim()))
+    norms = [
+        times * matrix_trace_norm(stack.reshape(rows, stack.numel() // max(rows, 1)))
+        for rows, times in cuts.items()
+    ]
     return torch.stack(norms).sum()
 
 
