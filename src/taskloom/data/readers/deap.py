@@ -195,12 +195,11 @@ class DeapReader:
         self, path: Path, arrays: Mapping[str, NDArray[Any]]
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         shapes = {"data": (self.num_trials, len(CHANNELS), NUM_SAMPLES), "labels": (self.num_trials, 4)}
+        if not shapes.keys() <= arrays.keys():
+            raise DataError(
+                f"{path.name}: arrays `data` and `labels` expected, found {', '.join(arrays) or 'none'}."
+            )
         for name, shape in shapes.items():
-            if name not in arrays:
-                raise DataError(
-                    f"{path.name}: arrays `data` and `labels` expected, found "
-                    f"{', '.join(arrays) or 'no array'}."
-                )
             found = arrays[name].shape
             if found != shape:
                 hint = ""
