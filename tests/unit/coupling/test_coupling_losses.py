@@ -146,8 +146,8 @@ def test_matching_equals_a_loop(options: Options) -> None:
 def test_consistent_predictions_cost_less_for_every_row_of_the_table(row: int, options: Options) -> None:
     face = one_row(np.eye(6)[row] > 0)
     right = one_row(PRIOR.values[row] > 0)
-    # One-sided, the printed form has nothing against a unit too few, the other direction against one too many;
-    # fear's units hold all of surprise's, so that each sees no mistake in one of the two.
+    # One-sided, the printed form has nothing against a unit too few, the other direction against one too
+    # many; fear's units hold all of surprise's, so that each sees no mistake in one of the two.
     too_many = [bool(((PRESENCE[other] == 1) & (PRESENCE[row] == 0)).any()) for other in range(6)]
     too_few = [bool(((PRESENCE[other] == 0) & (PRESENCE[row] == 1)).any()) for other in range(6)]
     seen = {"printed": too_many, "distillation": too_few}[options.direction]
