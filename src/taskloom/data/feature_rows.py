@@ -191,6 +191,13 @@ def read_features(
     return FeatureRows(array, names)
 
 
+def feature_files(settings: FeatureSettings, folder: Path) -> list[Path]:
+    """Returns the files beside the table that the features come from."""
+    if not isinstance(settings, Mapping):
+        return []
+    return [folder / str(settings[key]) for key in ("npz", "npy") if key in settings]
+
+
 def select_columns(
     table: Table, wanted: str | Sequence[str], taken: Sequence[str], exclude: Sequence[str] = ()
 ) -> tuple[str, ...]:
@@ -259,7 +266,7 @@ def _array_features(table: Table, settings: Mapping[str, Any], folder: Path) -> 
 
 def _load_array(settings: Mapping[str, Any], folder: Path) -> tuple[NDArray[Any], str]:
     """The array and its name for messages; an `.npy` file is memory-mapped."""
-    path = folder / str(settings.get("npz", settings.get("npy")))
+    (path,) = feature_files(settings, folder)
     if not path.is_file():
         raise DataError(f"{path}: no such file; `features` names it.")
     mapped = "npy" in settings

@@ -12,7 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import DataSplits
-from taskloom.data.feature_rows import FeatureRows, FeatureSettings, Imputation, check_values, read_features
+from taskloom.data.feature_rows import (
+    FeatureRows,
+    FeatureSettings,
+    Imputation,
+    check_values,
+    feature_files,
+    read_features,
+)
 from taskloom.data.label_columns import LabelColumns, encode_labels, resolve_label_columns
 from taskloom.data.sources import SOURCES, TaskSettings, check_settings, checksums, data_folder
 from taskloom.data.splits import Parts, SplitRule, check_classes, split_rows
@@ -82,13 +89,21 @@ class LabelledTable:
             notes.append(f"{without} of {len(rows)} rows have no label of any task.")
         return parts, notes
 
-    def about(self, reader: str, labels: Labels, parts: Parts, notes: Sequence[str]) -> dict[str, Any]:
-        """Plain values for `DataSplits.about`."""
+    def about(
+        self,
+        reader: str,
+        labels: Labels,
+        parts: Parts,
+        notes: Sequence[str],
+        *,
+        beside: Sequence[Path] = (),
+    ) -> dict[str, Any]:
+        """Plain values for `DataSplits.about`; `beside` are the other files that were read."""
         path = self.table.path
         counts = {part: labels[torch.from_numpy(rows)].counts() for part, rows in parts.items()}
         return {
             "reader": reader,
-            "sources": checksums([path], path.parent),
+            "sources": checksums([path, *beside], path.parent),
             "separator": self.table.separator,
             "rows": {"table": len(self.table), **parts.counts()},
             "labels": {name: {part: counts[part][name] for part in counts} for name in self.tasks},
@@ -189,7 +204,8 @@ def load_table(
     if num_missing:
         notes.append(f"{num_missing} missing feature values were filled in ({impute}, fitted on train).")
     features, fitted = _standardized(features, parts.train, settings, impute)
-    about = labelled.about("table", labelled.labels, parts, notes)
+    beside = feature_files(settings.get("features", "rest"), root)
+    about = labelled.about("table", labelled.labels, parts, notes, beside=beside)
     about["features"] = {"count": features.num_features, "standardized": fitted is not None}
     if not isinstance(settings.get("features", "rest"), Mapping):
         about["features"]["names"] = list(features.names)

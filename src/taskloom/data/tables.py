@@ -103,11 +103,21 @@ class Table:
         return values
 
     def is_numeric(self, name: str) -> bool:
-        """Whether every cell of a column that is not missing is a number, and at least one is there."""
-        try:
-            return bool(np.isfinite(self.numbers(name)).any())
-        except DataError:
+        """Whether every cell of a column that is not missing is a number, and at least one is there.
+
+        A cell that reads "inf" or "nan" is a number here, so that `numbers` is asked for the column and
+        refuses the cell by its place; a column would else be left out in silence.
+        """
+        cells = self._trimmed(name)
+        given = pc.filter(cells, pc.not_equal(cells, ""))
+        if len(given) == 0:
             return False
+        try:
+            pc.cast(given, pa.float64())
+        except pa.ArrowInvalid:
+            numbers = pd.to_numeric(given.to_pandas(), errors="coerce")
+            return bool(numbers.notna().all())
+        return True
 
     def where(self, row: int, column: str) -> str:
         """Says where a cell stands: file, line (1-based, the header is line 1) and column."""

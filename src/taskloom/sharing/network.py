@@ -28,7 +28,7 @@ class ParameterGroup:
     """Parameters that one learning rate applies to.
 
     Args:
-        name: "shared", "task:<name>", "mixing" (or "mixing:<multiplier>" where stages differ), "tie".
+        name: "shared", "task:<name>", "mixing", "tie" (with ":<multiplier>" where stages differ).
         parameters: Trainable parameters; each stands in one group of a network.
         lr_multiplier: Factor on the learning rate.
     """
@@ -180,7 +180,9 @@ class PlanNetwork(MultiTaskNetwork):
                     len(tasks), per=stage.mixing.per, num_channels=shape[0], start=stage.mixing.start
                 )
             if stage.tie is not None and len(stage.partition) > 1:  # a single task has nothing to tie
-                self.ties[key] = build_tie(stage.tie.name, weight=stage.tie.weight, **stage.tie.settings)
+                tie = build_tie(stage.tie.name, weight=stage.tie.weight, **stage.tie.settings)
+                tie.attach(list(self.stages[key].children()))
+                self.ties[key] = tie
 
     def features(self, inputs: Tensor) -> Features:
         """The seam between shared and task parameters.
@@ -232,17 +234,13 @@ class PlanNetwork(MultiTaskNetwork):
         }
 
     def special_groups(self) -> list[ParameterGroup]:
-        by_multiplier: dict[float, list[nn.Parameter]] = {}
-        for key, stage in zip(self._stage_keys, self.plan.stages, strict=True):
-            if stage.mixing is not None:
-                group = by_multiplier.setdefault(float(stage.mixing.lr_multiplier), [])
-                group.extend(_trainable([self.mixing[key]]))
-        one = len(by_multiplier) == 1
-        groups = [
-            ParameterGroup("mixing" if one else f"mixing:{multiplier:g}", parameters, multiplier)
-            for multiplier, parameters in by_multiplier.items()
+        units = [
+            (self.mixing[key], float(stage.mixing.lr_multiplier))
+            for key, stage in zip(self._stage_keys, self.plan.stages, strict=True)
+            if stage.mixing is not None
         ]
-        return [*groups, ParameterGroup("tie", _trainable([self.ties]))]
+        ties = [(tie, tie.lr_multiplier) for tie in self.ties.values() if isinstance(tie, Tie)]
+        return [*_by_multiplier("mixing", units), *_by_multiplier("tie", ties)]
 
     def describe(self) -> str:
         """A table of stages by tasks; tasks with one letter in a row use one copy of that stage."""
@@ -294,6 +292,18 @@ def _keys(names: Sequence[str]) -> list[str]:
             key += "_"
         keys.append(key)
     return keys
+
+
+def _by_multiplier(name: str, modules: Sequence[tuple[nn.Module, float]]) -> list[ParameterGroup]:
+    """One group per factor on the learning rate: `name`, or `name:<factor>` where there are several."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for module, multiplier in modules:
+        if parameters := _trainable([module]):
+            groups.setdefault(multiplier, []).extend(parameters)
+    return [
+        ParameterGroup(name if len(groups) == 1 else f"{name}:{multiplier:g}", parameters, multiplier)
+        for multiplier, parameters in groups.items()
+    ]
 
 
 def _trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:

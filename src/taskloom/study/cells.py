@@ -50,7 +50,6 @@ class Cell:
         tasks: Names of the tasks trained together, in the study's order.
         training: The study's training settings with the cell's own in place.
         balancing: `{name: settings}` of a balancer, None for a plain sum.
-        callbacks: `{name: settings}` each.
         entry: Position in the study file's `cells`, -1 for a baseline.
     """
 
@@ -60,7 +59,6 @@ class Cell:
     tasks: tuple[str, ...]
     training: TrainingConfig
     balancing: dict[str, Any] | None = None
-    callbacks: tuple[dict[str, Any], ...] = ()
     entry: int = field(default=-1, compare=False)
 
     @property
@@ -76,7 +74,6 @@ class Cell:
             "tasks": list(self.tasks),
             "training": self.training.model_dump(mode="json"),
             "balancing": self.balancing,
-            "callbacks": list(self.callbacks),
         }
 
 
@@ -114,9 +111,9 @@ def _expand_entry(study: Study, position: int) -> list[Cell]:
     with located(document):
         tasks = _tasks(entry, study, path)
         balancing = _named(entry.get("balancing"), (*path, "balancing"))
-        callbacks = _callbacks(entry.get("callbacks"), (*path, "callbacks"))
-        if "coupling" in entry:
-            raise ConfigError(f"{dotted((*path, 'coupling'))}: coupling is not available in this version.")
+        for later in ("callbacks", "coupling"):
+            if later in entry:
+                raise ConfigError(f"{dotted((*path, later))}: {later} is a setting that this version cannot act on yet.")
         title = entry.get("name")
         if title is not None and not isinstance(title, str):
             raise ConfigError(f"{dotted((*path, 'name'))}: text expected, found {title!r}.")
@@ -130,7 +127,6 @@ def _expand_entry(study: Study, position: int) -> list[Cell]:
             tasks,
             training,
             balancing,
-            callbacks,
             position,
         )
         for settings, varied in combinations
@@ -275,15 +271,6 @@ def _named(value: Any, path: KeyPath) -> dict[str, Any] | None:
     raise ConfigError(f"{dotted(path)}: one name with its settings expected, found {value!r}.")
 
 
-def _callbacks(value: Any, path: KeyPath) -> tuple[dict[str, Any], ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise ConfigError(f"{dotted(path)}: a list of callbacks expected, found {value!r}.")
-    named = (_named(item, (*path, position)) for position, item in enumerate(value))
-    return tuple(item for item in named if item is not None)
-
-
 def _training(value: Any, study: Study, path: KeyPath) -> TrainingConfig:
     if value is None:
         return study.config.training
@@ -321,11 +308,9 @@ def _name(
     if title is not None:
         return " ".join([title, *(f"{_human(name)} {_human(settings[name])}" for name in varied)])
     words = _short_name(architecture, settings)
-    for sibling in ("balancing", "callbacks"):
-        value = entry.get(sibling)
-        for item in value if isinstance(value, list) else [value]:
-            if item is not None:
-                words += f" + {_human(item if isinstance(item, str) else next(iter(item)))}"
+    balancing = entry.get("balancing")
+    if balancing is not None:
+        words += f" + {_human(balancing if isinstance(balancing, str) else next(iter(balancing)))}"
     return words
 
 

@@ -34,16 +34,18 @@ class Gain:
     """Gain of one cell over single-task training on one task; all values in the metric's own unit.
 
     Args:
-        task, metric, cell: What is compared. baseline_value, cell_value: Means over the common repeats.
-        gain: Difference, positive = the cell is better, whatever the metric's direction. low, high:
-        Interval of the gain at level 1 - alpha, not corrected for several cells. NaN: none. p_value: Two-
-        sided, of no difference. NaN: none. p_adjusted: The same after Holm's correction over the cells of
-        the task; the verdict rests on it. verdict: What may be said. num_repeats: Repeats that both sides
-        finished. num_clusters: Groups of the test set with labels of this task; 0 where they did not enter.
+        task, metric, cell: What is compared.
+        baseline_value, cell_value: Means over the common repeats.
+        gain: Difference, positive = the cell is better, whatever the metric's direction.
+        low, high: Interval of the gain at level 1 - alpha, not corrected for several cells. NaN: none.
+        p_value: Two-sided, of no difference. NaN: none.
+        p_adjusted: The same after Holm's correction over the cells of the task; the verdict rests on it.
+        verdict: What may be said.
+        num_repeats: Repeats that both sides finished.
+        num_clusters: Groups of the test set with labels of this task; 0 where they did not enter.
         variance_repeats, variance_clusters, variance_overlap: Parts of the gain's variance: training seeds
-        (or
-            redrawn splits), the draw of the test's groups, the overlap of redrawn training sets. 0 where a
-            part does not enter.
+            (or redrawn splits), the draw of the test's groups, the overlap of redrawn training sets. 0 where
+            a part does not enter.
         degrees_of_freedom: Of the t distribution behind the interval.
         dominant: The largest of the parts; "" where there is none.
         note: What a reader must know beside the numbers; "" where nothing.

@@ -157,7 +157,7 @@ def _by_cell_and_task(records: Sequence[RunRecord]) -> Groups:
 
 
 def _scores(folder: Path, runs: Sequence[RunRecord], task: str, metric: str, *, groups: bool) -> Scores:
-    """Test values, and where the test set is the same in every repeat, the summaries that resample it."""
+    """Test values, and where the test set is one and the same, the summaries that resample it."""
     summaries = {}
     if groups:
         for run in runs:
@@ -184,7 +184,9 @@ def _gains(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: Groups)
         if not cells or not done.get((SINGLE_TASK, name)):
             continue
         scores = {
-            cell: _scores(folder, done[cell, name], name, metric, groups=ratio is None)
+            cell: _scores(
+                folder, done[cell, name], name, metric, groups=ratio is None or facts["repeats"] == 1
+            )
             for cell in [SINGLE_TASK, *cells]
         }
         baseline = scores.pop(SINGLE_TASK)

@@ -263,3 +263,22 @@ def test_parkinsons_by_person() -> None:
     assert isinstance(task, Regression)
     assert task.center == pytest.approx(train["motor_UPDRS"].mean(), rel=1e-6)
     assert task.scale == pytest.approx(train["motor_UPDRS"].std(ddof=0), rel=1e-6)
+
+
+def test_features_beside_the_table_are_among_the_checked_sources(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a\n" + "".join(f"{i % 2}\n" for i in range(40)))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
+    first = table(path, {"a": {"kind": "binary"}}, features={"npy": "x.npy"}).about["sources"]
+    assert sorted(first) == ["t.csv", "x.npy"]
+    np.save(tmp_path / "x.npy", np.zeros((40, 3), dtype=np.float32))
+    second = table(path, {"a": {"kind": "binary"}}, features={"npy": "x.npy"}).about["sources"]
+    assert first["t.csv"] == second["t.csv"]
+    assert first["x.npy"] != second["x.npy"]
+
+
+def test_an_infinite_feature_is_refused_by_its_place_not_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x,y,a\n" + "".join(f"{i},{'inf' if i == 3 else i},{i % 2}\n" for i in range(40)))
+    with pytest.raises(DataError, match=r"t\.csv:5: column `y`: a number expected, found `inf`"):
+        table(path, {"a": {"kind": "binary"}})
