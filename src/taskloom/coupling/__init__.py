@@ -2,7 +2,8 @@
 
 ===================  ==================================================================================
 relatedness          `Relatedness`; from `expression_action_units`, `read_table`, `from_labels`,
-                     `from_predictions`; `diff`, `check`, `draw_heatmap`
+                     `from_predictions`, or as named in a study file by
+                     `choose_relatedness`; `diff`, `check`, `draw_heatmap`
 losses               `Coupling(relatedness, classes=..., attributes=...).terms(...)`, made of `Matching`
                      and `CoAnnotation`; on plain tensors `taskloom.coupling.losses`
 after training       `measure_consistency`: share of rows whose predictions contradict the relatedness
@@ -15,6 +16,7 @@ after training       `measure_consistency`: share of rows whose predictions cont
 ('coupling.matching_to_attributes', 'coupling.co_annotation_to_classes')
 """
 
+from taskloom.coupling.choose import choose_relatedness
 from taskloom.coupling.compare import Comparison, Entry, RelatednessWarning, check, diff
 from taskloom.coupling.consistency import Consistency, contradictions, measure_consistency
 from taskloom.coupling.coupling import Coupling
@@ -42,6 +44,7 @@ __all__ = [
     "RelatednessWarning",
     "WeightSchedule",
     "check",
+    "choose_relatedness",
     "contradictions",
     "diff",
     "draw_heatmap",

@@ -20,6 +20,7 @@ from taskloom.coupling import (
     RelatednessWarning,
     WeightSchedule,
     check,
+    choose_relatedness,
     diff,
     draw_heatmap,
     expression_action_units,
@@ -296,6 +297,28 @@ def test_labels_per_sample_count_sample_by_sample() -> None:
     labels = tl.Labels({"activity": values, "moving": moving}, {"activity": there, "moving": there})
     table = from_labels(labels, tasks, classes="activity", attributes="moving", minimum_support=1)
     assert table.values.ravel().tolist() == pytest.approx([2 / 3, 1.0])
+
+
+def test_a_study_names_its_table(tmp_path: Path) -> None:
+    tasks, labels = pets()
+    sides = {"classes": "animal", "attributes": "has"}
+
+    def chosen(source: object) -> Relatedness:
+        return choose_relatedness(source, labels, tasks, folder=tmp_path, **sides)  # type: ignore[arg-type]
+
+    assert chosen("expression_action_units") == PRIOR
+    PRIOR.save(tmp_path / "mine.json")
+    assert chosen("mine.json") == PRIOR
+    np.testing.assert_array_equal(chosen("from_labels").values, from_labels(labels, tasks, **sides).values)
+    smooth = chosen({"from_labels": {"smoothing": 5}})
+    np.testing.assert_array_equal(smooth.values, from_labels(labels, tasks, smoothing=5, **sides).values)
+    for source, message in (
+        ("from_label", "neither a shipped table nor a file.* Did you mean `from_labels`"),
+        ({"from_labels": {"smothing": 1}}, "smothing is not a setting. Did you mean `smoothing`"),
+        ({"labels": {}}, "a name, a file or {from_labels: settings} expected"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            chosen(source)
 
 
 # -- compared
