@@ -40,9 +40,9 @@ def choose_relatedness(
 
     Example:
         >>> tasks = tl.TaskSet(tl.Multiclass("face", 6), tl.Multilabel("units", 17))
-        >>> none = tl.Labels.empty(tasks, 0)
-        >>> table = choose_relatedness("expression_action_units", none, tasks, classes="face",
-        attributes="units") >>> table.classes[:2]
+        >>> none, sides = tl.Labels.empty(tasks, 0), {"classes": "face", "attributes": "units"}
+        >>> table = choose_relatedness("expression_action_units", none, tasks, **sides)
+        >>> table.classes[:2]
         ('happiness', 'sadness')
     """
     settings: Mapping[str, Any] = {}
