@@ -8,7 +8,7 @@ index selection, because a selection has a size that a GPU would have to report 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,8 @@ from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Re
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 LOSSES: Registry[Loss] = Registry("loss")
-"""Losses by name. Each takes outputs and targets and returns one loss per element, without any reduction."""
+"""Losses by name. Each takes outputs and targets and returns one loss per element, without any reduction;
+further axes may stand before, as tasks that are alike are computed as one stack."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,15 @@ def per_task(predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) 
         raise ValueError(f"predictions name `{unknown[0]}`, which is not among the tasks {', '.join(tasks)}")
     if not predictions:
         return {}
-    device = next(iter(predictions.values())).device
+    predicted = [task for name, task in tasks.items() if name in predictions]
+    device = predictions[predicted[0].name].device
     with torch.autocast(device.type, enabled=False):
-        return {
-            name: _task_loss(task, predictions[name], labels)
-            for name, task in tasks.items()
-            if name in predictions
-        }
+        prepared = {task.name: _prepare(task, predictions[task.name], labels) for task in predicted}
+        losses: dict[str, SumCount] = {}
+        for alike in _alike(prepared):
+            loss = LOSSES[prepared[alike[0]].loss]
+            losses |= zip(alike, _masked_together(loss, [prepared[name] for name in alike]), strict=True)
+    return {task.name: losses[task.name] for task in predicted}
 
 
 def masked(loss: Loss, output: Tensor, target: Tensor, present: Tensor) -> SumCount:
@@ -105,14 +108,7 @@ def masked(loss: Loss, output: Tensor, target: Tensor, present: Tensor) -> SumCo
         >>> masked(mae, torch.tensor([3.0, torch.inf]), garbage, torch.tensor([True, False]))
         SumCount(sum=tensor(2.), count=tensor(1))
     """
-    output = torch.where(_spread(present, output), output, 0)
-    target = torch.where(_spread(present, target), target, 0)
-    losses = loss(output, target)
-    if losses.ndim > present.ndim:
-        losses = losses.flatten(present.ndim).mean(dim=-1)
-    # Zeroed outputs and targets have a loss of their own (log 2 for a logit): it is taken out again here.
-    losses = torch.where(present, losses, 0)
-    return SumCount(losses.sum(), present.sum())
+    return SumCount(_masked_losses(loss, output, target, present).sum(), present.sum())
 
 
 @LOSSES.register("binary_cross_entropy")
@@ -123,7 +119,7 @@ def binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 @LOSSES.register("cross_entropy")
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of logits [N, C] or [N, W, C] against codes [N] or [N, W]; shaped like the codes."""
+    """Cross-entropy of logits [..., C] against codes [...]; shaped like the codes."""
     return F.cross_entropy(output.movedim(-1, 1), target, reduction="none")
 
 
@@ -195,13 +191,57 @@ def labels_of(task: Task, labels: Labels, output: Tensor) -> tuple[Tensor, Tenso
     )
 
 
-def _task_loss(task: Task, output: Tensor, labels: Labels) -> SumCount:
+@dataclass(frozen=True)
+class _Prepared:
+    """One task's part of a batch in the shapes the losses take."""
+
+    loss: str
+    output: Tensor
+    target: Tensor
+    present: Tensor
+
+
+def _prepare(task: Task, output: Tensor, labels: Labels) -> _Prepared:
     values, present = labels_of(task, labels, output)
     check_shapes(task, output, values, present)
     if output.dtype in (torch.float16, torch.bfloat16):
         output = output.float()
     output, target = _aligned(task, output, values)
-    return masked(LOSSES[task.default_loss], output, target, present)
+    return _Prepared(task.default_loss, output, target, present)
+
+
+def _alike(prepared: Mapping[str, _Prepared]) -> list[list[str]]:
+    """Names of tasks whose losses can be computed as one: same loss, shapes and types."""
+    groups: dict[object, list[str]] = {}
+    for name, part in prepared.items():
+        tensors = (part.output, part.target, part.present)
+        key = (part.loss, *((tensor.shape, tensor.dtype) for tensor in tensors))
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def _masked_together(loss: Loss, parts: Sequence[_Prepared]) -> list[SumCount]:
+    """`masked` of every part; small tasks cost calls, not arithmetic, and so are stacked into one."""
+    if len(parts) == 1:
+        (part,) = parts
+        return [masked(loss, part.output, part.target, part.present)]
+    present = torch.stack([part.present for part in parts])
+    output = torch.stack([part.output for part in parts])
+    target = torch.stack([part.target for part in parts])
+    losses = _masked_losses(loss, output, target, present)
+    sums, counts = losses.flatten(1).sum(dim=1), present.flatten(1).sum(dim=1)
+    return [SumCount(total, count) for total, count in zip(sums.unbind(), counts.unbind(), strict=True)]
+
+
+def _masked_losses(loss: Loss, output: Tensor, target: Tensor, present: Tensor) -> Tensor:
+    """Losses shaped like `present`, 0 where nothing is present."""
+    output = torch.where(_spread(present, output), output, 0)
+    target = torch.where(_spread(present, target), target, 0)
+    losses = loss(output, target)
+    if losses.ndim > present.ndim:
+        losses = losses.flatten(present.ndim).mean(dim=-1)
+    # Zeroed outputs and targets have a loss of their own (log 2 for a logit): it is taken out again here.
+    return torch.where(present, losses, 0)
 
 
 def _aligned(task: Task, output: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

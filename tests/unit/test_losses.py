@@ -299,3 +299,33 @@ def test_the_loss_of_a_present_label_is_pytorchs_own() -> None:
     output, values, _ = example(TASKS["multiclass"])
     result = loss_of(TASKS["multiclass"], output, values, torch.ones(ROWS).bool())
     assert torch.allclose(result.mean, F.cross_entropy(output, values))
+
+
+def test_tasks_alike_are_computed_as_one_and_equal_those_computed_alone() -> None:
+    """Seven binary, three multiclass and two regression tasks in one call against one call each."""
+    tasks = tl.TaskSet(
+        *(tl.Binary(f"b{i}") for i in range(7)),
+        *(tl.Multiclass(f"m{i}", 4) for i in range(3)),
+        tl.Regression("r0", center=3.0, scale=2.0),
+        tl.Regression("r1", center=-1.0, scale=0.5),
+    )
+    draw = torch.Generator().manual_seed(3)
+    outputs = {n: torch.randn(9, t.width, generator=draw, dtype=torch.float64) for n, t in tasks.items()}
+    values = {
+        n: torch.randn(9, generator=draw)
+        if isinstance(t, tl.Regression)
+        else torch.randint(max(t.width, 2), (9,), generator=draw)
+        for n, t in tasks.items()
+    }
+    labels = tl.Labels(values, {n: torch.rand(9, generator=draw) > 0.4 for n in tasks})
+    together = {n: o.clone().requires_grad_() for n, o in outputs.items()}
+    alone = {n: o.clone().requires_grad_() for n, o in outputs.items()}
+    losses = per_task(together, labels, tasks)
+    assert list(losses) == list(tasks)
+    torch.stack([loss.mean for loss in losses.values()]).sum().backward()
+    for name, output in alone.items():
+        single = per_task({name: output}, labels, tasks)[name]
+        torch.testing.assert_close(losses[name].sum, single.sum)
+        assert losses[name].count == single.count
+        single.mean.backward()
+        torch.testing.assert_close(together[name].grad, output.grad)
