@@ -1,0 +1,34 @@
+"""Networks that are no filling of the plan: experts, attention, routing, learned skipping, relation priors.
+
+They have the methods of `MultiTaskNetwork` and stand in `ARCHITECTURES` under their names, so that nothing
+downstream can tell them from plan networks.
+"""
+
+from taskloom.sharing.modules.adashare import Policy, SkippingNetwork, adashare
+from taskloom.sharing.modules.base import ModuleNetwork
+from taskloom.sharing.modules.experts import ExpertNetwork, Gate, mmoe, ple
+from taskloom.sharing.modules.mtan import Attention, AttentionNetwork, mtan
+from taskloom.sharing.modules.multilinear import RelationNetwork, TensorNormal, multilinear_relationship
+from taskloom.sharing.modules.registration import ModuleArchitecture, register_module
+from taskloom.sharing.modules.routing import RoutingNetwork, task_routing
+
+__all__ = [
+    "Attention",
+    "AttentionNetwork",
+    "ExpertNetwork",
+    "Gate",
+    "ModuleArchitecture",
+    "ModuleNetwork",
+    "Policy",
+    "RelationNetwork",
+    "RoutingNetwork",
+    "SkippingNetwork",
+    "TensorNormal",
+    "adashare",
+    "mmoe",
+    "mtan",
+    "multilinear_relationship",
+    "ple",
+    "register_module",
+    "task_routing",
+]

@@ -1,0 +1,282 @@
+"""What networks that are no filling of the plan have in common: keys, ownership, groups, heads, checks."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.encoders import Encoder
+from taskloom.errors import ConfigError
+from taskloom.sharing.executor import run_copies
+from taskloom.sharing.heads import HeadChoice, head_specs
+from taskloom.sharing.network import Features, MultiTaskNetwork, ParameterGroup
+from taskloom.sharing.plan import Copies, stage_index
+from taskloom.tasks import TaskSet
+
+
+class ModuleNetwork(MultiTaskNetwork):
+    """Base of the networks that hold stage copies without being a filling of the plan.
+
+    A subclass puts its stage copies into `stages` (`stages.<stage>.<copy>`, named as in `PlanNetwork` where
+    the copy is a trunk's or a task's), names what each task owns by `task_modules`, and calls `add_heads`
+    last: its random numbers are then drawn in the order in which `PlanNetwork` draws them.
+
+    Everything that no task owns is shared. A single task owns everything.
+
+    Args:
+        encoder: The backbone; it stays as it is.
+        tasks: The tasks.
+        copies: "fresh": every stage copy has a start of its own; "same": all have the encoder's weights.
+
+    Attributes:
+        stages: Stage copies by stage and copy.
+        heads: Heads by task.
+
+    Raises:
+        ConfigError: `copies` is neither of the two.
+    """
+
+    stages: nn.ModuleDict
+    heads: nn.ModuleDict
+
+    def __init__(self, encoder: Encoder, tasks: TaskSet, copies: Copies = "fresh") -> None:
+        super().__init__(tasks)
+        if copies not in get_args(Copies):
+            raise ConfigError(f"sharing: copies must be fresh or same, found {copies!r}.")
+        self.stage_names = encoder.stage_names
+        self.copies = copies
+        self._stage_keys = module_keys(encoder.stage_names)
+        self._task_keys = dict(zip(tasks.names, module_keys(tasks.names), strict=True))
+        self.stages = nn.ModuleDict()
+
+    # -- building
+
+    def add_copies(self, encoder: Encoder, index: int, names: Sequence[str]) -> None:
+        """Adds one copy of stage `index` for each name."""
+        fresh = self.copies == "fresh"
+        self.stages[self._stage_keys[index]] = nn.ModuleDict(
+            {key: encoder.copy_stage(index, fresh=fresh) for key in module_keys(names)}
+        )
+
+    def add_trunk(self, encoder: Encoder, stages: Iterable[int]) -> None:
+        """Adds one copy of each of these stages, for all tasks."""
+        for index in stages:
+            self.add_copies(encoder, index, ["shared" if len(self.tasks) > 1 else self.tasks.names[0]])
+
+    def add_towers(self, encoder: Encoder, stages: Iterable[int]) -> None:
+        """Adds one copy of each of these stages for every task."""
+        for index in stages:
+            self.add_copies(encoder, index, self.tasks.names)
+
+    def add_heads(self, encoder: Encoder, head: HeadChoice) -> None:
+        """Adds the heads, on the encoder's last stage."""
+        specs = head_specs(head, self.tasks)
+        self.heads = nn.ModuleDict(
+            {
+                self._task_keys[name]: specs[name].build(encoder.stage_shapes[-1], task.width)
+                for name, task in self.tasks.items()
+            }
+        )
+
+    # -- running
+
+    def copies_of(self, index: int) -> list[nn.Module]:
+        """The copies of stage `index`, in their order."""
+        return list(self.stages[self._stage_keys[index]].children())
+
+    def run_trunk(self, stages: Iterable[int], inputs: Tensor) -> Tensor:
+        """Runs stages that have one copy."""
+        for index in stages:
+            (stage,) = self.copies_of(index)
+            inputs = stage(inputs)
+        return inputs
+
+    def run_each(self, stages: Iterable[int], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Runs stages that have one copy per input: each copy on its own."""
+        outputs = list(inputs)
+        for index in stages:
+            outputs = run_copies(self.copies_of(index), outputs)
+        return outputs
+
+    def by_task(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """One tensor per task, by the task's name."""
+        return dict(zip(self.tasks, tensors, strict=True))
+
+    def from_features(self, features: Features) -> dict[str, Tensor]:
+        assert isinstance(features, dict)
+        return {task: self.heads[key](features[task]) for task, key in self._task_keys.items()}
+
+    # -- parameters
+
+    @abstractmethod
+    def task_modules(self, task: str) -> list[nn.Module]:
+        """The modules that this task owns where there are several tasks; its head among them."""
+
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """Trainable parameters that this task owns."""
+        name = self.tasks[task].name
+        return trainable([self] if len(self.tasks) == 1 else self.task_modules(name))
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that no task owns."""
+        owned = {id(parameter) for task in self.tasks for parameter in self.task_parameters(task)}
+        return [parameter for parameter in trainable([self]) if id(parameter) not in owned]
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Every trainable parameter in exactly one group; those with a learning rate of their own apart."""
+        special = self.special_groups()
+        apart = {id(parameter) for group in special for parameter in group.parameters}
+        plain = [
+            ParameterGroup("shared", self.shared_parameters()),
+            *(ParameterGroup(f"task:{task}", self.task_parameters(task)) for task in self.tasks),
+        ]
+        for group in plain:
+            group.parameters = [parameter for parameter in group.parameters if id(parameter) not in apart]
+        return [group for group in [*plain, *special] if group.parameters]
+
+    def head_of(self, task: str) -> nn.Module:
+        """The task's head."""
+        return self.heads[self._task_keys[task]]
+
+    # -- telling
+
+    def table(self, rows: Iterable[Sequence[str]]) -> str:
+        """Lays out a description: per stage its name, one cell per task, and a remark."""
+        head = ["head", *(letter(index) for index in range(len(self.tasks))), "-"]
+        lines = [["stage", *self.tasks.names, "how"], *rows, head]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
+    def trunk_rows(self, stages: Iterable[int]) -> list[list[str]]:
+        """Rows of a description: stages with one copy for all."""
+        return [[self.stage_names[index], *["A"] * len(self.tasks), "-"] for index in stages]
+
+    def tower_rows(self, stages: Iterable[int]) -> list[list[str]]:
+        """Rows of a description: stages of which every task has a copy."""
+        letters = [letter(index) for index in range(len(self.tasks))]
+        return [[self.stage_names[index], *letters, "-"] for index in stages]
+
+
+def module_keys(names: Sequence[str]) -> list[str]:
+    """Names as an `nn.ModuleDict` may have them, as `PlanNetwork` writes them.
+
+    Example:
+        >>> module_keys(["age", "v1.0", "keys"])
+        ['age', 'v1_0', 'keys_']
+    """
+    keys: list[str] = []
+    for name in names:
+        key = name.replace(".", "_").replace("/", "_")
+        while hasattr(nn.ModuleDict, key) or key == "training" or key in keys:
+            key += "_"
+        keys.append(key)
+    return keys
+
+
+def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """All parameters of the modules that are to be trained."""
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+def after_loading(network: nn.Module, hook: Callable[[nn.Module, object], None]) -> None:
+    """Calls `hook(network, keys)` after every `load_state_dict`; one that pickles, for spawned processes."""
+    network.register_load_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def letter(index: int) -> str:
+    """A, B, ..., Z, AA, AB, ...
+
+    Example:
+        >>> letter(1), letter(27)
+        ('B', 'AB')
+    """
+    return (letter(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
+
+
+def stage_positions(stages: object, encoder: Encoder, setting: str) -> list[int]:
+    """Positions from 0, in order, of "all" stages or of those in a list of numbers from 1 and names.
+
+    Raises:
+        ConfigError: Not such a list, an empty one, or a stage that does not exist.
+
+    Example:
+        >>> stage_positions([2, "dense_0"], tl.encoders.mlp((3,), hidden=[4, 4, 4]), "mtan.stages")
+        [0, 1]
+    """
+    if stages == "all":
+        return list(range(len(encoder.stages)))
+    if isinstance(stages, str) or not isinstance(stages, Sequence) or len(stages) == 0:
+        raise ConfigError(f"{setting}: all, or a list of stage numbers or names expected, found {stages!r}.")
+    return sorted({stage_index(stage, encoder.stage_names) for stage in stages})
+
+
+def stage_run(stages: object, encoder: Encoder, setting: str) -> range:
+    """The same for stages that must follow each other without a gap.
+
+    Raises:
+        ConfigError: As `stage_positions`, or stages with a gap.
+    """
+    found = stage_positions(stages, encoder, setting)
+    if found != list(range(found[0], found[-1] + 1)):
+        missing = next(index for index in range(found[0], found[-1]) if index not in found)
+        raise ConfigError(
+            f"{setting}: stages that follow each other expected; `{encoder.stage_names[missing]}` is "
+            f"missing between `{encoder.stage_names[found[0]]}` and `{encoder.stage_names[found[-1]]}`."
+        )
+    return range(found[0], found[-1] + 1)
+
+
+def check_count(setting: str, value: object, *, least: int = 1) -> int:
+    """Returns a whole number of at least `least`. Raises ConfigError where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{setting}: a whole number of at least {least} expected, found {value!r}.")
+    return value
+
+
+def check_number(setting: str, value: Any, *, most: float = math.inf, above: bool = False) -> float:
+    """Returns a finite number of at least 0, above 0 where asked, and up to `most`.
+
+    Raises:
+        ConfigError: Anything else, naming the setting.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if number and (value > 0 if above else value >= 0) and value <= most:
+        return float(value)
+    least = "above 0" if above else "of at least 0"
+    up_to = "" if most == math.inf else f" and up to {most:g}"
+    raise ConfigError(f"{setting}: a number {least}{up_to} expected, found {value!r}.")
+
+
+def check_inputs_stay(encoder: Encoder, stages: Iterable[int], reader: str) -> None:
+    """Refuses stages that work in place on their input, which something else reads too.
+
+    Copies of the stages run once in training mode (where dropout works) on two rows of zeros.
+
+    Args:
+        encoder: The backbone.
+        stages: Positions of the stages.
+        reader: What else reads their inputs, for the message.
+
+    Raises:
+        ConfigError: Names the first such stage.
+    """
+    example = next(encoder.parameters(), torch.zeros(()))
+    shapes = (encoder.input_shape, *encoder.stage_shapes)
+    with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
+        for index in stages:
+            inputs = example.new_zeros(2, *shapes[index])
+            version = inputs._version
+            encoder.copy_stage(index, fresh=False).train()(inputs)
+            if inputs._version != version:
+                raise ConfigError(
+                    f"sharing: stage `{encoder.stage_names[index]}` works in place on its input, which "
+                    f"{reader} too; set inplace=False in its first layer."
+                )

@@ -1,0 +1,379 @@
+"""Multilinear relationship networks: a tensor-normal prior over the fully connected layers of all tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.encoders import Encoder
+from taskloom.errors import ConfigError
+from taskloom.sharing.heads import HeadChoice
+from taskloom.sharing.modules.base import (
+    ModuleNetwork,
+    after_loading,
+    check_count,
+    check_inputs_stay,
+    check_number,
+    module_keys,
+)
+from taskloom.sharing.modules.registration import register_module
+from taskloom.sharing.network import Features
+from taskloom.sharing.plan import Copies
+from taskloom.tasks import TaskSet
+
+Covariances = Literal["all", "tasks"]
+
+
+class TensorNormal(nn.Module):
+    """The prior of one layer's weights W [T, O, I]: vec(W) is normal, S_tasks x S_outputs x S_inputs.
+
+    Source: Long et al. 2017, section 4. S is a Kronecker product of three covariances. They are not learned by
+    gradient but fitted to the weights now and then, one after the other (flip-flop): given the two others,
+    with W_k the unfolding along axis k of size D_k and D = T O I,
+
+        S_k = D_k / D  W_k (S_i x S_j)^-1 W_k^T
+
+    is the maximum of the likelihood. It may be singular (few tasks, many inputs), so it is shrunk:
+    (1 - r) S_k + r tr(S_k) / D_k I, plus a trace of I for weights that are all zero. S_outputs and S_inputs
+    have a mean diagonal of 1; the scale stands in S_tasks.
+
+    Args:
+        shape: (T, O, I).
+        shrinkage: r, above 0 and up to 1.
+        covariances: "all", or "tasks": the two others stay identities (the authors' code).
+
+    Attributes:
+        tasks, outputs, inputs: The covariances, [T, T], [O, O], [I, I]; buffers, identities at the start.
+
+    Example:
+        >>> prior = TensorNormal((2, 3, 4))
+        >>> prior.quadratic(torch.ones(2, 3, 4)).item()
+        24.0
+    """
+
+    tasks: Tensor
+    outputs: Tensor
+    inputs: Tensor
+
+    NAMES = ("tasks", "outputs", "inputs")
+
+    def __init__(
+        self, shape: Sequence[int], *, shrinkage: float = 0.1, covariances: Covariances = "all"
+    ) -> None:
+        super().__init__()
+        self.shape, self.shrinkage = tuple(shape), shrinkage
+        self.fitted = ("outputs", "inputs", "tasks") if covariances == "all" else ("tasks",)
+        for name, size in zip(self.NAMES, shape, strict=True):
+            self.register_buffer(name, torch.eye(size))
+            # Not saved: it follows from the covariance.
+            self.register_buffer(f"{name}_inverse", torch.eye(size), persistent=False)
+
+    def quadratic(self, weights: Tensor) -> Tensor:
+        """vec(W)^T (S_tasks x S_outputs x S_inputs)^-1 vec(W), a scalar.
+
+        Args:
+            weights: [T, O, I].
+        """
+        return (weights * self._whitened(weights, self.NAMES)).sum()
+
+    def negative_log_density(self, weights: Tensor) -> Tensor:
+        """-log of the prior up to a constant: (quadratic + sum over k of D / D_k log det S_k) / 2.
+
+        The determinants do not depend on the weights. This is what an update without shrinkage lowers.
+        """
+        total = math.prod(self.shape)
+        determinants = [
+            total / size * torch.linalg.slogdet(self.get_buffer(name)).logabsdet
+            for name, size in zip(self.NAMES, self.shape, strict=True)
+        ]
+        return (self.quadratic(weights) + torch.stack(determinants).sum()) / 2
+
+    @torch.no_grad()
+    def update(self, weights: Tensor) -> None:
+        """Fits every covariance once to the weights [T, O, I], given the two others."""
+        weights = weights.detach()
+        for name in self.fitted:
+            axis = self.NAMES.index(name)
+            others = [other for other in self.NAMES if other != name]
+            unfolded = weights.movedim(axis, 0).flatten(1).double()
+            white = self._whitened(weights.double(), others).movedim(axis, 0).flatten(1)
+            covariance = unfolded @ white.T / unfolded.shape[1]
+            scale = covariance.diagonal().mean()
+            identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+            covariance = (1 - self.shrinkage) * covariance + (self.shrinkage * scale + 1e-8) * identity
+            if name != "tasks":
+                scale = covariance.diagonal().mean()
+                covariance = covariance / scale
+                self._set("tasks", self.tasks.double() * scale)
+            self._set(name, covariance)
+
+    def invert(self) -> None:
+        """Computes the inverses anew from the covariances."""
+        for name in self.NAMES:
+            self._set(name, self.get_buffer(name).double())
+
+    def extra_repr(self) -> str:
+        return f"{self.shape}, shrinkage={self.shrinkage:g}"
+
+    def _whitened(self, weights: Tensor, names: Sequence[str]) -> Tensor:
+        """The weights times the inverses along the named axes."""
+        inverse = {name: self.get_buffer(f"{name}_inverse").to(weights.dtype) for name in names}
+        if "inputs" in inverse:
+            weights = weights @ inverse["inputs"]
+        if "outputs" in inverse:
+            weights = inverse["outputs"] @ weights
+        if "tasks" in inverse:
+            weights = (inverse["tasks"] @ weights.flatten(1)).reshape_as(weights)
+        return weights
+
+    def _set(self, name: str, covariance: Tensor) -> None:
+        # A new tensor, not the old one overwritten: a graph that is still to run backward holds the old one.
+        old = self.get_buffer(name)
+        covariance = (covariance + covariance.T) / 2
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+        setattr(self, name, covariance.to(old))
+        setattr(self, f"{name}_inverse", ((inverse + inverse.T) / 2).to(old))
+
+
+class RelationNetwork(ModuleNetwork):
+    """A trunk for all tasks and towers of their own, whose fully connected layers have a tensor-normal prior.
+
+    Related are, layer by layer, the `nn.Linear` modules of the towers and of the heads wherever they have one
+    shape in all tasks (an output layer does where all tasks are equally wide). The covariances are updated
+    in training mode, in every `update_every`-th forward pass; `update_covariances` does it by hand.
+
+    `penalty()` is weight / 2 times the sum over related layers of `TensorNormal.quadratic`: the paper's
+    objective without the log-determinants, which no weight depends on (`negative_log_density` has them).
+    For losses that are means over N rows, weight 1/N is the maximum a posteriori.
+
+    State dict: `stages.<stage>.shared`, `stages.<stage>.<task>`, `heads.<task>`,
+    `priors.<layer>.<covariance>`, `passes`. The trunk is shared, towers and heads belong to their task.
+
+    Args:
+        encoder: The backbone.
+        tasks: The tasks.
+        task_stages: Number of last stages that every task has a copy of.
+        weight: Factor on the penalty.
+        update_every: Forward passes from one update of the covariances to the next.
+        shrinkage, covariances: See `TensorNormal`.
+        head, copies: See `PlanNetwork`.
+
+    Raises:
+        ConfigError: Several tasks without a single fully connected layer of one shape.
+    """
+
+    passes: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tasks: TaskSet,
+        *,
+        task_stages: int = 1,
+        weight: float = 1e-4,
+        update_every: int = 100,
+        shrinkage: float = 0.1,
+        covariances: Covariances = "all",
+        head: HeadChoice = None,
+        copies: Copies = "fresh",
+    ) -> None:
+        super().__init__(encoder, tasks, copies)
+        self.weight, self.update_every = weight, update_every
+        total = len(encoder.stages)
+        self._trunk, self._towers = range(total - task_stages), range(total - task_stages, total)
+        if not self._trunk and len(tasks) > 1:
+            check_inputs_stay(encoder, [0], "other tasks read")
+        self.add_trunk(encoder, self._trunk)
+        self.add_towers(encoder, self._towers)
+        self.add_heads(encoder, head)
+        self._layers = self._related_layers() if len(tasks) > 1 else {}
+        if len(tasks) > 1 and not self._layers:
+            raise ConfigError(
+                "multilinear_relationship: no fully connected layer has one shape in all tasks, so there is "
+                "nothing to relate; give the heads a hidden layer (head.hidden), or raise task_stages."
+            )
+        self.priors = nn.ModuleDict()
+        for key, label in self._prior_keys().items():
+            shape = (len(tasks), *self.weights_of(label).shape[1:])
+            self.priors[key] = TensorNormal(shape, shrinkage=shrinkage, covariances=covariances)
+        self.register_buffer("passes", torch.tensor(0))
+        self._num_passes = 0
+        after_loading(self, _take_state)
+
+    def features(self, inputs: Tensor) -> Features:
+        """The trunk's output, [N, ...]; without a trunk {task: [N, ...]}, the towers' outputs.
+
+        Args:
+            inputs: [N, *encoder.input_shape].
+        """
+        if self.training:
+            self._count_pass()
+        if self._trunk:
+            return self.run_trunk(self._trunk, inputs)
+        return self._tower_features(inputs)
+
+    def from_features(self, features: Features) -> dict[str, Tensor]:
+        return super().from_features(
+            self._tower_features(features) if isinstance(features, Tensor) else features
+        )
+
+    def _tower_features(self, inputs: Tensor) -> dict[str, Tensor]:
+        return self.by_task(self.run_each(self._towers, [inputs] * len(self.tasks)))
+
+    def task_modules(self, task: str) -> list[nn.Module]:
+        position = self.tasks.index(task)
+        return [*(self.copies_of(index)[position] for index in self._towers), self.head_of(task)]
+
+    # -- the prior
+
+    @property
+    def related_layers(self) -> tuple[str, ...]:
+        """Names of the layers that have a prior: a stage or "head", numbered where it has several."""
+        return tuple(self._layers)
+
+    def weights_of(self, layer: str) -> Tensor:
+        """The stacked weights of a related layer, [T, outputs, inputs]."""
+        return torch.stack([self.get_submodule(path).get_parameter("weight") for path in self._layers[layer]])
+
+    def prior_of(self, layer: str) -> TensorNormal:
+        """The prior of a related layer."""
+        key = next(key for key, label in self._prior_keys().items() if label == layer)
+        prior = self.priors[key]
+        assert isinstance(prior, TensorNormal)
+        return prior
+
+    def penalty(self) -> Tensor:
+        """weight / 2 times the sum of the quadratic forms; see the class. 0 for a single task."""
+        total = super().penalty()
+        if self.weight == 0.0:
+            return total
+        for layer in self._layers:
+            total = total + self.prior_of(layer).quadratic(self.weights_of(layer))
+        return self.weight / 2 * total
+
+    def update_covariances(self) -> None:
+        """Fits the covariances of every related layer to its present weights, once."""
+        for layer in self._layers:
+            self.prior_of(layer).update(self.weights_of(layer))
+
+    def mixing_matrices(self) -> dict[str, Tensor]:
+        """Correlations between tasks by related layer, [T, T]."""
+        found = {}
+        for layer in self._layers:
+            covariance = self.prior_of(layer).tasks
+            scale = covariance.diagonal().rsqrt()
+            found[layer] = covariance * scale[:, None] * scale[None]
+        return found
+
+    def describe(self) -> str:
+        """A table of stages by tasks, with the layers that have a prior."""
+        rows = [*self.trunk_rows(self._trunk), *self.tower_rows(self._towers)]
+        for row in rows:
+            if any(layer.split(".")[0] == row[0] for layer in self._layers):
+                row[-1] = "tensor-normal prior"
+        return self.table(rows)
+
+    def _count_pass(self) -> None:
+        self.passes += 1
+        self._num_passes += 1  # beside the buffer, which a GPU would have to be asked for
+        if self._num_passes % self.update_every == 0:
+            self.update_covariances()
+
+    def _prior_keys(self) -> dict[str, str]:
+        """Layers by their keys in `priors`."""
+        return dict(zip(module_keys(list(self._layers)), self._layers, strict=True))
+
+    def _related_layers(self) -> dict[str, list[str]]:
+        """Per related layer its name and the paths of the T linear modules."""
+        found: dict[str, list[str]] = {}
+        places = [(self.stage_names[index], f"stages.{self._stage_keys[index]}") for index in self._towers]
+        for label, place in [*places, ("head", "heads")]:
+            copies = [f"{place}.{key}" for key in self.get_submodule(place)._modules]
+            paths = [
+                [
+                    f"{path}.{name}" if name else path
+                    for name, module in self.get_submodule(path).named_modules()
+                    if isinstance(module, nn.Linear)
+                ]
+                for path in copies
+            ]
+            layers = [
+                list(layer)
+                for layer in zip(*paths, strict=False)
+                if len({self.get_submodule(path).get_parameter("weight").shape for path in layer}) == 1
+            ]
+            for number, layer in enumerate(layers, start=1):
+                found[label if len(layers) == 1 else f"{label}.{number}"] = layer
+        return found
+
+
+def _take_state(network: nn.Module, _: object) -> None:
+    assert isinstance(network, RelationNetwork)
+    network._num_passes = int(network.passes)
+    for layer in network.related_layers:
+        network.prior_of(layer).invert()
+
+
+@register_module("multilinear_relationship")
+def multilinear_relationship(
+    encoder: Encoder,
+    tasks: TaskSet,
+    *,
+    task_stages: int = 1,
+    weight: float = 1e-4,
+    update_every: int = 100,
+    shrinkage: float = 0.1,
+    covariances: Covariances = "all",
+    copies: Copies = "fresh",
+    head: HeadChoice = None,
+) -> RelationNetwork:
+    """Multilinear relationship network (Long et al. 2017): tasks' own layers under a tensor-normal prior.
+
+    Args:
+        encoder: The backbone.
+        tasks: The tasks; a single one has no prior.
+        task_stages: Number of last stages that every task has a copy of; the others are shared.
+        weight: Factor on the prior, at least 0; 1 / (number of training rows) is the maximum a posteriori.
+        update_every: Forward passes in training from one update of the covariances to the next.
+        shrinkage: How far covariances are drawn towards a multiple of the identity, above 0 and up to 1.
+        covariances: "all" three are fitted, as in the paper, or those of the "tasks" alone.
+        copies, head: See `PlanNetwork`.
+
+    Raises:
+        ConfigError: A setting out of range, or no fully connected layer of one shape in all tasks.
+
+    Example:
+        >>> encoder = tl.encoders.mlp((5,), hidden=[8, 4])
+        >>> network = multilinear_relationship(encoder, tl.TaskSet(tl.Binary("a"), tl.Binary("b")))
+        >>> network.related_layers
+        ('dense_1', 'head')
+        >>> network.mixing_matrices()["dense_1"].tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    total = len(encoder.stages)
+    if check_count("multilinear_relationship.task_stages", task_stages, least=0) > total:
+        raise ConfigError(
+            f"multilinear_relationship.task_stages: at most {total} (the encoder has {total} stages) "
+            f"expected, found {task_stages}."
+        )
+    if covariances not in get_args(Covariances):
+        raise ConfigError(
+            f"multilinear_relationship.covariances: all or tasks expected, found {covariances!r}."
+        )
+    check_number("multilinear_relationship.weight", weight)
+    check_number("multilinear_relationship.shrinkage", shrinkage, most=1.0, above=True)
+    return RelationNetwork(
+        encoder,
+        tasks,
+        task_stages=task_stages,
+        weight=weight,
+        update_every=check_count("multilinear_relationship.update_every", update_every),
+        shrinkage=shrinkage,
+        covariances=covariances,
+        head=head,
+        copies=copies,
+    )
