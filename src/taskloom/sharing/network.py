@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
-from taskloom.sharing.executor import Flow, Step, compile_plan, read_by_several, run_step
+from taskloom.sharing.executor import Flow, Step, Stream, compile_plan, read_by_several, run_step
 from taskloom.sharing.heads import HeadChoice, head_specs
 from taskloom.sharing.mixing import CrossStitch
 from taskloom.sharing.plan import Copies, Plan, check_plan
@@ -79,6 +79,13 @@ class MultiTaskNetwork(nn.Module, ABC):
         Raises:
             ConfigError: There is no such task.
         """
+
+    def task_modules(self, task: str) -> list[nn.Module]:
+        """The modules that belong to this task alone; what stands in no task's list is shared.
+
+        Unless overridden: the largest modules that have parameters, all of them this task's.
+        """
+        return _largest_within(self, {id(parameter) for parameter in self.task_parameters(task)})
 
     def penalty(self) -> Tensor:
         """What is added to the losses for ties between copies: a scalar, 0 where there is none."""
@@ -213,9 +220,30 @@ class PlanNetwork(MultiTaskNetwork):
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """Trainable parameters of the copies that this task uses alone, and of its head."""
+        return _trainable(self.task_modules(task))
+
+    def task_modules(self, task: str) -> list[nn.Module]:
+        """The copies that this task uses alone, in the order of the stages, and its head."""
         name = self.tasks[task].name
         copies = self._copies_used_by(lambda group: group == (name,))
-        return _trainable([*copies, self.heads[self._head_keys[name]]])
+        return [*copies, self.heads[self._head_keys[name]]]
+
+    def task_copies(self, task: str) -> list[nn.Module]:
+        """The copy of every stage that this task uses, alone or with others, and its head."""
+        name = self.tasks[task].name
+        copies = self._copies_used_by(lambda group: name in group)
+        return [*copies, self.heads[self._head_keys[name]]]
+
+    def after_stages(self, inputs: Tensor, number: int) -> dict[str, Tensor]:
+        """Every task's tensor after the first `number` stages and their mixing; one object where tasks share.
+
+        Args:
+            inputs: [N, *encoder.input_shape].
+            number: 0 gives the inputs.
+        """
+        flow = self._run(Flow([inputs], [1]), 0, number)
+        streams = self._steps[number - 1].streams if number else (Stream(0, 0),) * len(self.tasks)
+        return self._by_task(flow, streams)
 
     def penalty(self) -> Tensor:
         """Sum over tied stages of weight times tie (thesis 002, equation 3.4); a plain 0 without ties."""
@@ -256,10 +284,10 @@ class PlanNetwork(MultiTaskNetwork):
         return flow
 
     def _task_features(self, flow: Flow) -> dict[str, Tensor]:
-        return {
-            task: flow.stream(stream)
-            for task, stream in zip(self.tasks, self._steps[-1].streams, strict=True)
-        }
+        return self._by_task(flow, self._steps[-1].streams)
+
+    def _by_task(self, flow: Flow, streams: Sequence[Stream]) -> dict[str, Tensor]:
+        return {task: flow.stream(stream) for task, stream in zip(self.tasks, streams, strict=True)}
 
     def _copies_used_by(self, wanted: Callable[[tuple[str, ...]], bool]) -> list[nn.Module]:
         """The stage copies whose group of tasks is wanted."""
@@ -304,6 +332,16 @@ def _by_multiplier(name: str, modules: Sequence[tuple[nn.Module, float]]) -> lis
         ParameterGroup(name if len(groups) == 1 else f"{name}:{multiplier:g}", parameters, multiplier)
         for multiplier, parameters in groups.items()
     ]
+
+
+def _largest_within(module: nn.Module, wanted: set[int]) -> list[nn.Module]:
+    """The largest submodules that have parameters, all of them among the wanted ones (by `id`)."""
+    parameters = {id(parameter) for parameter in module.parameters()}
+    if parameters and parameters <= wanted:
+        return [module]
+    if not parameters & wanted:
+        return []
+    return [found for child in module.children() for found in _largest_within(child, wanted)]
 
 
 def _trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
