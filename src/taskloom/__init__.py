@@ -11,12 +11,25 @@ from typing import TYPE_CHECKING, Any
 from taskloom.version import __version__
 
 if TYPE_CHECKING:
-    from taskloom import balancing, data, deploy, encoders, losses, metrics, report, sharing, study, training
+    from taskloom import (
+        balancing,
+        coupling,
+        data,
+        deploy,
+        encoders,
+        losses,
+        metrics,
+        report,
+        sharing,
+        study,
+        training,
+    )
     from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task, TaskSet
     from taskloom.training import evaluate, fit
 
 _ROOMS = (
     "balancing",
+    "coupling",
     "data",
     "deploy",
     "encoders",
@@ -46,6 +59,7 @@ __all__ = [
     "TaskSet",
     "__version__",
     "balancing",
+    "coupling",
     "data",
     "deploy",
     "encoders",

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,8 @@ def split_windows(windows: WindowDataset, rule: SplitRule, *, seed: int) -> Part
         ConfigError: The rule does not fit a store.
     """
     seed = seed if rule.seed is None else rule.seed
+    if rule.by == "group" and "group" not in windows.store.label_names:
+        rule = replace(rule, by=windows.group_by)
     strata = None if rule.stratify is None else _window_strata(windows, rule.stratify)
     recordings = windows.recording_index
     if rule.by == "time":

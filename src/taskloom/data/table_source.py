@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -158,6 +158,10 @@ def read_labelled_table(
         missing=_listed(settings.get("missing", ())),
     )
     task_set, columns = resolve_label_columns(table, tasks, settings.get("columns"))
+    if rule.by == "group" and "group" not in table.columns:
+        if not settings.get("group"):
+            raise ConfigError("split.by: `group` means the column that data.group names; name one there.")
+        rule = replace(rule, by=str(settings["group"]))
     group_column = settings.get("group") or (rule.by if rule.by in table.columns else None)
     groups = None
     if group_column is not None:

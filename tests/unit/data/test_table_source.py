@@ -282,3 +282,29 @@ def test_an_infinite_feature_is_refused_by_its_place_not_left_out(tmp_path: Path
     path.write_text("x,y,a\n" + "".join(f"{i},{'inf' if i == 3 else i},{i % 2}\n" for i in range(40)))
     with pytest.raises(DataError, match=r"t\.csv:5: column `y`: a number expected, found `inf`"):
         table(path, {"a": {"kind": "binary"}})
+
+
+def test_by_group_means_the_column_that_data_names(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x,a,who\n" + "".join(f"{i},{i % 2},P{i // 4}\n" for i in range(80)))
+    one, other = (
+        load_table(
+            {"table": "t.csv", "group": "who"},
+            {"a": {"kind": "binary"}},
+            {"by": by},
+            seed=1,
+            folder=tmp_path,
+            stores=tmp_path,
+        )
+        for by in ("group", "who")
+    )
+    assert one.test.rows.tolist() == other.test.rows.tolist()  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"`group` means the column that data\.group names"):
+        load_table(
+            {"table": "t.csv"},
+            {"a": {"kind": "binary"}},
+            {"by": "group"},
+            seed=1,
+            folder=tmp_path,
+            stores=tmp_path,
+        )
