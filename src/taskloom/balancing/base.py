@@ -1,0 +1,287 @@
+"""What every balancer has: the seam between losses, network and training."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.errors import ConfigError, TrainingError, did_you_mean
+from taskloom.registry import Registry
+from taskloom.tasks import TaskSet
+
+if TYPE_CHECKING:  # a balancer only calls methods of both: importing them would be for the type checker alone
+    from taskloom.losses import SumCount
+    from taskloom.sharing.network import MultiTaskNetwork
+
+EpochValues = Mapping[str, float | None]
+"""A value per task over an epoch; None where the task had no label."""
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that train together; training sets it where there are several.
+
+    Args:
+        count: How many there are.
+        mean: The mean of a tensor over all of them, the same in each.
+    """
+
+    count: int = 1
+    mean: Callable[[Tensor], Tensor] = _itself
+
+
+class Balancer(ABC):
+    """Adds to `.grad` of the parameters what one step should follow.
+
+    In one's own loop: `optimizer.zero_grad(); balancer.backward(losses, model); optimizer.step()`. A balancer
+    that learns something is told the network first, `balancer.start(model)`, so that `balancer.parameters()`
+    can go to the optimiser; one that works at the shared feature needs the forward pass inside
+    `with balancer.watching(model):`.
+
+    Settings are public attributes of plain values; state is private and stands in `state_dict`.
+
+    Attributes:
+        takes_gradients: Whether the balancer takes gradients per task itself. Training then leaves the
+            forward pass without DDP's hooks, and the balancer averages over `processes` and applies `scale`.
+        lr_multiplier: Factor on the learning rate of what the balancer itself learns.
+        backpropagate: Called in place of `Tensor.backward`, with the same arguments. Training sets it where
+            gradients must be scaled (16-bit precision) or are shared between processes.
+        processes: The processes that train together.
+        scale: Multiplies a loss by the factor that 16-bit gradients need; training sets it.
+        total: The value whose gradient the last `backward` added, a detached scalar; None before the first.
+    """
+
+    takes_gradients: ClassVar[bool] = False
+    lr_multiplier: float = 1.0
+
+    def __init__(self) -> None:
+        self.backpropagate: Callable[..., None] = _backward
+        self.processes = Processes()
+        self.scale: Callable[[Tensor], Tensor] = _itself
+        self.total: Tensor | None = None
+
+    @abstractmethod
+    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+        """Adds the gradients of all losses and of `model.penalty()`.
+
+        The penalty of ties is a term of its own: it is added with weight 1, never weighed or aggregated.
+
+        Args:
+            losses: Per task, sum and count of its loss over the batch. A task with count 0 adds nothing.
+            model: The network that gave the predictions.
+
+        Raises:
+            TrainingError: The loss of a task has no gradient although the task has something to train; a
+                method's solver failed (names method and step).
+
+        Several processes: each loss reaches `backward` so scaled that the mean of the gradients over
+        processes is the gradient of the joined batch.
+        """
+
+    def accumulate(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+        """Takes a part of a batch; the parts' gradients count together in the next `backward`.
+
+        Args:
+            losses: Sums over the part, counts over the *whole* batch, so that the parts' means add up.
+            model: The network that gave the predictions.
+
+        Raises:
+            ConfigError: The method looks at the values of the losses, which are known with the last part.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot take a batch in parts: its weights depend on the losses of the "
+            "whole batch; use a smaller batch, or a method that does not look at loss values."
+        )
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        """Begins a run: checks the tasks and sets what is learned or remembered to its start.
+
+        Args:
+            model: The network that will be trained.
+            seed: Decides what the balancer draws; the same in every process.
+
+        Raises:
+            ConfigError: A setting does not fit the tasks or the network.
+        """
+        del seed
+        self.check_tasks(model.tasks)
+
+    def epoch_end(
+        self, train_loss: EpochValues, validation_metrics: Mapping[str, EpochValues] | None = None
+    ) -> None:
+        """Called after every epoch, before the checkpoint.
+
+        Args:
+            train_loss: Mean loss per task over the epoch; None for a task without any label.
+            validation_metrics: Per task, its metrics on validation.
+        """
+        del train_loss, validation_metrics
+
+    def report_state(self) -> dict[str, float]:
+        """What a report shows of this epoch, recorded after `epoch_end`.
+
+        Returns:
+            "weight/<task>": weight of the task's loss or gradient. Of gradient methods, the mean over the
+            epoch's steps, and "cosine/<task>/<task>" (mean cosine of the two gradients), "conflicts/<task>/
+            <task>" (share of steps where it was negative) and "conflict_rate" (the same over all pairs).
+        """
+        return {}
+
+    def watching(self, model: MultiTaskNetwork) -> AbstractContextManager[None]:
+        """Context of the forward pass; a balancer at the shared feature takes hold of it there."""
+        del model
+        return nullcontext()
+
+    def weight(self, task: str) -> float:
+        """Weight of the task in the sum that decides the best epoch on validation; 1 unless overridden.
+
+        Weights that change stay out of it: sums of different epochs could not be compared.
+        """
+        del task
+        return 1.0
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """What the balancer itself learns; training adds it to the optimiser. There from `start` on."""
+        return ()
+
+    def check_tasks(self, tasks: TaskSet) -> None:
+        """Called once before training. Raises ConfigError if the balancer names a task that is not there."""
+        del tasks
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as plain values: what a checkpoint must agree on."""
+        plain = (bool, int, float, str, list, tuple, dict)
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_") and (value is None or isinstance(value, plain)) and name != "total"
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """State that a resumed run needs: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        if state:
+            raise ConfigError(
+                f"{type(self).__name__} keeps no state, but the checkpoint holds {', '.join(state)}; "
+                "it was written with another balancer."
+            )
+
+
+BALANCERS: Registry[Callable[..., Balancer]] = Registry("balancer")
+"""Balancers by name; each entry is called with the settings of its name."""
+
+
+def build(name: str, settings: Mapping[str, Any] | None = None) -> Balancer:
+    """Builds a balancer from the name and settings of a study file.
+
+    Args:
+        name: A name in `BALANCERS`.
+        settings: Its settings; `lambda` stands for the argument `lambda_`.
+
+    Raises:
+        ConfigError: There is no such balancer or setting, one is missing, or a value is out of range.
+        MissingExtraError: The method needs a package that is not installed.
+
+    Example:
+        >>> build("learned_weights", {"lambda": 0.01}).settings()["lambda_"]
+        0.01
+    """
+    factory = BALANCERS[name]
+    given = {"lambda_" if key == "lambda" else key: value for key, value in (settings or {}).items()}
+    known = inspect.signature(factory).parameters
+    shown = [key.removesuffix("_") for key in known]
+    for key in given:
+        if key not in known:
+            has = f"Settings of {name}: {', '.join(shown)}." if shown else f"{name} has no settings."
+            raise ConfigError(f"balancing.{name}.{key} is not a setting.{did_you_mean(key, shown)} {has}")
+    for key, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and key not in given:
+            raise ConfigError(f"balancing.{name}.{key.removesuffix('_')}: this setting is required.")
+    return factory(**given)
+
+
+def check_number(
+    where: str, value: object, *, above: float | None = None, least: float | None = None, most: float = torch.inf
+) -> float:
+    """Returns a setting as a float.
+
+    Args:
+        where: What the message calls the setting.
+        value: What was given.
+        above: The value must be larger than this.
+        least: The value must be this or larger.
+        most: The value must be this or smaller.
+
+    Raises:
+        ConfigError: It is no finite number or out of range.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < torch.inf
+    fits = number and (above is None or value > above) and (least is None or value >= least)  # type: ignore[operator]
+    if not fits or value > most:  # type: ignore[operator]
+        wanted = "a number"
+        if above is not None:
+            wanted += f" above {above:g}"
+        if least is not None:
+            wanted += f" of {least:g} or more"
+        if most < torch.inf:
+            wanted += f", at most {most:g}"
+        raise ConfigError(f"{where}: {wanted} expected, found {value!r}.")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_count(where: str, value: object, *, least: int = 1) -> int:
+    """Returns a setting as an int of at least `least`; raises ConfigError otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{where}: a whole number of {least} or more expected, found {value!r}.")
+    return value
+
+
+def check_names(where: str, names: Iterable[str], tasks: TaskSet) -> None:
+    """Raises ConfigError if a setting names a task that is not there."""
+    for task in names:
+        if task not in tasks:
+            raise ConfigError(
+                f"{where}.{task}: there is no such task.{did_you_mean(task, tasks)} Tasks: {', '.join(tasks)}."
+            )
+
+
+def check_gradients(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+    """Refuses a loss from which nothing can be learned.
+
+    A task whose own parameters are all frozen may have a loss without gradient: it is judged, not trained.
+
+    Raises:
+        TrainingError: A loss has no gradient although its task has parameters to train.
+    """
+    for task, loss in losses.items():
+        if loss.sum.requires_grad or not any(p.requires_grad for p in model.task_parameters(task)):
+            continue
+        raise TrainingError(
+            f"balancing: the loss of task {task} has no gradient; it must be computed from the network's "
+            "outputs without detach(), item() or torch.no_grad()."
+        )
+
+
+def stacked(losses: Mapping[str, SumCount]) -> tuple[Tensor, Tensor]:
+    """Mean losses [T] and which tasks have a label in the batch, bool [T], in the order of `losses`."""
+    # One stack and one division: a dozen tasks cost no more small operations than one.
+    counts = torch.stack([loss.count for loss in losses.values()])
+    return torch.stack([loss.sum for loss in losses.values()]) / counts.clamp(min=1), counts > 0
+
+
+def _backward(total: Tensor, **options: Any) -> None:
+    total.backward(**options)  # type: ignore[no-untyped-call]

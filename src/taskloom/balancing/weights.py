@@ -1,0 +1,353 @@
+"""Weights on the losses: one sum, one backward pass.
+
+Fixed weights, learned ones, and those drawn at random. A task without a label in the batch adds nothing, and
+what is learned about it stays as it is.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.balancing.base import (
+    BALANCERS,
+    Balancer,
+    check_gradients,
+    check_names,
+    check_number,
+    stacked,
+)
+from taskloom.errors import ConfigError
+from taskloom.tasks import Landmarks, Regression, TaskSet
+
+if TYPE_CHECKING:
+    from taskloom.losses import SumCount
+    from taskloom.sharing.network import MultiTaskNetwork
+
+
+@BALANCERS.register("weighted_sum")
+class WeightedSum(Balancer):
+    """The plain form: total = sum over tasks of weight * mean loss of the present labels, + penalty.
+
+    A task without labels in the batch has mean 0 and a zero gradient.
+
+    Args:
+        weights: Weight per task, 0 or more; 1 for every task that is not named.
+
+    Raises:
+        ConfigError: A weight that is negative or not a number; a task that the model does not have
+            (at `check_tasks` or the first `backward`).
+
+    Example:
+        >>> balancer = WeightedSum({"age": 2.0})
+        >>> balancer.weight("age"), balancer.weight("gender")
+        (2.0, 1.0)
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.weights = dict(weights or {})
+        self._checked_tasks: TaskSet | None = None
+        for task, weight in self.weights.items():
+            check_number(f"balancing.weights.{task}", weight, least=0)
+
+    def weight(self, task: str) -> float:
+        return float(self.weights.get(task, 1.0))
+
+    def check_tasks(self, tasks: TaskSet) -> None:
+        check_names("balancing.weights", self.weights, tasks)
+        self._checked_tasks = tasks
+
+    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+        if self.weights and self._checked_tasks is not model.tasks:
+            self.check_tasks(model.tasks)
+        check_gradients(losses, model)
+        total = self.sum(losses) + model.penalty()
+        self.total = total.detach()
+        self.backpropagate(total)
+
+    def accumulate(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+        check_gradients(losses, model)
+        self.backpropagate(self.sum(losses))
+
+    def sum(self, losses: Mapping[str, SumCount]) -> Tensor:
+        """Weighted sum of the mean losses, a scalar, without the penalty."""
+        # One stack and one dot product: a dozen tasks cost no more small operations than one.
+        means = torch.stack([loss.sum for loss in losses.values()])
+        means = means / torch.stack([loss.count for loss in losses.values()]).clamp(min=1)
+        if not self.weights:
+            return means.sum()
+        return means @ means.new_tensor([self.weight(task) for task in losses])
+
+    def report_state(self) -> dict[str, float]:
+        return {f"weight/{task}": self.weight(task) for task in self._checked_tasks or self.weights}
+
+
+class LossWeighting(Balancer):
+    """Base of methods whose total is a function of the mean losses; subclasses give `objective`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tasks: TaskSet | None = None
+        self._names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+        """What is minimised, a scalar, without the penalty.
+
+        Args:
+            means: Mean losses [K] of this process, with gradient, 0 where absent.
+            present: Which tasks have a label in the (joined) batch, bool [K].
+            index: Place of each of the K tasks among all tasks.
+        """
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        super().start(model, seed=seed)
+        self._tasks, self._names = model.tasks, tuple(model.tasks)
+
+    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+        if self._tasks is not model.tasks and self._names != tuple(model.tasks):
+            self.start(model)
+        self._tasks = model.tasks
+        check_gradients(losses, model)
+        total = self._objective(losses, model) + model.penalty()
+        self.total = total.detach()
+        self.backpropagate(total)
+        if self.processes.count > 1:
+            # The objective is linear in the losses, so the mean of the gradients is that of the joined batch.
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.processes.mean(parameter.grad)
+
+    def _objective(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Tensor:
+        del model
+        means, present = stacked(losses)
+        return self.objective(means, present, [self._names.index(task) for task in losses])
+
+    def joint(self, means: Tensor) -> Tensor:
+        """The mean losses [K] of the joined batch, without gradient."""
+        return self.processes.mean(means.detach())
+
+
+class LearnedVector(LossWeighting):
+    """Base of methods that learn one number per task with the network, in an optimiser group of their own.
+
+    Args:
+        lr_multiplier: Factor on the learning rate for these numbers, above 0.
+    """
+
+    def __init__(self, lr_multiplier: float = 1.0) -> None:
+        super().__init__()
+        self.lr_multiplier = check_number(f"{_where(self)}.lr_multiplier", lr_multiplier, above=0)
+        self._vector: nn.Parameter | None = None
+
+    def first_vector(self, num_tasks: int, generator: torch.Generator) -> Tensor:
+        """The numbers before the first step, [T]; zeros unless overridden."""
+        del generator
+        return torch.zeros(num_tasks)
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        super().start(model, seed=seed)
+        values = self.first_vector(len(self._names), torch.Generator().manual_seed(seed))
+        self._vector = nn.Parameter(values.to(next(iter(model.parameters())).device))
+
+    @property
+    def vector(self) -> nn.Parameter:
+        """What is learned, one number per task, [T]."""
+        if self._vector is None:
+            raise ConfigError(f"{type(self).__name__}: call start(model) before its parameters are used.")
+        return self._vector
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        return () if self._vector is None else (self._vector,)
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._vector is None:
+            return {}
+        return {"tasks": list(self._names), "vector": self._vector.detach().clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if not state:
+            return
+        self._names = check_state_tasks(self, state, self._names)
+        if self._vector is None:
+            self._vector = nn.Parameter(state["vector"].clone())
+        with torch.no_grad():
+            self._vector.copy_(state["vector"])
+
+    def _picked(self, index: list[int]) -> Tensor:
+        return self.vector if len(index) == len(self.vector) else self.vector[index]
+
+
+@BALANCERS.register("learned_weights")
+class LearnedWeights(LearnedVector):
+    """Loss weights learned with the network (thesis 001, equation 3.5).
+
+    total = sum over tasks of w_i L_i + lambda ||w||^2, with w_i > 0 and sum w_i = 1. The thesis passes the
+    losses through a linear layer without bias, starts it at random and states the sum; here w = softmax(z),
+    z starts so that w is uniform over the simplex, and gradient descent moves z. Over the tasks present in a
+    batch w is the softmax of their z alone: a loss that was not measured neither has a weight nor moves it.
+
+    Where the minimum is. For given losses the best w is the projection of -L / (2 lambda) onto the simplex:
+    w_i = max(0, (mu - L_i) / (2 lambda)). All tasks keep a weight only while lambda exceeds half the sum
+    over j of (max L - L_j); below that, the largest losses get none, and as lambda goes to 0 all weight goes
+    to the *smallest* loss: the method then prefers the task that is easy or measured in small units. With
+    lambda = 0.1 and two tasks that happens once their losses differ by 0.2. A large lambda gives 1 / T
+    each. How fast w gets there is the learning rate's business; see `lr_multiplier` and the weights
+    recorded per epoch.
+
+    Args:
+        lambda_: Factor on ||w||^2, 0 or more; `lambda` in a study file. The thesis found 0.1 best of 0.001
+            to 1.
+        start: "random" (uniform over the simplex, from the run's seed) or "equal" (1 / T).
+        lr_multiplier: Factor on the learning rate for z, above 0.
+
+    Raises:
+        ConfigError: lambda below 0, an unknown start.
+
+    Example:
+        >>> LearnedWeights(lambda_=0.1, start="equal").lambda_
+        0.1
+    """
+
+    def __init__(
+        self,
+        lambda_: float = 0.1,
+        start: Literal["random", "equal"] = "random",
+        lr_multiplier: float = 1.0,
+    ) -> None:
+        super().__init__(lr_multiplier)
+        self.lambda_ = check_number("balancing.learned_weights.lambda", lambda_, least=0)
+        if start not in ("random", "equal"):
+            raise ConfigError(f"balancing.learned_weights.start: random or equal expected, found {start!r}.")
+        self.begin = start
+
+    def first_vector(self, num_tasks: int, generator: torch.Generator) -> Tensor:
+        if self.begin == "equal":
+            return torch.zeros(num_tasks)
+        # Exponential variables over their sum are uniform on the simplex.
+        weights = -torch.log(1 - torch.rand(num_tasks, generator=generator))
+        return torch.log(weights.clamp(min=1e-6))
+
+    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+        # A finite filling: a batch without any label would turn infinities into NaN.
+        weights = self._picked(index).masked_fill(~present, -1e30).softmax(0)
+        return weights @ means + self.lambda_ * weights.square().sum() * present.any()
+
+    def report_state(self) -> dict[str, float]:
+        weights = self.vector.detach().softmax(0).tolist()
+        return {f"weight/{task}": weight for task, weight in zip(self._names, weights, strict=True)}
+
+
+@BALANCERS.register("uncertainty")
+class Uncertainty(LearnedVector):
+    """Homoscedastic uncertainty (Kendall, Gal and Cipolla 2018, equations 7 and 10).
+
+    total = sum over tasks of c_i exp(-s_i) L_i + s_i / 2, where s_i = log sigma_i^2 is learned and c_i is
+    1/2 for squared errors (regression, landmarks with loss mse) and 1 for every other loss. The optimum
+    for a given loss is s_i = log(2 c_i L_i): the weighted losses become equal.
+
+    Args:
+        lr_multiplier: Factor on the learning rate for s, above 0.
+    """
+
+    def __init__(self, lr_multiplier: float = 1.0) -> None:
+        super().__init__(lr_multiplier)
+        self._factors: Tensor | None = None
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        super().start(model, seed=seed)
+        squared = [
+            isinstance(task, Regression | Landmarks) and task.default_loss == "mse"
+            for task in model.tasks.values()
+        ]
+        self._factors = self.vector.new_tensor([0.5 if is_squared else 1.0 for is_squared in squared])
+
+    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+        assert self._factors is not None
+        factors = self._factors if len(index) == len(self._factors) else self._factors[index]
+        logs = self._picked(index)
+        return torch.where(present, factors * (-logs).exp() * means + 0.5 * logs, 0).sum()
+
+    def report_state(self) -> dict[str, float]:
+        assert self._factors is not None
+        weights = (self._factors * (-self.vector.detach()).exp()).tolist()
+        return {f"weight/{task}": weight for task, weight in zip(self._names, weights, strict=True)}
+
+
+@BALANCERS.register("imtl_l")
+class ImpartialLosses(LearnedVector):
+    """IMTL-L (Liu et al. 2021, section 3.2): total = sum over tasks of exp(s_i) L_i - s_i, s_i learned.
+
+    The optimum for a given loss is exp(s_i) = 1 / L_i: every weighted loss becomes 1.
+
+    Args:
+        lr_multiplier: Factor on the learning rate for s, above 0.
+    """
+
+    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+        logs = self._picked(index)
+        return torch.where(present, logs.exp() * means - logs, 0).sum()
+
+    def report_state(self) -> dict[str, float]:
+        weights = self.vector.detach().exp().tolist()
+        return {f"weight/{task}": weight for task, weight in zip(self._names, weights, strict=True)}
+
+
+@BALANCERS.register("mean")
+class MeanLoss(LossWeighting):
+    """The mean over the tasks present in the batch of their mean losses (thesis 001's "average loss")."""
+
+    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+        return means.sum() / present.sum().clamp(min=1)
+
+
+@BALANCERS.register("random_weights")
+class RandomWeights(LossWeighting):
+    """Random loss weighting (Lin et al. 2022, algorithm 2): new weights softmax(normal) at every step.
+
+    The weights over the tasks present sum to 1. Drawn from the run's seed, the same in every process.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(0)
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        super().start(model, seed=seed)
+        self._generator.manual_seed(seed)
+
+    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+        drawn = torch.randn(len(self._names), generator=self._generator)[index].to(means)
+        return drawn.masked_fill(~present, -1e30).softmax(0) @ means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
+
+
+def check_state_tasks(
+    balancer: Balancer, state: Mapping[str, Any], names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The tasks that a balancer's saved state is about.
+
+    Raises:
+        ConfigError: They are not the tasks the balancer was started with.
+    """
+    kept = tuple(state["tasks"])
+    if names and kept != names:
+        raise ConfigError(
+            f"{type(balancer).__name__}: the saved state is about {', '.join(kept)}, the run about "
+            f"{', '.join(names)}; train with resume=False."
+        )
+    return kept
+
+
+def _where(balancer: Balancer) -> str:
+    return f"balancing.{type(balancer).__name__}"
