@@ -255,6 +255,32 @@ def opportunity(
     _say(f"simulated OPPORTUNITY in {folder}")
 
 
+@simulate_app.command()
+@_guarded
+def deap(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)],
+    people: Annotated[int, typer.Option("--people", help="Number of people.")] = 4,
+    trials: Annotated[int, typer.Option("--trials", help="Videos per person; the real set has 40.")] = 40,
+    mat: Annotated[bool, typer.Option("--mat", help="MATLAB files instead of Python pickles.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same files.")] = 0,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")] = False,
+) -> None:
+    """Write DEAP-like recordings (s01.dat or s01.mat, 40 channels, 128 Hz)."""
+    from taskloom.data.simulate.deap import simulate_deap
+    from taskloom.study.runner import writable
+
+    with writable(folder):
+        simulate_deap(
+            folder,
+            people=people,
+            trials=trials,
+            seed=seed,
+            formats=("mat",) if mat else ("dat",),
+            if_missing=if_missing,
+        )
+    _say(f"simulated DEAP in {folder}")
+
+
 def main() -> None:
     """Entry point of the `taskloom` command."""
     app()
