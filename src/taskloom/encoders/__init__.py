@@ -10,6 +10,8 @@ from taskloom.encoders import thesis_002
 from taskloom.encoders.conv1d import conv1d
 from taskloom.encoders.encoder import Encoder, from_modules
 from taskloom.encoders.mlp import mlp
+from taskloom.encoders.recurrent import deep_conv_lstm, lstm
+from taskloom.encoders.resnet import resnet18
 from taskloom.encoders.thesis_002 import deap_cnn, opportunity_cnn
 from taskloom.encoders.vgg5 import vgg5
 from taskloom.errors import ConfigError, did_you_mean
@@ -20,8 +22,11 @@ ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
 
 ENCODERS.register("conv1d")(conv1d)
 ENCODERS.register("deap_cnn")(deap_cnn)
+ENCODERS.register("deep_conv_lstm")(deep_conv_lstm)
+ENCODERS.register("lstm")(lstm)
 ENCODERS.register("mlp")(mlp)
 ENCODERS.register("opportunity_cnn")(opportunity_cnn)
+ENCODERS.register("resnet18")(resnet18)
 ENCODERS.register("vgg5")(vgg5)
 
 
@@ -59,9 +64,12 @@ __all__ = [
     "build",
     "conv1d",
     "deap_cnn",
+    "deep_conv_lstm",
     "from_modules",
+    "lstm",
     "mlp",
     "opportunity_cnn",
+    "resnet18",
     "thesis_002",
     "vgg5",
 ]
