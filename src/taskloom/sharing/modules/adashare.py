@@ -83,7 +83,8 @@ class SkippingNetwork(ModuleNetwork):
         curriculum_epochs: Epochs from one stage's opening to the next one's; 0 opens all at once.
         warmup_epochs: Epochs before the first opening.
         lr_multiplier: Factor on the learning rate of the policies.
-        joined: Whether batch norm sees the joined rows of all tasks; see `StagePlan`.
+        joined: Whether in training tensors that have parted run as one joined batch, so that batch norm takes
+            the statistics of all rows (True), or one by one.
         head, copies: See `PlanNetwork`.
 
     Raises:
@@ -105,7 +106,7 @@ class SkippingNetwork(ModuleNetwork):
         curriculum_epochs: int = 1,
         warmup_epochs: int = 0,
         lr_multiplier: float = 10.0,
-        joined: bool = True,
+        joined: bool = False,
         head: HeadChoice = None,
         copies: Copies = "fresh",
     ) -> None:
@@ -215,7 +216,7 @@ class SkippingNetwork(ModuleNetwork):
 
     def _run(self, index: int, rows: Tensor, count: int) -> Tensor:
         (stage,) = self.copies_of(index)
-        if count == 1 or self.joined:
+        if count == 1 or self.joined or not self.training:
             outputs: Tensor = stage(rows)
             return outputs
         return torch.cat([stage(stream) for stream in rows.chunk(count)])
@@ -311,7 +312,7 @@ def adashare(
     curriculum_epochs: int = 1,
     warmup_epochs: int = 0,
     lr_multiplier: float = 10.0,
-    joined: bool = True,
+    joined: bool = False,
     copies: Copies = "fresh",
     head: HeadChoice = None,
 ) -> SkippingNetwork:

@@ -241,18 +241,20 @@ def check_count(setting: str, value: object, *, least: int = 1) -> int:
     return value
 
 
-def check_number(setting: str, value: Any, *, most: float = math.inf, above: bool = False) -> float:
-    """Returns a finite number of at least 0, above 0 where asked, and up to `most`.
+def check_number(
+    setting: str, value: Any, *, least: float = 0.0, most: float = math.inf, above: bool = False
+) -> float:
+    """Returns a finite number of at least `least` (above it where asked) and up to `most`.
 
     Raises:
         ConfigError: Anything else, naming the setting.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if number and (value > 0 if above else value >= 0) and value <= most:
+    if number and least <= value <= most and not (above and value == least):
         return float(value)
-    least = "above 0" if above else "of at least 0"
+    bound = f"above {least:g}" if above else f"of at least {least:g}"
     up_to = "" if most == math.inf else f" and up to {most:g}"
-    raise ConfigError(f"{setting}: a number {least}{up_to} expected, found {value!r}.")
+    raise ConfigError(f"{setting}: a number {bound}{up_to} expected, found {value!r}.")
 
 
 def check_inputs_stay(encoder: Encoder, stages: Iterable[int], reader: str) -> None:

@@ -117,7 +117,8 @@ class ExpertNetwork(ModuleNetwork):
     expert to choose from there is no gate: its output goes on as it is.
 
     State dict: `stages.<stage>.shared_<n>`, `stages.<stage>.<task>_<n>` for experts, `gates.<level>.<task>`.
-    Gates, own experts, towers and heads belong to their task.
+    Gates, own experts, towers and heads belong to their task; through y_0 other tasks hear the own experts of
+    all levels but the last (as they hear copies through mixing in a `PlanNetwork`).
 
     Args:
         encoder: The backbone.

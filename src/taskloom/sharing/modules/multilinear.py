@@ -31,8 +31,8 @@ Covariances = Literal["all", "tasks"]
 class TensorNormal(nn.Module):
     """The prior of one layer's weights W [T, O, I]: vec(W) is normal, S_tasks x S_outputs x S_inputs.
 
-    Source: Long et al. 2017, section 4. S is a Kronecker product of three covariances. They are not learned by
-    gradient but fitted to the weights now and then, one after the other (flip-flop): given the two others,
+    Source: Long et al. 2017, section 4. S is a Kronecker product of three covariances. They are not learned
+    by gradient but fitted to the weights now and then, one after the other (flip-flop): given the two others,
     with W_k the unfolding along axis k of size D_k and D = T O I,
 
         S_k = D_k / D  W_k (S_i x S_j)^-1 W_k^T
@@ -133,9 +133,10 @@ class TensorNormal(nn.Module):
     def _set(self, name: str, covariance: Tensor) -> None:
         # A new tensor, not the old one overwritten: a graph that is still to run backward holds the old one.
         old = self.get_buffer(name)
-        covariance = (covariance + covariance.T) / 2
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
-        setattr(self, name, covariance.to(old))
+        rounded = ((covariance + covariance.T) / 2).to(old)
+        # From the rounded covariance: a loaded network computes the same inverse, bit for bit.
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(rounded.double()))
+        setattr(self, name, rounded)
         setattr(self, f"{name}_inverse", ((inverse + inverse.T) / 2).to(old))
 
 
@@ -339,7 +340,8 @@ def multilinear_relationship(
         task_stages: Number of last stages that every task has a copy of; the others are shared.
         weight: Factor on the prior, at least 0; 1 / (number of training rows) is the maximum a posteriori.
         update_every: Forward passes in training from one update of the covariances to the next.
-        shrinkage: How far covariances are drawn towards a multiple of the identity, above 0 and up to 1.
+        shrinkage: How far covariances are drawn towards a multiple of the identity, from 0.001 (below
+            it single precision cannot invert singular ones) to 1.
         covariances: "all" three are fitted, as in the paper, or those of the "tasks" alone.
         copies, head: See `PlanNetwork`.
 
@@ -365,7 +367,7 @@ def multilinear_relationship(
             f"multilinear_relationship.covariances: all or tasks expected, found {covariances!r}."
         )
     check_number("multilinear_relationship.weight", weight)
-    check_number("multilinear_relationship.shrinkage", shrinkage, most=1.0, above=True)
+    check_number("multilinear_relationship.shrinkage", shrinkage, least=1e-3, most=1.0)
     return RelationNetwork(
         encoder,
         tasks,

@@ -52,7 +52,7 @@ class RoutingNetwork(ModuleNetwork):
 
     Masks are products in the graph: a task's loss gives the filters that it does not use a gradient of zero.
     Tasks whose masks agree up to a stage are one tensor there and run once; where masks have parted, the
-    trunk runs on the joined rows of all different tensors.
+    trunk runs on every different tensor.
 
     State dict: `stages.<stage>.shared`, `masks.<stage>` [T, C], `heads.<task>`. The trunk is shared, heads
     belong to their task.
@@ -63,8 +63,9 @@ class RoutingNetwork(ModuleNetwork):
         routed: Positions of the routed stages.
         sharing: Share of a stage's channels that each task uses.
         seed: Seed of the masks.
-        joined: Whether batch norm sees the joined rows of tasks whose tensors have parted (True) or each
-            tensor by itself; see `StagePlan`.
+        joined: Whether in training tensors that have parted run as one joined batch (True) or one by one.
+            Joined, batch norm takes the statistics of all rows, and through them a task's loss reaches
+            filters that the task does not use.
         head, copies: See `PlanNetwork`.
     """
 
@@ -76,7 +77,7 @@ class RoutingNetwork(ModuleNetwork):
         routed: Sequence[int],
         sharing: float,
         seed: int = 0,
-        joined: bool = True,
+        joined: bool = False,
         head: HeadChoice = None,
         copies: Copies = "fresh",
     ) -> None:
@@ -165,7 +166,7 @@ class RoutingNetwork(ModuleNetwork):
 
     def _run(self, index: int, rows: Tensor, count: int) -> Tensor:
         (stage,) = self.copies_of(index)
-        if count == 1 or self.joined:
+        if count == 1 or self.joined or not self.training:
             outputs: Tensor = stage(rows)
             return outputs
         return torch.cat([stage(stream) for stream in rows.chunk(count)])
@@ -218,7 +219,7 @@ def task_routing(
     sharing: float = 0.5,
     stages: Stages = "all",
     seed: int = 0,
-    joined: bool = True,
+    joined: bool = False,
     copies: Copies = "fresh",
     head: HeadChoice = None,
 ) -> RoutingNetwork:
