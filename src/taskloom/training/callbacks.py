@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch.optim import Optimizer
 
 from taskloom.balancing import Balancer
+from taskloom.registry import Registry
 from taskloom.training.config import TrainingConfig
+from taskloom.training.freezing import Freezing
 from taskloom.training.history import History
+from taskloom.training.resume import BestWeights
 
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
@@ -34,6 +37,8 @@ class TrainingState:
         step: Number of the step just done in this epoch, from 1.
         losses: Losses per task of the last batch.
         stop_reason: Why training ends after this epoch; None where it goes on.
+        best: The weights that the model will have at the end.
+        freezing: Which tasks have stopped learning, and what is frozen for it; its `stop` stops one more.
     """
 
     model: MultiTaskNetwork
@@ -46,6 +51,11 @@ class TrainingState:
     step: int = 0
     losses: Mapping[str, SumCount] = field(default_factory=dict)
     stop_reason: str | None = None
+    best: BestWeights = field(default_factory=BestWeights)
+    freezing: Freezing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.freezing = Freezing(self.model, self.optimizer)
 
     def stop(self, reason: str) -> None:
         """Ends training after this epoch; the reason stands in `History.notes`."""
@@ -57,7 +67,21 @@ class Callback:
 
     A callback with state returns it from `state_dict` as tensors and plain values, or a resumed run will not
     equal one that was never interrupted.
+
+    Attributes:
+        stops_tasks: Whether it decides when single tasks stop learning; one callback at most may.
+        ends_training: Whether it decides when training ends, so that `TrainingConfig.stop` does not act.
     """
+
+    stops_tasks = False
+    ends_training = False
+
+    def check_tasks(self, tasks: Iterable[str]) -> None:
+        """Called once before training. Raises ConfigError if the callback names a task that is not there."""
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must agree on with the run that goes on from it, as plain values."""
+        return {}
 
     def fit_start(self, state: TrainingState) -> None:
         """Before the first epoch of this call, also of a resumed one (after its state was loaded)."""
@@ -80,6 +104,10 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes what `state_dict` gave."""
+
+
+CALLBACKS: Registry[Callable[..., Callback]] = Registry("callback")
+"""Callbacks that a study file may name; each entry is called with the settings of its name."""
 
 
 class EarlyStopping(Callback):

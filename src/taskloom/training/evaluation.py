@@ -193,7 +193,7 @@ class Predictions:
 
 
 def predict(
-    model: MultiTaskNetwork,
+    model: torch.nn.Module,
     loader: DataLoader[Batch],
     *,
     num_rows: int,
@@ -204,7 +204,7 @@ def predict(
     """Runs a network over a loader's rows in evaluation mode; losses are summed batch by batch.
 
     Args:
-        model: The network; its modes are put back afterwards.
+        model: The network, or what runs it; its modes are put back afterwards.
         loader: Batches; each row's place in the outputs is `Batch.index`.
         num_rows: Number of rows of the data set.
         tasks: The tasks, for the losses.

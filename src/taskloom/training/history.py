@@ -43,6 +43,20 @@ class EpochRecord:
 
 
 @dataclass
+class TaskEnd:
+    """When a task stopped learning before the others.
+
+    Args:
+        converged: Epoch of its lowest validation loss. After an early freeze the model has what belongs to
+            this task alone from that epoch.
+        stopped: Epoch after which it stopped, some epochs of patience later; None: it learnt to the end.
+    """
+
+    converged: int
+    stopped: int | None
+
+
+@dataclass
 class History:
     """The record of a training run; `to_json` and `from_json` round-trip it exactly.
 
@@ -60,6 +74,10 @@ class History:
         peak_memory_bytes: Most memory in use during training; what it counts stands in `peak_memory_of`.
         peak_memory_of: "cuda" (tensors on the GPU), "process" (resident memory of this process during
             training) or "process lifetime" (where the system cannot reset its high-water mark).
+        task_ends: By task, when it converged and stopped, where tasks stop one by one (early freeze,
+            task-wise early stopping).
+        shared_frozen: Epoch after which everything shared froze; None where it did not. The tasks then have
+            weights of different epochs, and `best_epoch` is the last one that gave some.
         resumed_after: Epochs after which the run was taken up again from its checkpoint.
         notes: Decisions taken for the user, in words, such as what device "auto" became.
 
@@ -81,6 +99,8 @@ class History:
     finished: bool = False
     peak_memory_bytes: int = 0
     peak_memory_of: str = "process"
+    task_ends: dict[str, TaskEnd] = field(default_factory=dict)
+    shared_frozen: int | None = None
     resumed_after: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -140,7 +160,8 @@ class History:
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """Takes what `to_dict` gave."""
         records = [EpochRecord(**record) for record in plain["epochs"]]
-        return cls(**{**plain, "epochs": records})
+        ends = {task: TaskEnd(**end) for task, end in plain.get("task_ends", {}).items()}
+        return cls(**{**plain, "epochs": records, "task_ends": ends})
 
     def to_json(self) -> str:
         """One JSON object; no NaN in it."""

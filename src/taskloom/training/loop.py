@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from taskloom.balancing import Balancer, WeightedSum
 from taskloom.data.batch import TaskDataset
 from taskloom.training.callbacks import Callback, EarlyStopping, ProgressBar
+from taskloom.training.checks import check_callbacks, check_labels
 from taskloom.training.config import TrainingConfig
 from taskloom.training.devices import make_fabric
 from taskloom.training.history import History
 from taskloom.training.processes import in_processes
 from taskloom.training.reproducibility import reproducible
-from taskloom.training.trainer import Run, check_labels, train_run
+from taskloom.training.trainer import Run, train_run
 
 if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork
@@ -93,7 +94,8 @@ def fit(
         resume=resume,
         notes=notes,
     )
-    if config.stop is not None:
+    check_callbacks(run)
+    if config.stop is not None and not any(callback.ends_training for callback in run.callbacks):
         run.callbacks.insert(0, EarlyStopping(**config.stop.model_dump()))
     check_labels(run)
     backpropagate = run.balancer.backpropagate

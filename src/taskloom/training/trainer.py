@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from taskloom.balancing import Balancer, WeightedSum
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
-from taskloom.errors import ConfigError, DataError, TrainingError
+from taskloom.errors import DataError, TrainingError
 from taskloom.losses import SumCount, per_task
 from taskloom.metrics import summarize_all, values
-from taskloom.tasks import Labels
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
 from taskloom.training.config import TrainingConfig
 from taskloom.training.devices import PeakMemory
 from taskloom.training.evaluation import predict
 from taskloom.training.history import EpochRecord, History, Values, or_none
+from taskloom.training.kept_features import KeptRows, Remainder, keep_features
 from taskloom.training.optimizers import learning_rates, make_optimizer, make_schedule
 from taskloom.training.processes import (
     gather_objects,
@@ -30,7 +33,7 @@ from taskloom.training.processes import (
     share_buffers,
 )
 from taskloom.training.reproducibility import random_states, seed_everything, set_random_states
-from taskloom.training.resume import BestWeights, Checkpoints
+from taskloom.training.resume import Checkpoints
 from taskloom.training.watch import LossWatch
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ class Run:
             "balancer": type(self.balancer).__name__,
             "weights": {task: self.balancer.weight(task) for task in self.model.tasks},
             "callbacks": [type(callback).__name__ for callback in self.callbacks],
+            "callback_settings": [_plain(callback.settings()) for callback in self.callbacks],
             "parameters": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
             "rows": {"train": len(self.train), "validation": len(self.validation)},
         }
@@ -92,23 +96,11 @@ class Trainer:
         optimizer = make_optimizer(self.model, config, self.balancer)
         self.forward: Any = self.model
         self.optimizer: Any = optimizer
-        if fabric.world_size > 1 or config.precision != "32":
-            # Fabric's wrappers cost a hook per task and step; one process in single precision needs none.
-            self.forward, self.optimizer = fabric.setup(self.model, optimizer)
-            self.balancer.backpropagate = fabric.backward
+        self.wrap(self.model, optimizer)
         self.schedule = make_schedule(optimizer, config)
-        self.train_loader = make_shared_loader(
-            run.train,
-            config.batch,
-            fabric,
-            num_workers=config.num_workers,
-            shuffle=True,
-            seed=run.seed,
-            drop_last=config.drop_last,
-        )
-        self.validation_loader = make_shared_loader(
-            run.validation, config.evaluation_batch, fabric, num_workers=config.num_workers
-        )
+        self.train_loader = self.loader_of(run.train)
+        self.validation_loader = self.loader_of(run.validation, training=False)
+        self.part: Remainder | None = None
         self.validation_labels = run.validation.labels
         history = History(
             monitor=config.monitor,
@@ -122,16 +114,33 @@ class Trainer:
         self.state = TrainingState(
             self.model, optimizer, self.balancer, config, history, steps_per_epoch=len(self.train_loader)
         )
+        self.state.freezing.example = lambda: run.train.__getitems__([0]).inputs.to(fabric.device)
+        self.stopped = 0
         self.callbacks = [*run.callbacks, *([bar] if bar else [])]
         self.after_batch = [c for c in self.callbacks if type(c).batch_end is not Callback.batch_end]
-        self.best = BestWeights()
+        self.best = self.state.best
         self.checkpoints = Checkpoints(run.folder, run.settings()) if run.folder else None
+
+    def wrap(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Prepares a network and the optimiser for several processes and for mixed precision."""
+        self.forward, self.optimizer = model, optimizer
+        if self.fabric.world_size > 1 or self.config.precision != "32":
+            # Fabric's wrappers cost a hook per task and step; one process in single precision needs none.
+            self.forward, self.optimizer = self.fabric.setup(model, optimizer)
+            self.balancer.backpropagate = self.fabric.backward
 
     # -- the run
 
     def train(self) -> History:
         """Trains from the checkpoint, or from the start, to the end."""
         states = self.take_up()
+        try:
+            return self.train_on(states)
+        finally:
+            self.state.freezing.release()
+
+    def train_on(self, states: Mapping[str, Any] | None) -> History:
+        """The epochs that are left, and the weights of the best one."""
         history = self.state.history
         memory = PeakMemory(self.fabric.device)
         if not history.finished:
@@ -157,9 +166,11 @@ class Trainer:
         state.epoch, state.step = epoch, 0
         rates = learning_rates(state.optimizer)
         self.model.train()
+        state.freezing.set_modes()
         for callback in self.callbacks:
             callback.epoch_start(state)
         start = time.perf_counter()
+        self.go_on_without_stopped()
         train_loss = self.train_batches(epoch)
         middle = time.perf_counter()
         validation_loss, validation_metrics = self.validate()
@@ -181,7 +192,8 @@ class Trainer:
         """What follows from an epoch: the best one so far, the next rates, whether to go on."""
         state, history = self.state, self.state.history
         history.epochs.append(record)
-        if history.is_better(record.monitor, history.best.monitor if history.best_epoch else None):
+        best = history.best.monitor if history.best_epoch else None
+        if not self.best.composed and history.is_better(record.monitor, best):
             history.best_epoch = record.epoch
             self.best.keep(self.model, record.epoch)
         if self.schedule is not None and record.monitor is not None:
@@ -192,6 +204,49 @@ class Trainer:
             history.stopped_early = True
             history.notes.append(f"stopped after epoch {record.epoch}: {state.stop_reason}")
         history.finished = history.stopped_early or record.epoch == self.config.epochs
+
+    def go_on_without_stopped(self) -> None:
+        """Once more tasks have stopped: the network without them, and what its frozen front gives, kept."""
+        freezing = self.state.freezing
+        if len(freezing.stopped) == self.stopped:
+            return
+        self.stopped = len(freezing.stopped)
+        if freezing.remainder is not None and self.part is None:
+            self.part = freezing.remainder
+            self.keep_features(self.part)
+        # Several processes exchange the gradients of a fixed set of parameters: it has changed.
+        self.wrap(self.part or self.model, self.state.optimizer)
+
+    def keep_features(self, part: Remainder) -> None:
+        """Loaders over kept outputs of the frozen front in place of inputs, as far as memory allows."""
+        kept, notes = keep_features(
+            part,
+            self.run.train,
+            self.run.validation,
+            budget_bytes=self.state.freezing.features_bytes,
+            batch=self.config.evaluation_batch,
+            device=self.fabric.device,
+            precision=self.fabric.autocast,
+        )
+        if "training" in kept:
+            self.train_loader = self.loader_of(kept["training"])
+        if "validation" in kept:
+            self.validation_loader = self.loader_of(kept["validation"], training=False)
+        # A resumed run has the notes already.
+        self.state.history.notes += [note for note in notes if note not in self.state.history.notes]
+
+    def loader_of(self, dataset: TaskDataset, *, training: bool = True) -> DataLoader[Batch]:
+        """This process's share of a loader over rows to train on, or to validate on."""
+        config, kept = self.config, isinstance(dataset, KeptRows)
+        return make_shared_loader(
+            dataset,
+            config.batch if training else config.evaluation_batch,
+            self.fabric,
+            num_workers=0 if kept else config.num_workers,  # what is in memory needs no reading ahead
+            shuffle=training,
+            seed=self.run.seed if training else 0,
+            drop_last=config.drop_last and training,
+        )
 
     # -- one epoch
 
@@ -214,7 +269,8 @@ class Trainer:
         """One batch: predictions, losses, gradients, update."""
         self.optimizer.zero_grad()
         predictions = self.forward(batch.inputs)
-        losses = joined_losses(self.fabric, per_task(predictions, batch.labels, self.tasks))
+        labels = batch.labels.subset(self.state.freezing.active) if self.stopped else batch.labels
+        losses = joined_losses(self.fabric, per_task(predictions, labels, self.tasks))
         self.balancer.backward(losses, self.model)
         watch.add(losses, self.balancer.total, batch, step)
         if self.config.clip is not None:
@@ -229,7 +285,7 @@ class Trainer:
         num_rows = len(self.run.validation)
         share_buffers(self.fabric, self.model)
         predictions = predict(
-            self.model,
+            self.part or self.model,
             self.validation_loader,
             num_rows=num_rows,
             tasks=self.tasks,
@@ -285,6 +341,7 @@ class Trainer:
             "precision": self.fabric.strategy.precision.state_dict(),
             "balancer": self.balancer.state_dict(),
             "callbacks": [callback.state_dict() for callback in self.run.callbacks],
+            "freezing": self.state.freezing.state_dict(),
             "random": random,
             "history": self.state.history.to_dict(),
         }
@@ -303,6 +360,8 @@ class Trainer:
             return None
         state = self.checkpoints.load(self.best)
         self.model.load_state_dict(state["model"])
+        # First: it takes parameters out of the optimiser, which then has no state for them.
+        self.state.freezing.load_state_dict(state["freezing"])
         self.state.optimizer.load_state_dict(state["optimizer"])
         if self.schedule:
             self.schedule.load_state_dict(state["schedule"])
@@ -315,44 +374,6 @@ class Trainer:
             history.resumed_after.append(len(history))
         states: Mapping[str, Any] = state["random"][self.fabric.global_rank]
         return states
-
-
-def check_labels(run: Run) -> None:
-    """Refuses labels that cannot train or judge the network, and notes a task that differs from the data's.
-
-    Raises:
-        DataError: A task without any label in train, or no label of any task in validation.
-        ConfigError: A task that is of another kind or width in the data.
-    """
-    names = run.model.tasks.names
-    for name, count in _counts(run.train.labels, names).items():
-        if count == 0:
-            raise DataError(
-                f"task {name} has no label in any of the {len(run.train):,} training rows; leave it "
-                "out of the tasks, or choose another split."
-            )
-    if not any(_counts(run.validation.labels, names).values()):
-        raise DataError(
-            f"none of the {len(run.validation):,} validation rows has a label of {', '.join(names)}, so no "
-            "best epoch can be chosen; choose another split."
-        )
-    for name, task in run.model.tasks.items():
-        if name not in run.train.tasks or run.train.tasks[name] == task:
-            continue
-        given = run.train.tasks[name]
-        if (given.kind, given.width) != (task.kind, task.width):
-            raise ConfigError(
-                f"task {name}: the network has a {task.kind} head of width {task.width}, the training data "
-                f"have a {given.kind} task of width {given.width}; build the network with the data's tasks."
-            )
-        run.notes.append(
-            f"task {name}: the network's settings differ from the training data's; its own are used"
-        )
-
-
-def _counts(labels: Labels, names: tuple[str, ...]) -> dict[str, int]:
-    counts = labels.counts()
-    return {name: counts.get(name, 0) for name in names}
 
 
 def _plain(value: Any) -> Any:

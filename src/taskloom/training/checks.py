@@ -1,0 +1,66 @@
+"""What is checked before a training starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from taskloom.errors import ConfigError, DataError
+from taskloom.tasks import Labels
+
+if TYPE_CHECKING:
+    from taskloom.training.trainer import Run
+
+
+def check_callbacks(run: Run) -> None:
+    """Refuses callbacks that do not fit the network or each other, and notes what one of them overrules.
+
+    Raises:
+        ConfigError: A task that is not there, or two callbacks that both stop tasks.
+    """
+    for callback in run.callbacks:
+        callback.check_tasks(run.model.tasks)
+    stopping = [type(callback).__name__ for callback in run.callbacks if callback.stops_tasks]
+    if len(stopping) > 1:
+        raise ConfigError(
+            f"callbacks: {' and '.join(stopping)} both decide when a task stops; leave one out."
+        )
+    if run.config.stop is not None and any(callback.ends_training for callback in run.callbacks):
+        run.notes.append("training.stop does not act: a callback decides for every task by itself")
+
+
+def check_labels(run: Run) -> None:
+    """Refuses labels that cannot train or judge the network, and notes a task that differs from the data's.
+
+    Raises:
+        DataError: A task without any label in train, or no label of any task in validation.
+        ConfigError: A task that is of another kind or width in the data.
+    """
+    names = run.model.tasks.names
+    for name, count in _counts(run.train.labels, names).items():
+        if count == 0:
+            raise DataError(
+                f"task {name} has no label in any of the {len(run.train):,} training rows; leave it "
+                "out of the tasks, or choose another split."
+            )
+    if not any(_counts(run.validation.labels, names).values()):
+        raise DataError(
+            f"none of the {len(run.validation):,} validation rows has a label of {', '.join(names)}, so no "
+            "best epoch can be chosen; choose another split."
+        )
+    for name, task in run.model.tasks.items():
+        if name not in run.train.tasks or run.train.tasks[name] == task:
+            continue
+        given = run.train.tasks[name]
+        if (given.kind, given.width) != (task.kind, task.width):
+            raise ConfigError(
+                f"task {name}: the network has a {task.kind} head of width {task.width}, the training data "
+                f"have a {given.kind} task of width {given.width}; build the network with the data's tasks."
+            )
+        run.notes.append(
+            f"task {name}: the network's settings differ from the training data's; its own are used"
+        )
+
+
+def _counts(labels: Labels, names: tuple[str, ...]) -> dict[str, int]:
+    counts = labels.counts()
+    return {name: counts.get(name, 0) for name in names}

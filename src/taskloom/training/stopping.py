@@ -1,0 +1,289 @@
+"""Tasks that stop one by one: early freeze (thesis 001, algorithm 1) and task-wise early stopping.
+
+Tasks of one network do not converge together. What a task that has converged should do while the others go
+on is answered in two ways here; see `taskloom.training.freezing` for what exactly is frozen in each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from taskloom.errors import ConfigError
+from taskloom.training.callbacks import CALLBACKS, Callback, TrainingState
+from taskloom.training.freezing import check_names
+from taskloom.training.history import EpochRecord, TaskEnd
+from taskloom.training.resume import copied
+
+
+@dataclass
+class Patience:
+    """Counts, for one task, the epochs in which its validation loss was worse than its minimum.
+
+    Args:
+        minimum: Lowest loss so far; None before the first.
+        epoch: Where it was.
+        waited: Epochs since; the counter of algorithm 1.
+    """
+
+    minimum: float | None = None
+    epoch: int = 0
+    waited: int = 0
+
+    def see(self, loss: float | None, epoch: int, min_delta: float) -> bool:
+        """Takes the loss of an epoch; returns whether it is no worse than the minimum.
+
+        A task without validation labels (None) never waits: its last epoch counts as its best.
+        """
+        if loss is not None and self.minimum is not None and loss > self.minimum - min_delta:
+            self.waited += 1
+            return False
+        self.minimum, self.epoch, self.waited = loss, epoch, 0
+        return True
+
+
+class TaskCallback(Callback):
+    """What both ways have in common: patience per task, and which tasks are watched.
+
+    Args:
+        name: What messages call it.
+        patience: Epochs in a row in which a task's validation loss is worse than its minimum; 1 or more.
+        min_delta: A loss counts as no worse only if it is at least this much below the minimum.
+        tasks: The tasks that are watched; all where None.
+    """
+
+    stops_tasks = True
+
+    def __init__(self, name: str, patience: int, min_delta: float, tasks: Sequence[str] | None) -> None:
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise ConfigError(f"{name}.patience: a number of epochs from 1 expected, found {patience!r}.")
+        if not _is_number(min_delta) or min_delta < 0:
+            raise ConfigError(f"{name}.min_delta: a number of 0 or more expected, found {min_delta!r}.")
+        if tasks is not None and (isinstance(tasks, str) or not isinstance(tasks, Sequence) or not tasks):
+            raise ConfigError(f"{name}.tasks: a list of task names expected, found {tasks!r}.")
+        self.name, self.patience, self.min_delta = name, patience, float(min_delta)
+        self.tasks = None if tasks is None else list(tasks)
+        self.counters: dict[str, Patience] = {}
+
+    def check_tasks(self, tasks: Iterable[str]) -> None:
+        check_names(self.tasks or (), tasks, f"{self.name}.tasks")
+
+    def settings(self) -> dict[str, Any]:
+        return {"patience": self.patience, "min_delta": self.min_delta, "tasks": self.tasks}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counters": {task: asdict(counter) for task, counter in self.counters.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.counters = {task: Patience(**counter) for task, counter in state["counters"].items()}
+
+    def watched(self, state: TrainingState) -> list[str]:
+        """The tasks that still learn and may stop, in the network's order."""
+        return [task for task in state.freezing.active if self.tasks is None or task in self.tasks]
+
+    def counter(self, task: str) -> Patience:
+        return self.counters.setdefault(task, Patience())
+
+
+@CALLBACKS.register("early_freeze")
+class EarlyFreeze(TaskCallback):
+    """Early freeze (thesis 001, section 3.5, algorithm 1): the first task to converge freezes what is shared.
+
+    Before the freeze, after every epoch and for each task i in order: if its validation loss is above its
+    minimum, counter i rises by 1, else the loss is the new minimum and counter i is 0. (Algorithm 1 as
+    printed never sets a counter back to 0, which its text describes and its line 11 needs.) Where counter i
+    reaches `patience`:
+
+    1. the whole model returns to the weights of the epoch in which counter i was last 0;
+    2. everything shared and everything of task i freezes (`taskloom.training.freezing` says what that is for
+       each plan), so that its predictions never change again;
+    3. the optimiser starts its moments anew, since those it has belong to weights that are gone;
+    4. minimum and counter of every other task start at its loss in that epoch: better ones may have
+       been seen since, but with shared weights that are gone.
+
+    After the freeze every other task learns on in what belongs to it alone, and stops by the same count; what
+    it owns then returns to its best epoch since the freeze, and so do, at the end of training, the tasks
+    that never stopped. The monitor decides nothing any more, and `TrainingConfig.stop` does not act.
+
+    Until the freeze, the callback keeps one copy of the weights for each different best epoch of a task, in
+    memory and in the checkpoint. After it, what the frozen front gives for each row is computed once and
+    kept, if rows are the same whenever they are read and it fits into `features_mb`.
+
+    Args:
+        patience: P of algorithm 1, in epochs; 1 or more.
+        min_delta: A loss counts as no worse only if it is at least this much below the minimum; algorithm 1
+            has 0, where an equal loss is no worse.
+        tasks: The tasks whose convergence freezes what is shared; all where None. After the freeze any task
+            may stop.
+        features_mb: Memory for kept outputs of the frozen front, training and validation together, in MiB;
+            0 computes them anew in every epoch.
+
+    Raises:
+        ConfigError: A setting out of range; at the start of training, a task that is not there.
+
+    Example:
+        >>> EarlyFreeze(patience=5).settings()
+        {'patience': 5, 'min_delta': 0.0, 'tasks': None, 'features_mb': 1024.0}
+    """
+
+    ends_training = True
+
+    def __init__(
+        self,
+        patience: int = 5,
+        min_delta: float = 0.0,
+        tasks: Sequence[str] | None = None,
+        features_mb: float = 1024.0,
+    ) -> None:
+        super().__init__("early_freeze", patience, min_delta, tasks)
+        if not _is_number(features_mb) or features_mb < 0:
+            raise ConfigError(f"early_freeze.features_mb: MiB from 0 expected, found {features_mb!r}.")
+        self.features_mb = float(features_mb)
+        self.snapshots: dict[int, dict[str, Tensor]] = {}
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "features_mb": self.features_mb}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "snapshots": self.snapshots}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.snapshots = {epoch: dict(weights) for epoch, weights in state["snapshots"].items()}
+
+    def fit_start(self, state: TrainingState) -> None:
+        state.freezing.features_bytes = int(self.features_mb * 2**20)
+
+    def epoch_end(self, state: TrainingState) -> None:
+        record = state.history.epochs[-1]
+        if state.freezing.shared:
+            self._after_the_freeze(state, record)
+        else:
+            self._before_the_freeze(state, record)
+        if record.epoch == state.config.epochs and state.stop_reason is None:
+            self._note_the_end(state)
+
+    def _before_the_freeze(self, state: TrainingState, record: EpochRecord) -> None:
+        watched = self.watched(state)
+        better = [
+            self.counter(task).see(record.validation_loss[task], record.epoch, self.min_delta)
+            for task in watched
+        ]
+        if any(better):
+            self.snapshots[record.epoch] = copied(state.model)
+        wanted = {self.counter(task).epoch for task in watched}
+        self.snapshots = {epoch: kept for epoch, kept in self.snapshots.items() if epoch in wanted}
+        for task in watched:
+            if self.counter(task).waited >= self.patience:
+                self._freeze(state, task, record.epoch)
+                break
+
+    def _freeze(self, state: TrainingState, task: str, epoch: int) -> None:
+        """The first task has converged."""
+        back_to, history = self.counter(task).epoch, state.history
+        weights = self.snapshots[back_to]
+        self.snapshots = {}
+        state.model.load_state_dict(weights)
+        state.freezing.stop(task, with_shared=True)
+        state.freezing.forget_moments()
+        state.best.compose(weights, back_to)
+        history.best_epoch, history.shared_frozen = back_to, epoch
+        losses = history.epochs[back_to - 1].validation_loss
+        self.counters = {other: Patience(losses[other], back_to) for other in state.freezing.active}
+        history.task_ends[task] = TaskEnd(back_to, epoch)
+        history.notes.append(
+            f"early freeze: task {task} converged in epoch {back_to}; after epoch {epoch} the model went "
+            "back to it, and everything shared froze. Going on: "
+            f"{', '.join(state.freezing.active) or 'no task'}"
+        )
+        self._stop_without_tasks(state)
+
+    def _after_the_freeze(self, state: TrainingState, record: EpochRecord) -> None:
+        for task in state.freezing.active:
+            counter = self.counter(task)
+            names = state.freezing.own_entries(task)
+            if counter.see(record.validation_loss[task], record.epoch, self.min_delta):
+                state.best.take(state.model, names, record.epoch)
+                state.history.best_epoch = record.epoch
+            elif counter.waited >= self.patience:
+                state.best.load_entries_into(state.model, names)
+                state.freezing.stop(task)
+                state.history.task_ends[task] = TaskEnd(counter.epoch, record.epoch)
+                state.history.notes.append(
+                    f"early freeze: task {task} converged in epoch {counter.epoch} and stopped after epoch "
+                    f"{record.epoch}"
+                )
+        self._stop_without_tasks(state)
+
+    def _stop_without_tasks(self, state: TrainingState) -> None:
+        if not state.freezing.active:
+            state.stop("all tasks converged")
+
+    def _note_the_end(self, state: TrainingState) -> None:
+        """Says what became of tasks that never stopped."""
+        history = state.history
+        if not state.freezing.shared:
+            history.notes.append(
+                f"early freeze: no task waited {self.patience} epochs within {state.config.epochs}; "
+                "nothing froze"
+            )
+            return
+        for task in state.freezing.active:
+            best = self.counter(task).epoch
+            history.task_ends[task] = TaskEnd(best, None)
+            history.notes.append(f"early freeze: task {task} learnt to the end and is best in epoch {best}")
+
+
+@CALLBACKS.register("task_stopping")
+class TaskStopping(TaskCallback):
+    """Task-wise early stopping: a task that has converged leaves the sum of losses, the others go on.
+
+    Zhang et al. 2014 halt a task so that it does not hurt the others once it has peaked; thesis 001, section
+    5.2, compares it with early freeze. Nothing returns to older weights. What the stopped task alone reads
+    (its head, its own stages) stays as it is, so that momentum and weight decay do not move it blindly; its
+    predictions still change with what it shares, and its loss stays part of the monitor that chooses the best
+    epoch. Training ends when no task is left, or by `TrainingConfig.stop`.
+
+    Args:
+        patience: Epochs in a row in which a task's validation loss is worse than its minimum; 1 or more.
+        min_delta: A loss counts as no worse only if it is at least this much below the minimum.
+        tasks: The tasks that may stop; all where None. Zhang et al. stop auxiliary tasks only.
+
+    Raises:
+        ConfigError: A setting out of range; at the start of training, a task that is not there.
+
+    Example:
+        >>> TaskStopping(patience=3, tasks=["smiling"]).settings()
+        {'patience': 3, 'min_delta': 0.0, 'tasks': ['smiling']}
+    """
+
+    def __init__(self, patience: int = 5, min_delta: float = 0.0, tasks: Sequence[str] | None = None) -> None:
+        super().__init__("task_stopping", patience, min_delta, tasks)
+
+    def epoch_end(self, state: TrainingState) -> None:
+        record = state.history.epochs[-1]
+        for task in self.watched(state):
+            counter = self.counter(task)
+            counter.see(record.validation_loss[task], record.epoch, self.min_delta)
+            if counter.waited >= self.patience:
+                stop_task(state, task, counter.epoch, "task-wise early stopping")
+
+
+def stop_task(state: TrainingState, task: str, converged: int, why: str) -> None:
+    """Takes a task out of the sum of losses after this epoch, and says so in the history."""
+    epoch = state.epoch
+    state.freezing.stop(task)
+    state.history.task_ends[task] = TaskEnd(converged, epoch)
+    state.history.notes.append(
+        f"{why}: task {task} converged in epoch {converged} and stopped after epoch {epoch}"
+    )
+    if not state.freezing.active:
+        state.stop("all tasks converged")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
