@@ -3,10 +3,31 @@
 | module | what is in it |
 |---|---|
 | `base` | `Balancer`, the registry `BALANCERS`, `build(name, settings)` |
-| `weights` | `WeightedSum`, learned and random weights: one sum, one backward pass |
+| `weights` | `WeightedSum`, mean, learned (thesis 001), uncertainty, IMTL-L, random |
+| `epochs` | weights per epoch: DWA, dynamic task prioritisation, self-paced, curriculum |
+| `adaptive` | weights per step: FAMO, GradNorm, TorchJD's scalarisations (STCH, ...) |
+| `methods` | gradient aggregation by name: UPGrad, MGDA, PCGrad, CAGrad, Nash-MTL, ... |
+| `aggregation` | `GradientAggregation`, the balancer all of these run in |
+| `gradients`, `features` | gradients per task, on the parameters or at the shared feature |
+| `weightings`, `solvers` | the methods without a network: weights from the Gramian |
+| `conflicts` | cosines and conflicts between tasks, for the report |
 """
 
+from taskloom.balancing import adaptive, epochs, methods
+from taskloom.balancing.aggregation import GradientAggregation
 from taskloom.balancing.base import BALANCERS, Balancer, Processes, build
-from taskloom.balancing.weights import LossWeighting, WeightedSum
+from taskloom.balancing.weights import LearnedWeights, LossWeighting, WeightedSum
 
-__all__ = ["BALANCERS", "Balancer", "LossWeighting", "Processes", "WeightedSum", "build"]
+__all__ = [
+    "BALANCERS",
+    "Balancer",
+    "GradientAggregation",
+    "LearnedWeights",
+    "LossWeighting",
+    "Processes",
+    "WeightedSum",
+    "adaptive",
+    "build",
+    "epochs",
+    "methods",
+]

@@ -99,6 +99,7 @@ class Balancer(ABC):
         Raises:
             ConfigError: The method looks at the values of the losses, which are known with the last part.
         """
+        del losses, model
         raise ConfigError(
             f"{type(self).__name__} cannot take a batch in parts: its weights depend on the losses of the "
             "whole batch; use a smaller batch, or a method that does not look at loss values."
@@ -215,7 +216,12 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Balancer:
 
 
 def check_number(
-    where: str, value: object, *, above: float | None = None, least: float | None = None, most: float = torch.inf
+    where: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float = torch.inf,
 ) -> float:
     """Returns a setting as a float.
 
@@ -255,7 +261,8 @@ def check_names(where: str, names: Iterable[str], tasks: TaskSet) -> None:
     for task in names:
         if task not in tasks:
             raise ConfigError(
-                f"{where}.{task}: there is no such task.{did_you_mean(task, tasks)} Tasks: {', '.join(tasks)}."
+                f"{where}.{task}: there is no such task.{did_you_mean(task, tasks)} "
+                f"Tasks: {', '.join(tasks)}."
             )
 
 

@@ -1,0 +1,351 @@
+"""Weights that follow the losses step by step: FAMO, GradNorm, and TorchJD's scalarisations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchjd import scalarization
+
+from taskloom.balancing.base import BALANCERS, check_names, check_number
+from taskloom.balancing.gradients import add_gradient, leaves, parts
+from taskloom.balancing.weights import LossWeighting, check_state_tasks
+from taskloom.errors import ConfigError, TrainingError
+from taskloom.tasks import TaskSet
+
+if TYPE_CHECKING:
+    from taskloom.losses import SumCount
+    from taskloom.sharing.network import MultiTaskNetwork
+
+_TINY = 1e-8
+
+
+@BALANCERS.register("famo")
+class FAMO(LossWeighting):
+    """FAMO (Liu et al. 2023, algorithm 1): all losses fall at an equal rate, from their values alone.
+
+    total = c sum over tasks of z_i log(L_i), z = softmax(w), c = 1 / sum(z_i / L_i) as a constant. w follows
+    d_i = log L_i(before) - log L_i(after an update) by Adam: gradient of z times d, plus `weight_decay` w.
+
+    The losses "after" are those of the next batch, which cost nothing; the official code runs the same
+    batch a second time, a forward pass more per step. Batch noise in d is averaged out by Adam. A task
+    absent in either batch has no d, and its w rests.
+
+    Args:
+        lr: Learning rate for w, above 0.
+        weight_decay: Pulls w to 0; 0 or more.
+    """
+
+    def __init__(self, lr: float = 0.025, weight_decay: float = 1e-3) -> None:
+        super().__init__()
+        self.lr = check_number("balancing.famo.lr", lr, above=0)
+        self.weight_decay = check_number("balancing.famo.weight_decay", weight_decay, least=0)
+        self._logits = self._before = self._seen = self._steps = torch.zeros(0)
+        self._moments = torch.zeros(2, 0)
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        super().start(model, seed=seed)
+        device = next(iter(model.parameters())).device
+        self._logits = torch.zeros(len(self._names), device=device)
+        self._before, self._steps = torch.zeros_like(self._logits), torch.zeros_like(self._logits)
+        self._seen = torch.zeros_like(self._logits, dtype=torch.bool)
+        self._moments = torch.zeros(2, len(self._names), device=device)
+
+    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+        if len(index) != len(self._names):
+            # Tasks without a loss in this call are absent ones.
+            places = torch.tensor(index, device=means.device)
+            means = means.new_zeros(len(self._names)).index_copy(0, places, means)
+            present = present.new_zeros(len(self._names)).index_copy(0, places, present)
+        logs = (self.joint(means).clamp(min=0) + _TINY).log()
+        self.follow(self._before - logs, present & self._seen)
+        self._before = torch.where(present, logs, self._before)
+        self._seen = self._seen | present
+        shares = self._logits.masked_fill(~present, -1e30).softmax(0) * present
+        slopes = shares * (-logs).exp()
+        return (slopes / slopes.sum().clamp(min=_TINY)) @ means
+
+    def follow(self, fallen: Tensor, measured: Tensor) -> None:
+        """One step of Adam on w.
+
+        Args:
+            fallen: d_i, by how much the logarithm of each loss fell, [T].
+            measured: For which tasks it is known, bool [T].
+        """
+        shares = self._logits.masked_fill(~measured, -1e30).softmax(0) * measured
+        fallen = torch.where(measured, fallen, 0)
+        gradient = shares * (fallen - shares @ fallen) + self.weight_decay * self._logits
+        steps = self._steps + 1
+        first = self._moments[0].lerp(gradient, 0.1)
+        second = self._moments[1].lerp(gradient.square(), 0.001)
+        step = (first / (1 - 0.9**steps)) / ((second / (1 - 0.999**steps)).sqrt() + _TINY)
+        self._logits = torch.where(measured, self._logits - self.lr * step, self._logits)
+        self._moments = torch.where(measured, torch.stack([first, second]), self._moments)
+        self._steps = torch.where(measured, steps, self._steps)
+
+    def report_state(self) -> dict[str, float]:
+        shares = self._logits.softmax(0).tolist()
+        return {f"weight/{task}": share for task, share in zip(self._names, shares, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        tensors = ("logits", "before", "seen", "steps", "moments")
+        state = {name: getattr(self, f"_{name}").clone() for name in tensors}
+        return {"tasks": list(self._names), **state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        device = self._logits.device
+        self._names = check_state_tasks(self, state, self._names)
+        for name in ("logits", "before", "seen", "steps", "moments"):
+            setattr(self, f"_{name}", state[name].clone().to(device))
+
+
+@BALANCERS.register("gradnorm")
+class GradNorm(LossWeighting):
+    """GradNorm (Chen et al. 2018, equations 1 and 2, algorithm 1): equal training rates by gradient norms.
+
+    total = sum of w_i L_i. With G_i = w_i ||dL_i / dW|| on the last shared weights W, G their mean over
+    tasks, and r_i = (L_i / L_i(first)) / mean of the same, w goes down the gradient of
+    sum |G_i - G r_i^alpha| (the target is a constant), and is then scaled to its sum before. W is the last
+    weight matrix or kernel of `shared_parameters()` that every loss reaches: the backward passes for the
+    norms go through the heads and down to W, no further. Over the tasks present; an absent one keeps its w.
+    No weight falls below 0.01: the paper does not say what a negative one should do.
+
+    Args:
+        alpha: Strength, 0 or more; the paper uses 0.12 to 1.5.
+        lr: Learning rate for w, above 0.
+    """
+
+    takes_gradients: ClassVar[bool] = True
+
+    def __init__(self, alpha: float = 1.5, lr: float = 0.025) -> None:
+        super().__init__()
+        self.alpha = check_number("balancing.gradnorm.alpha", alpha, least=0)
+        self.lr = check_number("balancing.gradnorm.lr", lr, above=0)
+        self._weights: dict[str, float] = {}
+        self._first: dict[str, float] = {}
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        super().start(model, seed=seed)
+        self._weights, self._first = dict.fromkeys(self._names, 1.0), {}
+
+    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+        del present
+        return means @ means.new_tensor([self._weights[self._names[place]] for place in index])
+
+    def _objective(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Tensor:
+        # The weights of this step are those of the steps before; what its norms say comes after.
+        total = super()._objective(losses, model)
+        here = {task: loss for task, loss in losses.items() if int(loss.count) > 0}
+        values = self.joint(torch.stack([loss.mean for loss in here.values()])).tolist() if here else []
+        for task, value in zip(here, values, strict=True):
+            if value > 0:
+                self._first.setdefault(task, value)
+        known = {task: value for task, value in zip(here, values, strict=True) if task in self._first}
+        trainable = {task: here[task] for task in known if here[task].sum.requires_grad}
+        if len(trainable) > 1:
+            self.follow(self._norms(trainable, model), {task: known[task] for task in trainable})
+        return total
+
+    def follow(self, norms: Mapping[str, float], losses: Mapping[str, float]) -> None:
+        """One step on the weights, by the paper's rule.
+
+        Args:
+            norms: Per task ||dL_i / dW||, without its weight.
+            losses: Per task its loss.
+        """
+        ratios = {task: losses[task] / self._first[task] for task in norms}
+        mean_ratio = sum(ratios.values()) / len(ratios)
+        weighted = {task: self._weights[task] * norm for task, norm in norms.items()}
+        mean_norm = sum(weighted.values()) / len(weighted)
+        total = sum(self._weights[task] for task in norms)
+        for task, norm in norms.items():
+            target = mean_norm * (ratios[task] / max(mean_ratio, 1e-30)) ** self.alpha
+            sign = (weighted[task] > target) - (weighted[task] < target)
+            self._weights[task] = max(self._weights[task] - self.lr * sign * norm, 0.01)
+        scale = total / sum(self._weights[task] for task in norms)
+        for task in norms:
+            self._weights[task] *= scale
+
+    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+        self.backpropagate, given = self._through_all(model), self.backpropagate
+        try:
+            super().backward(losses, model)
+        finally:
+            self.backpropagate = given
+
+    def _through_all(self, model: MultiTaskNetwork) -> Any:
+        """What `backward` calls: scaled, and averaged over processes, which DDP does not do here."""
+
+        def backpropagate(total: Tensor) -> None:
+            if self.processes.count == 1:
+                self.scale(total).backward()  # type: ignore[no-untyped-call]
+                return
+            reached = leaves(total)
+            parameters = [p for p in model.parameters() if id(p) in reached]
+            found = torch.autograd.grad(self.scale(total), parameters)
+            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for gradient in found]))
+            for parameter, gradient in zip(parameters, parts(flat, parameters), strict=True):
+                add_gradient(parameter, gradient)
+
+        return backpropagate
+
+    def _norms(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> dict[str, float]:
+        weights = last_shared_weights(losses, model)
+        factor = self.scale(torch.ones((), device=weights.device))
+        gradients = [
+            torch.autograd.grad(self.scale(loss.mean), weights, retain_graph=True)[0]
+            for loss in losses.values()
+        ]
+        rows = self.processes.mean(torch.stack(gradients)) / factor
+        norms = rows.flatten(1).norm(dim=1)
+        if not norms.isfinite().all() and float(factor) == 1.0:
+            raise TrainingError(
+                "balancing gradnorm: the gradient of a task at the last shared weights is not finite; a "
+                "smaller learning rate may help."
+            )
+        return dict(zip(losses, torch.nan_to_num(norms, posinf=0.0).tolist(), strict=True))
+
+    def report_state(self) -> dict[str, float]:
+        return {f"weight/{task}": weight for task, weight in self._weights.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tasks": list(self._names), "weights": dict(self._weights), "first": dict(self._first)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._names = check_state_tasks(self, state, self._names)
+        self._weights, self._first = dict(state["weights"]), dict(state["first"])
+
+
+def last_shared_weights(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Tensor:
+    """The last matrix or kernel of the shared parameters that all losses reach.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    reached = [leaves(loss.sum) for loss in losses.values()]
+    for parameter in reversed(list(model.shared_parameters())):
+        if parameter.ndim >= 2 and all(id(parameter) in leaf for leaf in reached):
+            return parameter
+    raise ConfigError(
+        "balancing.gradnorm: this network has no weights that the losses of all tasks reach; share a stage, "
+        "or choose another balancer."
+    )
+
+
+class Scalarization(LossWeighting):
+    """A function S of the losses from TorchJD: the weights are dS / dL_i at the losses of the joined batch.
+
+    S is taken over the tasks present in the batch. The gradient is that of S; so several processes, which
+    each know their part of the losses, follow the joined batch.
+
+    Args:
+        name: The name in a study file.
+        make: Builds TorchJD's object for the tasks at given places.
+        per_task: Settings that are one number per task: `{setting: {task: number}}`.
+        settings: The other settings, for `settings()`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Any,
+        per_task: Mapping[str, Mapping[str, float] | None] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self._make, self._plain = name, make, dict(settings or {})
+        self._per_task = {key: dict(value) for key, value in (per_task or {}).items() if value is not None}
+        self._sums = torch.zeros(0, dtype=torch.float64)
+        self._seen = torch.zeros(0)
+
+    def check_tasks(self, tasks: TaskSet) -> None:
+        for key, values in self._per_task.items():
+            check_names(f"balancing.{self.name}.{key}", values, tasks)
+            for task in tasks:
+                least = None if key == "reference" else 0.0
+                check_number(f"balancing.{self.name}.{key}.{task}", values.get(task), least=least)
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        super().start(model, seed=seed)
+        self._clear()
+
+    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+        places = [number for number, there in enumerate(present.tolist()) if there]
+        if not places:
+            return means.sum()
+        values = self.joint(means)[places].requires_grad_()
+        names = [self._names[index[place]] for place in places]
+        numbers = {
+            key: values.new_tensor([given[name] for name in names]) for key, given in self._per_task.items()
+        }
+        with torch.enable_grad():
+            try:
+                (weights,) = torch.autograd.grad(self._make(**numbers)(values), values)
+            except ValueError as error:
+                raise TrainingError(f"balancing {self.name}: {error}") from error
+        where = [self._names.index(name) for name in names]
+        self._sums[where] += weights.double().cpu()
+        self._seen[where] += 1
+        return weights @ means[places]
+
+    def report_state(self) -> dict[str, float]:
+        means = (self._sums / self._seen.clamp(min=1)).tolist()
+        found = {
+            f"weight/{task}": mean
+            for task, mean, seen in zip(self._names, means, self._seen.tolist(), strict=True)
+            if seen
+        }
+        self._clear()
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), **self._plain, **self._per_task}
+
+    def _clear(self) -> None:
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64)
+        self._seen = torch.zeros(len(self._names))
+
+
+PerTask = Mapping[str, float]
+
+
+class _Maker:
+    """Builds TorchJD's object; a class, because what travels to other processes is pickled."""
+
+    def __init__(self, kind: type[scalarization.Scalarizer], **settings: float) -> None:
+        self.kind, self.given = kind, settings
+
+    def __call__(self, **per_task: Tensor) -> Any:
+        return self.kind(**self.given, **per_task)
+
+
+@BALANCERS.register("stch")
+def stch(mu: float = 0.1, weights: PerTask | None = None, reference: PerTask | None = None) -> Scalarization:
+    """Smooth Tchebycheff (Lin et al. 2024): mu log sum exp(weights (L - reference) / mu), a soft maximum."""
+    mu = check_number("balancing.stch.mu", mu, above=0)
+    per_task = {"weights": weights, "reference": reference}
+    return Scalarization("stch", _Maker(scalarization.STCH, mu=mu), per_task, {"mu": mu})
+
+
+@BALANCERS.register("geometric_mean")
+def geometric_mean() -> Scalarization:
+    """The geometric mean of the losses (Chennupati et al. 2019); losses of 0 or more."""
+    return Scalarization("geometric_mean", _Maker(scalarization.GeometricMean))
+
+
+@BALANCERS.register("pbi")
+def pbi(weights: PerTask, theta: float = 5.0, reference: PerTask | None = None) -> Scalarization:
+    """Penalty-based boundary intersection (Zhang and Li 2007): along `weights`, theta times beside it."""
+    theta = check_number("balancing.pbi.theta", theta, least=0)
+    per_task = {"weights": weights, "reference": reference}
+    return Scalarization("pbi", _Maker(scalarization.PBI, theta=theta), per_task, {"theta": theta})
+
+
+@BALANCERS.register("cosmos")
+def cosmos(weights: PerTask, lambda_: float = 1.0) -> Scalarization:
+    """COSMOS (Ruchte and Grabocka 2021): the weighted sum less lambda times its cosine with the weights."""
+    lambda_ = check_number("balancing.cosmos.lambda", lambda_, least=0)
+    make = _Maker(scalarization.COSMOS, lambda_=lambda_)
+    return Scalarization("cosmos", make, {"weights": weights}, {"lambda": lambda_})

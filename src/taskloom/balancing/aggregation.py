@@ -1,0 +1,300 @@
+"""One update from the gradients of all tasks: the balancer that every aggregation method runs in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taskloom.balancing.base import Balancer, check_gradients, check_number
+from taskloom.balancing.conflicts import Conflicts
+from taskloom.balancing.features import SharedFeature, check_has_feature
+from taskloom.balancing.gradients import Rows, Seam, add_gradient, combine, find_seam, gramian, leaves, parts
+from taskloom.balancing.solvers import SolverError
+from taskloom.balancing.weightings import Smoothed, Weighting
+from taskloom.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from taskloom.losses import SumCount
+    from taskloom.sharing.network import MultiTaskNetwork
+
+Place = Literal["parameters", "features"]
+
+
+class MatrixMethod(ABC):
+    """An aggregation that looks at every number of the gradients, not at their inner products alone."""
+
+    def start(self, num_tasks: int, seed: int) -> None:
+        """Forgets everything; `seed` decides what is drawn."""
+        del num_tasks, seed
+
+    @abstractmethod
+    def aggregate(self, matrix: Tensor, index: Sequence[int]) -> Tensor:
+        """The update [n] from the gradients [m, n] of the tasks at `index`.
+
+        Raises:
+            SolverError: There is none; says why.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered from step to step: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what `state_dict` gave, after `start`."""
+        del state
+
+
+class GradientAggregation(Balancer):
+    """Gradients per task on what is shared, aggregated by a method; every head follows its own task.
+
+    A parameter is aggregated where more than one task's loss reaches it; what belongs to one task gets its
+    own gradient as it is. A task without a label in the batch costs no backward pass and has no row. The
+    penalty of ties is added as it is, outside the aggregation. Over several processes the rows are averaged
+    before they are aggregated, so that the update is that of the joined batch.
+
+    Args:
+        name: What messages call the method.
+        method: Weights from the Gramian, or an aggregation of the matrix.
+        at: "parameters", or "features": the Gramian is taken at the feature that all tasks read, and one
+            backward pass goes through the trunk (see `taskloom.balancing.features`).
+        smooth: Share of the weights of the step before (CR-MOGM), 0 to below 1; 0 is off.
+        settings: The method's own settings, for `settings()`.
+
+    Raises:
+        ConfigError: A setting out of range; `at="features"` or `smooth` for a method that is no weighting.
+    """
+
+    takes_gradients: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        name: str,
+        method: Weighting | MatrixMethod,
+        *,
+        at: Place = "parameters",
+        smooth: float = 0.0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.at, self._settings = name, at, dict(settings or {})
+        self.smooth = check_number(f"balancing.{name}.smooth", smooth, least=0, most=0.999999)
+        if at not in ("parameters", "features"):
+            raise ConfigError(f"balancing.{name}.at: parameters or features expected, found {at!r}.")
+        if isinstance(method, MatrixMethod) and (at == "features" or smooth):
+            what = "at: features" if at == "features" else "smooth"
+            raise ConfigError(
+                f"balancing.{name}: `{what}` needs a method that gives weights, which {name} does not."
+            )
+        if isinstance(method, Weighting) and self.smooth:
+            method = Smoothed(method, self.smooth)
+        self._method = method
+        self._step = 0
+        self._names: tuple[str, ...] = ()
+        self._rows, self._feature = Rows(), SharedFeature()
+        self._conflicts = Conflicts(())
+        self._seam: Seam | None = None
+        self._seam_key: object = None
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        super().start(model, seed=seed)
+        if self.at == "features":
+            check_has_feature(model)
+        self._names, self._step = tuple(model.tasks), 0
+        self._conflicts = Conflicts(self._names)
+        self._method.start(len(self._names), seed)
+        self._rows.clear()
+
+    def watching(self, model: MultiTaskNetwork) -> AbstractContextManager[None]:
+        return self._feature.watching(model) if self.at == "features" else nullcontext()
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), **self._settings}
+
+    # -- one step
+
+    def accumulate(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+        if self.at == "features":
+            raise ConfigError(
+                f"balancing.{self.name}: a batch in parts has no one shared feature; use `at: parameters`."
+            )
+        self._collect(losses, model)
+
+    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+        if self._names != tuple(model.tasks):
+            self.start(model)
+        self._step += 1
+        try:
+            means, feature_columns = self._collect(losses, model)
+            penalty = model.penalty()
+            self.total = (means + penalty).detach()
+            if self._rows.matrix.numel():
+                self._apply(self._update(self._rows.matrix, feature_columns), model)
+            if penalty.requires_grad:
+                self.scale(penalty).backward()  # type: ignore[no-untyped-call]
+        finally:
+            self._rows.clear()
+            self._feature.clear()
+
+    def _apply(self, update: Tensor, model: MultiTaskNetwork) -> None:
+        """Puts the aggregated gradient [n] where it belongs."""
+        assert self._seam is not None
+        leaf, shared = self._feature.leaf, self._seam.shared
+        columns = 0 if leaf is None else leaf.numel()
+        for parameter, gradient in zip(shared, parts(update[columns:], shared), strict=True):
+            add_gradient(parameter, gradient)
+        if columns:
+            self._through_trunk(update[:columns], model)
+
+    def _collect(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, int]:
+        """Writes a row per task present and the tasks' own gradients.
+
+        Returns:
+            The sum of the mean losses, and how many columns of the rows are the feature's.
+        """
+        if self._names != tuple(model.tasks):
+            self.start(model)
+        check_gradients(losses, model)
+        counts = torch.stack([loss.count for loss in losses.values()]).tolist()
+        present = {
+            task: loss for (task, loss), count in zip(losses.items(), counts, strict=True) if count > 0
+        }
+        trainable = {task: loss for task, loss in present.items() if loss.sum.requires_grad}
+        seam = self._seam_of(losses, model)
+        leaf = self._feature.leaf
+        if self.at == "features" and not self._feature.watched and seam.shared:
+            raise ConfigError(
+                f"balancing.{self.name}: the forward pass must run inside `with balancer.watching(model):`, "
+                "where the shared feature is taken hold of."
+            )
+        shared: list[Tensor] = [*seam.shared] if leaf is None else [leaf, *seam.shared]
+        self._rows.begin(len(self._names), shared)
+        total = torch.zeros((), device=next(iter(losses.values())).sum.device)
+        left = len(trainable)
+        for task, loss in present.items():
+            mean = loss.sum / loss.count
+            total = total + mean.detach()
+            if task not in trainable:
+                continue
+            left -= 1
+            inputs = [*shared, *seam.own[task]]
+            if inputs:
+                found = torch.autograd.grad(
+                    self.scale(mean), inputs, retain_graph=left > 0, allow_unused=True
+                )
+                self._take(task, found, shared, seam)
+        return total, 0 if leaf is None else leaf.numel()
+
+    def _take(self, task: str, found: Sequence[Tensor | None], shared: Sequence[Tensor], seam: Seam) -> None:
+        """Files what autograd gave for one task."""
+        if shared:
+            self._rows.put(task, found[: len(shared)], shared)
+            if self.processes.count > 1:
+                # A process has its own rows of the feature, and they are nobody else's.
+                columns = 0 if self._feature.leaf is None else self._feature.leaf.numel()
+                row = self._rows.matrix[self._rows.tasks.index(task), columns:]
+                row.copy_(self.processes.mean(row))
+        own = [(p, g) for p, g in zip(seam.own[task], found[len(shared) :], strict=True) if g is not None]
+        if self.processes.count > 1 and own:
+            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for _, gradient in own]))
+            views = parts(flat, [parameter for parameter, _ in own])
+            own = [(parameter, view) for (parameter, _), view in zip(own, views, strict=True)]
+        for parameter, gradient in own:
+            add_gradient(parameter, gradient)
+
+    def _update(self, matrix: Tensor, feature_columns: int) -> Tensor:
+        """The aggregated gradient [n] of what is shared."""
+        products = self._products(matrix[:, :feature_columns] if feature_columns else matrix)
+        tasks = self._rows.tasks
+        index = [self._names.index(task) for task in tasks]
+        if not np.isfinite(products).all():
+            return self._not_finite(matrix, products)
+        self._conflicts.add(products, index)
+        if not np.trace(products) > 0:
+            return torch.zeros_like(matrix[0])
+        try:
+            if isinstance(self._method, MatrixMethod):
+                return self._method.aggregate(matrix, index)
+            weights = self._method.weights(products, index)
+            if not np.isfinite(weights).all():
+                raise SolverError(f"its weights are {weights.tolist()}")
+        except SolverError as error:
+            raise TrainingError(
+                f"balancing {self.name}: {error}, at step {self._step:,} for the tasks {', '.join(tasks)}."
+            ) from error
+        self._conflicts.add_weights(weights, index)
+        return combine(weights, matrix)
+
+    def _products(self, matrix: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The Gramian over all processes, without the factor of 16-bit precision."""
+        products = gramian(matrix)
+        if self.processes.count > 1 and self._feature.leaf is not None:
+            # Each process has its rows of the batch, scaled by the number of processes: the sum of the
+            # squares is that of the joined batch times that number squared.
+            local = torch.from_numpy(products).to(matrix.device)
+            products = self.processes.mean(local).cpu().numpy() / self.processes.count
+        factor = float(self.scale(torch.ones((), device=matrix.device)))
+        return products / factor**2
+
+    def _not_finite(self, matrix: Tensor, products: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
+        """Passes an overflow of 16-bit gradients on to the scaler, which skips the step; else an error."""
+        if float(self.scale(torch.ones((), device=matrix.device))) != 1.0:
+            return torch.full_like(matrix[0], torch.nan)
+        worst = int(np.argmin(np.isfinite(np.diag(products))))
+        raise TrainingError(
+            f"balancing {self.name}: the gradient of task {self._rows.tasks[worst]} is not finite at step "
+            f"{self._step:,}; a smaller learning rate may help."
+        )
+
+    def _through_trunk(self, gradient: Tensor, model: MultiTaskNetwork) -> None:
+        """One backward pass from the feature to the trunk's parameters."""
+        trunk = self._feature.trunk
+        assert trunk is not None
+        gradient = gradient.view(trunk.shape).to(trunk.dtype)
+        if self.processes.count == 1:
+            trunk.backward(gradient)  # type: ignore[no-untyped-call]
+            return
+        reached = leaves(trunk)
+        parameters = [parameter for parameter in model.parameters() if id(parameter) in reached]
+        for parameter, found in zip(
+            parameters, torch.autograd.grad(trunk, parameters, gradient), strict=True
+        ):
+            add_gradient(parameter, self.processes.mean(found))
+
+    def _seam_of(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
+        """The seam; found anew when a parameter was frozen or other tasks have losses."""
+        frozen = tuple(parameter.requires_grad for parameter in model.parameters())
+        key = (id(model), tuple(losses), frozen, self._feature.leaf is None)
+        if self._seam is None or key != self._seam_key:
+            self._seam, self._seam_key = find_seam(losses, model), key
+        return self._seam
+
+    # -- what is kept and shown
+
+    def report_state(self) -> dict[str, float]:
+        return self._conflicts.report()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tasks": list(self._names), "step": self._step, "method": self._method.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        names = tuple(state["tasks"])
+        if self._names and names and names != self._names:
+            raise ConfigError(
+                f"balancing.{self.name}: the saved state is about {', '.join(names)}, the run about "
+                f"{', '.join(self._names)}; train with resume=False."
+            )
+        if not self._names:
+            self._names, self._conflicts = names, Conflicts(names)
+            self._method.start(len(names), 0)
+        self._step = state["step"]
+        self._method.load_state_dict(state["method"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and processes find the seam anew: parameters are known by identity."""
+        return {**vars(self), "_seam": None, "_seam_key": None}

@@ -1,0 +1,66 @@
+"""What the gradients of an epoch had to do with each other: weights, cosines, conflicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from taskloom.balancing.solvers import Array
+
+
+class Conflicts:
+    """Adds up, over the steps since the last report, what pairs of tasks did.
+
+    Args:
+        names: The tasks, in the order of the indices.
+
+    Example:
+        >>> conflicts = Conflicts(("age", "gender"))
+        >>> conflicts.add(np.array([[1.0, -1.0], [-1.0, 4.0]]), [0, 1])
+        >>> conflicts.report()
+        {'cosine/age/gender': -0.5, 'conflicts/age/gender': 1.0, 'conflict_rate': 1.0}
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._clear()
+
+    def add(self, gramian: Array, index: Sequence[int]) -> None:
+        """Takes the Gramian [m, m] of the tasks at `index`; a zero gradient has no cosine."""
+        norms = np.sqrt(np.clip(np.diag(gramian), 0.0, None))
+        scale = np.outer(norms, norms)
+        there = scale > 0
+        cosines = np.divide(gramian, scale, out=np.zeros_like(gramian), where=there)
+        grid = np.ix_(index, index)
+        self._cosines[grid] += cosines
+        self._steps[grid] += there
+        self._negative[grid] += cosines < 0
+
+    def add_weights(self, weights: Array, index: Sequence[int]) -> None:
+        """Takes the weights [m] of one step."""
+        self._weights[list(index)] += weights
+        self._weighed[list(index)] += 1
+
+    def report(self) -> dict[str, float]:
+        """Means since the last report (see `Balancer.report_state`), without what never occurred."""
+        found = {
+            f"weight/{task}": float(self._weights[i] / self._weighed[i])
+            for i, task in enumerate(self.names)
+            if self._weighed[i]
+        }
+        pairs = [(i, j) for i in range(len(self.names)) for j in range(i + 1, len(self.names))]
+        pairs = [pair for pair in pairs if self._steps[pair]]
+        for kind, table in (("cosine", self._cosines), ("conflicts", self._negative)):
+            for i, j in pairs:
+                found[f"{kind}/{self.names[i]}/{self.names[j]}"] = float(table[i, j] / self._steps[i, j])
+        if pairs:
+            negative = sum(self._negative[pair] for pair in pairs)
+            found["conflict_rate"] = float(negative / sum(self._steps[pair] for pair in pairs))
+        self._clear()
+        return found
+
+    def _clear(self) -> None:
+        size = len(self.names)
+        self._cosines, self._negative, self._steps = (np.zeros((size, size)) for _ in range(3))
+        self._weights, self._weighed = np.zeros(size), np.zeros(size)

@@ -1,0 +1,163 @@
+"""Gradients per task, row by row: one forward pass and a backward pass per task that is present.
+
+The rows stand in one matrix [T, n] that is kept from step to step, so memory is T + 1 copies of the shared
+gradient at most: the T rows, and either the row that autograd is giving or the update that is made of them.
+Their inner products are summed in double precision over blocks that fit into the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from taskloom.losses import SumCount
+    from taskloom.sharing.network import MultiTaskNetwork
+
+_BLOCK = 1 << 15
+"""Columns of a block: T = 10 rows of 128 KiB stay in the second-level cache."""
+
+
+@dataclass
+class Seam:
+    """Which parameters several losses reach, and which belong to one.
+
+    Args:
+        shared: What more than one task's loss reaches: `shared_parameters()` and, where mixing lets other
+            tasks hear a task's own copies, those copies as well.
+        own: Per task, its parameters that no other loss reaches.
+    """
+
+    shared: list[nn.Parameter]
+    own: dict[str, list[nn.Parameter]]
+
+
+def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
+    """Looks which losses reach which parameters, by walking through the graph of each.
+
+    Args:
+        losses: Losses of a batch that still have their graph.
+        model: The network. Frozen parameters belong to neither side.
+    """
+    reached_by = {task: leaves(loss.sum) for task, loss in losses.items()}
+    times: dict[int, int] = {}
+    for reached in reached_by.values():
+        for number in reached:
+            times[number] = times.get(number, 0) + 1
+    shared = [p for p in model.shared_parameters() if p.requires_grad and id(p) in times]
+    known = {id(p) for p in shared}
+    own: dict[str, list[nn.Parameter]] = {}
+    for task in model.tasks:
+        mine = [p for p in model.task_parameters(task) if p.requires_grad]
+        heard = [p for p in mine if times.get(id(p), 0) > 1 and id(p) not in known]
+        shared += heard
+        known |= {id(p) for p in heard}
+        own[task] = [p for p in mine if id(p) not in known and id(p) in reached_by.get(task, ())]
+    return Seam(shared, own)
+
+
+def leaves(tensor: Tensor) -> set[int]:
+    """The ids of all leaf tensors that need a gradient and that `tensor` was computed from."""
+    found: set[int] = set()
+    seen: set[object] = set()
+    stack = [tensor.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found.add(id(variable))
+        stack.extend(following for following, _ in node.next_functions)
+    return found
+
+
+class Rows:
+    """The matrix of gradients: one row per task, one column per number in the tensors.
+
+    A row that is put in twice for one task (a batch taken in parts) is added up.
+    """
+
+    def __init__(self) -> None:
+        self._memory = torch.zeros(0, 0)
+        self.tasks: list[str] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and processes start without the rows: they belong to the step that made them."""
+        return {"_memory": torch.zeros(0, 0), "tasks": []}
+
+    @property
+    def matrix(self) -> Tensor:
+        """The rows so far, [m, n]; a view."""
+        return self._memory[: len(self.tasks)]
+
+    def begin(self, num_tasks: int, tensors: Sequence[Tensor]) -> None:
+        """Makes room for a row of every task; the memory of the step before is used again where it fits."""
+        size = sum(tensor.numel() for tensor in tensors)
+        like = tensors[0] if tensors else torch.zeros(0)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        kept = self._memory
+        if kept.shape != (num_tasks, size) or kept.dtype != dtype or kept.device != like.device:
+            self._memory = torch.empty(0)  # before the next one is made: two need not fit
+            self._memory = torch.empty(num_tasks, size, dtype=dtype, device=like.device)
+            self.tasks = []
+
+    def put(self, task: str, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> None:
+        """Writes a task's row; None is a gradient of zeros."""
+        flat = [
+            tensor.new_zeros(()).expand(tensor.numel()) if gradient is None else gradient.reshape(-1)
+            for gradient, tensor in zip(gradients, tensors, strict=True)
+        ]
+        if task in self.tasks:
+            self._memory[self.tasks.index(task)] += torch.cat(flat)
+            return
+        row = self._memory[len(self.tasks)]
+        self.tasks.append(task)
+        if flat and all(part.dtype == row.dtype for part in flat):
+            torch.cat(flat, out=row)
+        elif flat:
+            row.copy_(torch.cat(flat))
+
+    def clear(self) -> None:
+        """Forgets the rows, not the memory."""
+        self.tasks = []
+
+
+def gramian(matrix: Tensor) -> NDArray[np.float64]:
+    """Inner products of the rows of [m, n], summed in double precision; [m, m]."""
+    total = torch.zeros(len(matrix), len(matrix), dtype=torch.float64, device=matrix.device)
+    if matrix.is_cuda:
+        total += matrix @ matrix.T
+    else:
+        for begin in range(0, matrix.shape[1], _BLOCK):
+            block = matrix[:, begin : begin + _BLOCK]
+            total += block @ block.T
+    return total.cpu().numpy()
+
+
+def combine(weights: NDArray[np.float64], matrix: Tensor) -> Tensor:
+    """The weighted sum of the rows of [m, n]; [n]."""
+    return torch.from_numpy(weights).to(matrix) @ matrix
+
+
+def parts(vector: Tensor, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Cuts [n] into views shaped like the tensors."""
+    begin = 0
+    for tensor in tensors:
+        yield vector[begin : begin + tensor.numel()].view(tensor.shape)
+        begin += tensor.numel()
+
+
+def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
+    """Adds to `.grad`; where there is none yet, the gradient itself becomes it."""
+    if parameter.grad is None:
+        parameter.grad = gradient.to(parameter.dtype)
+    else:
+        parameter.grad += gradient
