@@ -6,7 +6,8 @@ With everything shared (early freeze, thesis 001, section 3.5): what goes on is 
 still learns *and* is read by no task that has stopped. The predictions of a stopped task therefore never
 change again, whatever the plan:
 
-- hard sharing: the shared stages, and the stopped task's own ones, stay as they are; the others' go on;
+- hard sharing, from either end: the shared stages and the stopped task's own ones stay as they are, the
+  others' go on;
 - cross-stitch: a mixed stage lets every task hear every column, so all columns up to the last mixed stage
   freeze, with the mixing matrices; the stages after it and the heads of the others go on;
 - soft sharing: the stopped task's copies freeze, the others' go on, still tied to it;
@@ -30,11 +31,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from taskloom.errors import ConfigError, did_you_mean
+from taskloom.sharing.network import PlanNetwork
 from taskloom.training.evaluation import in_evaluation_mode
 from taskloom.training.kept_features import Remainder
 
 if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork
+
+_ROWS = 8
+"""Rows on which `reads` runs a network: a unit that is dead on one row is hardly dead on all."""
 
 
 class Freezing:
@@ -185,12 +190,16 @@ class Anatomy:
 
     @classmethod
     def of(cls, model: MultiTaskNetwork, inputs: Tensor) -> Anatomy:
-        """Finds it out; readers by one backward pass per task on one row."""
+        """Finds it out."""
         modules = {task: model.task_modules(task) for task in model.tasks}
+        if isinstance(model, PlanNetwork):
+            read = plan_reads(model)
+        else:
+            read = reads(model, inputs, [module for own in modules.values() for module in own])
         return cls(
             owned={task: list(model.task_parameters(task)) for task in model.tasks},
             modules=modules,
-            read=reads(model, inputs, [module for own in modules.values() for module in own]),
+            read=read,
             parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
             group_ids={group.name: set(map(id, group.parameters)) for group in model.parameter_groups()},
         )
@@ -214,45 +223,75 @@ class Anatomy:
         return [parameter for parameter in self.parameters if id(parameter) in only]
 
 
+def plan_reads(network: PlanNetwork) -> dict[str, set[int]]:
+    """`reads` of a plan, from the plan: a task's own copies, and every column up to the last mixed stage.
+
+    Differentiating would say more than is true where a shared copy runs on the joined batch of several tasks.
+    """
+    mixed = [number for number, stage in enumerate(network.plan.stages, start=1) if stage.mixing is not None]
+    heard = [copy for task in network.tasks for copy in network.task_copies(task)[: max(mixed, default=0)]]
+    found: dict[str, set[int]] = {}
+    for task in network.tasks:
+        modules = [*network.task_copies(task), *heard, network.mixing]
+        found[task] = {id(part) for module in modules for part in (module, *module.parameters())}
+    return found
+
+
 def reads(model: MultiTaskNetwork, inputs: Tensor, modules: Iterable[nn.Module]) -> dict[str, set[int]]:
-    """What each task's prediction depends on: found by differentiating it, so it holds for any architecture.
+    """What each task's prediction depends on, found by differentiating it: it holds for any architecture.
+
+    A gradient that is 0 throughout is no dependence: predictions of all tasks may be one stack, of which a
+    task takes its part. So that no gradient is 0 by chance (a mixing matrix that starts as the identity, a
+    layer that starts at 0, a dead unit), parameters and inputs are disturbed by noise for the pass.
 
     Args:
-        model: The network; it runs once in evaluation mode.
+        model: The network; it runs once in evaluation mode. Nothing in it changes.
         inputs: [N, ...].
         modules: Modules whose outputs are looked at besides the parameters (they may have none).
 
     Returns:
         Per task, the `id` of every trainable parameter and of every one of `modules` that it reads.
     """
-    outputs: list[tuple[nn.Module, Tensor]] = []
+    draw = torch.Generator().manual_seed(0)
+    modules, outputs = list(modules), []
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    disturbed = {name: _disturbed(p, draw).requires_grad_(True) for name, p in parameters.items()}
+    inputs = inputs.repeat(_ROWS, *[1] * (inputs.dim() - 1))
+    if inputs.is_floating_point():
+        # A module without parameters is then part of the graph, too.
+        inputs = _disturbed(inputs, draw).requires_grad_(True)
 
     def keep(module: nn.Module, given: Any, output: Any) -> None:
         del given
         if isinstance(output, Tensor) and output.requires_grad:
             outputs.append((module, output))
 
-    modules = list(modules)
     handles = [module.register_forward_hook(keep) for module in modules]
     devices = [inputs.device] if inputs.is_cuda else []
     try:
         with in_evaluation_mode(model), torch.enable_grad(), torch.random.fork_rng(devices=devices):
-            if inputs.is_floating_point():  # a module without parameters is then part of the graph, too
-                inputs = inputs.detach().clone().requires_grad_(True)
-            predictions = model(inputs)
+            predictions = torch.func.functional_call(model, disturbed, (inputs,))
     finally:
         for handle in handles:
             handle.remove()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    wanted = [*parameters, *(output for _, output in outputs)]
-    owners: list[object] = [*parameters, *(module for module, _ in outputs)]
+    wanted = [*disturbed.values(), *(output for _, output in outputs)]
+    owners: list[object] = [*parameters.values(), *(module for module, _ in outputs)]
     found: dict[str, set[int]] = {}
     for task, prediction in predictions.items():
-        gradients = torch.autograd.grad(prediction.sum(), wanted, retain_graph=True, allow_unused=True)
-        read = {id(owner) for owner, gradient in zip(owners, gradients, strict=True) if gradient is not None}
+        gradients = torch.autograd.grad(
+            prediction.square().sum(), wanted, retain_graph=True, allow_unused=True
+        )
+        read = {id(o) for o, g in zip(owners, gradients, strict=True) if g is not None and bool(g.any())}
         read |= {id(module) for module in modules if any(id(p) in read for p in module.parameters())}
         found[task] = read
     return found
+
+
+def _disturbed(tensor: Tensor, draw: torch.Generator) -> Tensor:
+    """A copy with noise of a tenth of its size, and never without any."""
+    tensor = tensor.detach()
+    noise = torch.randn(tensor.shape, generator=draw).to(tensor)
+    return tensor + noise * max(0.01, 0.1 * float(tensor.abs().mean()))
 
 
 def check_names(names: Iterable[str], tasks: Iterable[str], where: str) -> None:

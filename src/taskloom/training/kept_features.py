@@ -190,7 +190,7 @@ def keep_rows(
         The rows, or in words why there are none.
     """
     if not remainder.has_front:
-        return "every stage before the first frozen one still learns"
+        return "tasks that learn have stages of their own before what is frozen"
     rows: Tensor | None = None
     layout: Layout = ()
     chunks = _chunks(len(dataset), batch)
