@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from taskloom.errors import ConfigError, did_you_mean
 
@@ -148,6 +156,9 @@ class TrainingConfig(Settings):
         drop_last: Whether an incomplete last batch of an epoch is left out.
         optimizer: `{adam | adamw | sgd | rmsprop: {lr: ..., ...}}`.
         schedule: None, `{plateau: {factor, patience}}` or `{cosine: {final, warmup}}`; one step per epoch.
+        lr_multipliers: Factors on the learning rate, by name: a task (what belongs to it alone), or "shared",
+            "mixing", "tie", "balancer" or another parameter group of the network; groups that a network does
+            not have are noted, unknown names refused.
         clip: Largest norm of the gradient over all parameters; None leaves it alone.
         stop: `{patience, min_delta}` of early stopping; None trains all epochs.
         monitor: What decides the best epoch, on validation only: "loss", the weighted sum of the mean losses
@@ -170,6 +181,7 @@ class TrainingConfig(Settings):
     drop_last: bool = False
     optimizer: OptimizerConfig = OptimizerConfig(adam=AdamConfig())
     schedule: ScheduleConfig | None = None
+    lr_multipliers: dict[str, Positive] = Field(default_factory=dict)
     clip: Positive | None = None
     stop: StopConfig | None = None
     monitor: Literal["loss", "metric"] = "loss"
@@ -192,6 +204,14 @@ class TrainingConfig(Settings):
         if self.batch < self.devices:
             raise ValueError(f"batch {self.batch} is below the number of processes, devices {self.devices}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A younger setting that is not used is left out: the identity of runs stays what it was."""
+        plain: dict[str, Any] = dump(self)
+        if not self.lr_multipliers:
+            del plain["lr_multipliers"]
+        return plain
 
     def with_settings(self, **overrides: Any) -> TrainingConfig:
         """Returns a copy with these settings in place.

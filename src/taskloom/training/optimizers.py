@@ -11,10 +11,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from taskloom.balancing import Balancer
+from taskloom.errors import ConfigError, did_you_mean
 from taskloom.training.config import CosineConfig, PlateauConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork
+
+SHARED_GROUPS = ("shared", "mixing", "tie", "balancer")
+"""What `lr_multipliers` may name besides tasks, whether or not a network has it."""
 
 _OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -29,22 +33,62 @@ def make_optimizer(model: MultiTaskNetwork, config: TrainingConfig, balancer: Ba
 
     Groups of one multiple become one group of the optimiser (a dozen heads would cost a dozen updates); its
     `names` are those of the network's groups. What the balancer itself learns is one more, named "balancer".
+
+    Raises:
+        ConfigError: `lr_multipliers` names something that is no group of any network.
     """
     settings = config.optimizer.settings.model_dump()
+    factors = lr_factors(model, config)
     merged: dict[float, dict[str, Any]] = {}
     for group in model.parameter_groups():
-        rate = settings["lr"] * group.lr_multiplier
+        rate = settings["lr"] * group.lr_multiplier * factors.get(_kind(group.name), 1.0)
         into = merged.setdefault(rate, {"params": [], "lr": rate, "names": []})
         into["params"].extend(group.parameters)
         into["names"].append(group.name)
     groups = list(merged.values())
     if learned := list(balancer.parameters()):
-        groups.append({"params": learned, "lr": settings["lr"], "names": ["balancer"]})
+        rate = settings["lr"] * factors.get("balancer", 1.0)
+        groups.append({"params": learned, "lr": rate, "names": ["balancer"]})
     # One kernel for all parameters; with a gradient scaler it would forbid clipping, and RMSprop has none.
     if config.optimizer.name != "rmsprop" and config.precision != "16-mixed":
         settings["fused"] = True
     optimizer: Optimizer = _OPTIMIZERS[config.optimizer.name](groups, **settings)
     return optimizer
+
+
+def lr_factors(model: MultiTaskNetwork, config: TrainingConfig) -> dict[str, float]:
+    """`TrainingConfig.lr_multipliers` by the kind of parameter group: "task:<name>", "shared", "mixing", ...
+
+    Raises:
+        ConfigError: A name that is neither a task nor a kind of group.
+    """
+    groups = _kinds(model)
+    factors: dict[str, float] = {}
+    for name, factor in config.lr_multipliers.items():
+        kind = f"task:{name}" if name in model.tasks else name
+        if kind not in groups and kind not in SHARED_GROUPS:
+            known = [*model.tasks, *SHARED_GROUPS]
+            raise ConfigError(
+                f"training.lr_multipliers.{name} is neither a task nor a parameter group."
+                f"{did_you_mean(name, known)} Known: {', '.join(known)}."
+            )
+        factors[kind] = factor
+    return factors
+
+
+def unused_lr_multipliers(model: MultiTaskNetwork, config: TrainingConfig, balancer: Balancer) -> list[str]:
+    """Names in `lr_multipliers` that stand for nothing in this network and balancer."""
+    groups = _kinds(model) | ({"balancer"} if list(balancer.parameters()) else set())
+    return [name for name in config.lr_multipliers if name not in model.tasks and name not in groups]
+
+
+def _kinds(model: MultiTaskNetwork) -> set[str]:
+    return {_kind(group.name) for group in model.parameter_groups()}
+
+
+def _kind(group: str) -> str:
+    """A group's name without the multiplier that tells it from its like: "mixing:10" is "mixing"."""
+    return group if group.startswith("task:") else group.partition(":")[0]
 
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:

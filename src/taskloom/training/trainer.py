@@ -24,7 +24,12 @@ from taskloom.training.devices import PeakMemory
 from taskloom.training.evaluation import predict
 from taskloom.training.history import EpochRecord, History, Values, or_none
 from taskloom.training.kept_features import KeptRows, Remainder, keep_features
-from taskloom.training.optimizers import learning_rates, make_optimizer, make_schedule
+from taskloom.training.optimizers import (
+    learning_rates,
+    make_optimizer,
+    make_schedule,
+    unused_lr_multipliers,
+)
 from taskloom.training.processes import (
     gather_objects,
     gather_rows,
@@ -109,7 +114,13 @@ class Trainer:
             precision=config.precision,
             num_processes=fabric.world_size,
             num_parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-            notes=list(run.notes),
+            notes=[
+                *run.notes,
+                *(
+                    f"training.lr_multipliers.{name}: this network has no such parameters"
+                    for name in unused_lr_multipliers(self.model, config, self.balancer)
+                ),
+            ],
         )
         self.state = TrainingState(
             self.model, optimizer, self.balancer, config, history, steps_per_epoch=len(self.train_loader)
