@@ -1,9 +1,9 @@
 """Keeps freed memory with the process, so that a step does not pay for the kernel's fresh pages each time.
 
 By default glibc gives large blocks back on free and takes new pages, zeroed one fault at a time, on the next
-allocation. On a CPU that is up to half of the time of a training step on the thesis' OPPORTUNITY network, and how
-much of it a step pays depends on what ran before it: networks that take turns would be compared by the state of
-the heap instead of by their work.
+allocation. On a CPU that is up to half of the time of a training step on the thesis' OPPORTUNITY network, and
+how much of it a step pays depends on what ran before it: networks that take turns would be compared by the
+state of the heap instead of by their work.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ of 1000 and 500; C.8 and C.6: DEAP, windows [32, 128, 40], heads of 56), classif
 - `gram_vs_svd`: that norm through Gram matrices / through the SVD of each unfolding, two of 512x256x3x3.
 
 All networks of one comparison take turns in every round; a ratio is the median over the rounds. Two threads.
-Freed memory stays with the process (see _allocator.py) unless `--allocator system`. Last line: one JSON object.
+Freed memory stays with the process (see _allocator.py) unless `--allocator system`.
+Last line: one JSON object.
 """
 
 from __future__ import annotations
