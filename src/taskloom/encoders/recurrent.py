@@ -2,7 +2,8 @@
 
 Between stages everything is [N, channels, ..., time]: the units of a layer are the channels, so that mixing
 per channel mixes unit by unit, the same at every time step. Inside, an LSTM runs over [time, N, inputs]; the
-turns between the two are views and cost nothing. State starts at 0 in every batch: no window knows of another.
+turns between the two are views and cost nothing. State starts at 0 in every batch: no window knows of
+another.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from taskloom.encoders.encoder import Encoder, check_input_shape
-from taskloom.encoders.modules import check_rate, check_sizes
-from taskloom.encoders.thesis_002 import TimeBlock
+from taskloom.encoders.modules import TimeConvolution, check_rate, check_sizes
 from taskloom.errors import ConfigError, did_you_mean
 
 STEPS = ("last", "mean", "all")
@@ -165,7 +165,9 @@ class LSTMLayer(nn.Module):
         if self.windows:
             sequence = inputs.transpose(0, 1)
         else:
-            sequence = inputs.flatten(1, -2).permute(2, 0, 1)
+            # Filters last, as TimeConvolution leaves them in memory: the other order costs a fifth of a step.
+            time = inputs.dim() - 1
+            sequence = inputs.permute(time, 0, *range(2, time), 1).flatten(2)
         states, (final, _) = self.lstm(sequence)
         if self.steps == "last":
             outputs = final.transpose(0, 1).flatten(1)  # [directions, N, units] to [N, directions * units]
@@ -178,6 +180,18 @@ class LSTMLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, windows={self.windows}"
+
+
+class WindowsToFilterLastMaps(nn.Module):
+    """Windows [N, time, channels] to maps [N, 1, channels, time] whose axis 1 is the last one in memory.
+
+    A map of one filter has either order in memory at once; saying which makes the first convolution answer in
+    the order of the others. Otherwise the ReLU after it gets values in one order and gradients in the other,
+    which costs a sixth of the time of the convolutions.
+    """
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return windows.transpose(1, 2).contiguous().unsqueeze(-1).permute(0, 3, 1, 2)
 
 
 def _lstm_factories(
@@ -213,7 +227,8 @@ def _lstm_factories(
 
 
 def _convolution(num_inputs: int, num_filters: int, kernel: int, *, windows: bool) -> nn.Module:
-    return TimeBlock(num_inputs, num_filters, kernel, 1, windows=windows)
+    first: list[nn.Module] = [WindowsToFilterLastMaps()] if windows else []
+    return nn.Sequential(*first, TimeConvolution(num_inputs, num_filters, kernel), nn.ReLU())
 
 
 def _dropped(factory: Callable[[], nn.Module], dropout: float) -> nn.Module:
