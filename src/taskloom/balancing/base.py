@@ -54,7 +54,6 @@ class Balancer(ABC):
     Attributes:
         takes_gradients: Whether the balancer takes gradients per task itself. Training then leaves the
             forward pass without DDP's hooks, and the balancer averages over `processes` and applies `scale`.
-        lr_multiplier: Factor on the learning rate of what the balancer itself learns.
         backpropagate: Called in place of `Tensor.backward`, with the same arguments. Training sets it where
             gradients must be scaled (16-bit precision) or are shared between processes.
         processes: The processes that train together.
@@ -63,7 +62,6 @@ class Balancer(ABC):
     """
 
     takes_gradients: ClassVar[bool] = False
-    lr_multiplier: float = 1.0
 
     def __init__(self) -> None:
         self.backpropagate: Callable[..., None] = _backward

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -53,13 +53,33 @@ def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
     shared = [p for p in model.shared_parameters() if p.requires_grad and id(p) in times]
     known = {id(p) for p in shared}
     own: dict[str, list[nn.Parameter]] = {}
+    heard_by_plan = _heard_by_plan(model)
     for task in model.tasks:
         mine = [p for p in model.task_parameters(task) if p.requires_grad]
-        heard = [p for p in mine if times.get(id(p), 0) > 1 and id(p) not in known]
+        heard = [
+            p
+            for p in mine
+            if times.get(id(p), 0) > 1
+            and id(p) not in known
+            and (heard_by_plan is None or id(p) in heard_by_plan)
+        ]
         shared += heard
         known |= {id(p) for p in heard}
         own[task] = [p for p in mine if id(p) not in known and id(p) in reached_by.get(task, ())]
     return Seam(shared, own)
+
+
+def _heard_by_plan(model: MultiTaskNetwork) -> set[int] | None:
+    """Parameters that other tasks may hear: copies up to the plan's last mixed stage; None without a plan.
+
+    The graph alone would say more than is true where copies run as one grouped kernel.
+    """
+    plan: Any = getattr(model, "plan", None)
+    copies_of: Any = getattr(model, "task_copies", None)
+    if plan is None or copies_of is None:
+        return None
+    last = max((n for n, stage in enumerate(plan.stages, start=1) if stage.mixing is not None), default=0)
+    return {id(p) for task in model.tasks for copy in copies_of(task)[:last] for p in copy.parameters()}
 
 
 def leaves(tensor: Tensor) -> set[int]:

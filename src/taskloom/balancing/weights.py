@@ -134,15 +134,13 @@ class LossWeighting(Balancer):
 
 
 class LearnedVector(LossWeighting):
-    """Base of methods that learn one number per task with the network, in an optimiser group of their own.
+    """Base of methods that learn one number per task with the network.
 
-    Args:
-        lr_multiplier: Factor on the learning rate for these numbers, above 0.
+    The numbers are an optimiser group of their own, "balancer": `training.lr_multipliers` can set its rate.
     """
 
-    def __init__(self, lr_multiplier: float = 1.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.lr_multiplier = check_number(f"{_where(self)}.lr_multiplier", lr_multiplier, above=0)
         self._vector: nn.Parameter | None = None
 
     def first_vector(self, num_tasks: int, generator: torch.Generator) -> Tensor:
@@ -197,14 +195,13 @@ class LearnedWeights(LearnedVector):
     over j of (max L - L_j); below that, the largest losses get none, and as lambda goes to 0 all weight goes
     to the *smallest* loss: the method then prefers the task that is easy or measured in small units. With
     lambda = 0.1 and two tasks that happens once their losses differ by 0.2. A large lambda gives 1 / T
-    each. How fast w gets there is the learning rate's business; see `lr_multiplier` and the weights
-    recorded per epoch.
+    each. How fast w gets there is the learning rate's business (`training.lr_multipliers.balancer`);
+    the weights of every epoch are recorded.
 
     Args:
         lambda_: Factor on ||w||^2, 0 or more; `lambda` in a study file. The thesis found 0.1 best of 0.001
             to 1.
         start: "random" (uniform over the simplex, from the run's seed) or "equal" (1 / T).
-        lr_multiplier: Factor on the learning rate for z, above 0.
 
     Raises:
         ConfigError: lambda below 0, an unknown start.
@@ -218,9 +215,8 @@ class LearnedWeights(LearnedVector):
         self,
         lambda_: float = 0.1,
         start: Literal["random", "equal"] = "random",
-        lr_multiplier: float = 1.0,
     ) -> None:
-        super().__init__(lr_multiplier)
+        super().__init__()
         self.lambda_ = check_number("balancing.learned_weights.lambda", lambda_, least=0)
         if start not in ("random", "equal"):
             raise ConfigError(f"balancing.learned_weights.start: random or equal expected, found {start!r}.")
@@ -250,13 +246,10 @@ class Uncertainty(LearnedVector):
     total = sum over tasks of c_i exp(-s_i) L_i + s_i / 2, where s_i = log sigma_i^2 is learned and c_i is
     1/2 for squared errors (regression, landmarks with loss mse) and 1 for every other loss. The optimum
     for a given loss is s_i = log(2 c_i L_i): the weighted losses become equal.
-
-    Args:
-        lr_multiplier: Factor on the learning rate for s, above 0.
     """
 
-    def __init__(self, lr_multiplier: float = 1.0) -> None:
-        super().__init__(lr_multiplier)
+    def __init__(self) -> None:
+        super().__init__()
         self._factors: Tensor | None = None
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
@@ -284,9 +277,6 @@ class ImpartialLosses(LearnedVector):
     """IMTL-L (Liu et al. 2021, section 3.2): total = sum over tasks of exp(s_i) L_i - s_i, s_i learned.
 
     The optimum for a given loss is exp(s_i) = 1 / L_i: every weighted loss becomes 1.
-
-    Args:
-        lr_multiplier: Factor on the learning rate for s, above 0.
     """
 
     def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
@@ -348,7 +338,3 @@ def check_state_tasks(
             f"{', '.join(names)}; train with resume=False."
         )
     return kept
-
-
-def _where(balancer: Balancer) -> str:
-    return f"balancing.{type(balancer).__name__}"

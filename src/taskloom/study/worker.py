@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from taskloom import encoders, sharing
-from taskloom.balancing import BALANCERS, Balancer
+from taskloom.balancing import Balancer
+from taskloom.balancing import build as build_by_name
 from taskloom.data.batch import DataSplits
 from taskloom.errors import DataError, TaskloomError
 from taskloom.metrics import save_summaries
 from taskloom.sharing import HeadSpec, MultiTaskNetwork
+from taskloom.study.extras import build_callbacks
 from taskloom.study.results import MetricValue, Part, RunRecord, run_folder
 from taskloom.study.runs import DataRequest, RunSpec
 from taskloom.study.views import labelled_rows
@@ -68,7 +70,7 @@ def build_balancer(spec: RunSpec) -> Balancer | None:
     if spec.cell.balancing is None:
         return None
     ((name, settings),) = spec.cell.balancing.items()
-    return BALANCERS[name](**settings)
+    return build_by_name(name, settings)
 
 
 def execute(spec: RunSpec, cache: DataCache) -> RunRecord:
@@ -111,6 +113,7 @@ def _train_and_evaluate(
         folder=folder,
         resume=True,
         balancer=build_balancer(spec),
+        callbacks=build_callbacks(spec.cell.callbacks),
         progress=False,
     )
     parts: dict[Part, Any] = {"validation": splits.validation, "test": splits.test}

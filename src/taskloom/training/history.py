@@ -28,6 +28,8 @@ class EpochRecord:
         seconds_training: Wall time of the training steps, in seconds.
         seconds_evaluation: Wall time of the validation after them, in seconds.
         mixing: Mixing matrices per stage after the epoch, as nested lists [T][T] or [C][T][T].
+        balancing: What the balancer did in the epoch, see `Balancer.report_state`: weights per task,
+            cosines and conflicts between the tasks' gradients.
     """
 
     epoch: int
@@ -40,6 +42,7 @@ class EpochRecord:
     seconds_training: float
     seconds_evaluation: float
     mixing: dict[str, list[Any]] = field(default_factory=dict)
+    balancing: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -98,7 +98,7 @@ def fit(
     if config.stop is not None and not any(callback.ends_training for callback in run.callbacks):
         run.callbacks.insert(0, EarlyStopping(**config.stop.model_dump()))
     check_labels(run)
-    backpropagate = run.balancer.backpropagate
+    seams = {name: getattr(run.balancer, name) for name in ("backpropagate", "scale", "processes")}
     bar = ProgressBar() if (sys.stderr.isatty() if progress is None else progress) else None
     try:
         if config.devices > 1:
@@ -106,6 +106,6 @@ def fit(
         with reproducible(config.threads):
             return train_run(fabric, run, bar)
     finally:
-        run.balancer.backpropagate = backpropagate
+        vars(run.balancer).update(seams)
         if bar:
             bar.close()

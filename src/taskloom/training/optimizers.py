@@ -48,7 +48,8 @@ def make_optimizer(model: MultiTaskNetwork, config: TrainingConfig, balancer: Ba
     groups = list(merged.values())
     if learned := list(balancer.parameters()):
         rate = settings["lr"] * factors.get("balancer", 1.0)
-        groups.append({"params": learned, "lr": rate, "names": ["balancer"]})
+        # No weight decay: it would pull learned weights to equal ones, whatever the losses say.
+        groups.append({"params": learned, "lr": rate, "names": ["balancer"], "weight_decay": 0.0})
     # One kernel for all parameters; with a gradient scaler it would forbid clipping, and RMSprop has none.
     if config.optimizer.name != "rmsprop" and config.precision != "16-mixed":
         settings["fused"] = True

@@ -27,6 +27,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader
 
 import taskloom.errors
+from taskloom.balancing import Balancer, Processes
 from taskloom.data.batch import Batch, TaskDataset, make_loader
 from taskloom.errors import TaskloomError
 from taskloom.losses import SumCount
@@ -124,6 +125,16 @@ def joined_losses(fabric: Fabric, losses: dict[str, SumCount]) -> dict[str, SumC
         name: SumCount(loss.sum * fabric.world_size, count)
         for (name, loss), count in zip(losses.items(), counts, strict=True)
     }
+
+
+def join_processes(fabric: Fabric, balancer: Balancer) -> None:
+    """Tells a balancer how gradients are scaled, and how they become those of the joined batch."""
+    if not balancer.takes_gradients:
+        balancer.backpropagate = fabric.backward
+    elif (scaler := getattr(fabric.strategy.precision, "scaler", None)) is not None:
+        balancer.scale = scaler.scale
+    if fabric.world_size > 1:
+        balancer.processes = Processes(fabric.world_size, partial(reduced, fabric, operation="mean"))
 
 
 def reduced(fabric: Fabric, tensor: Tensor, operation: str) -> Tensor:

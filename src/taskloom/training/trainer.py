@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -33,6 +33,7 @@ from taskloom.training.optimizers import (
 from taskloom.training.processes import (
     gather_objects,
     gather_rows,
+    join_processes,
     joined_losses,
     make_shared_loader,
     share_buffers,
@@ -75,6 +76,7 @@ class Run:
             "tasks": {name: _plain(task.to_dict()) for name, task in self.model.tasks.items()},
             "balancer": type(self.balancer).__name__,
             "weights": {task: self.balancer.weight(task) for task in self.model.tasks},
+            "balancing": _plain(self.balancer.settings()),
             "callbacks": [type(callback).__name__ for callback in self.callbacks],
             "callback_settings": [_plain(callback.settings()) for callback in self.callbacks],
             "parameters": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
@@ -96,9 +98,10 @@ class Trainer:
         seed_everything(run.seed + 1_000_003 * fabric.global_rank)
         self.fabric, self.run, self.config = fabric, run, config
         self.model, self.tasks, self.balancer = run.model, run.model.tasks, run.balancer
-        self.balancer.check_tasks(self.tasks)
         fabric.to_device(self.model)
+        self.balancer.start(self.model, seed=run.seed)
         optimizer = make_optimizer(self.model, config, self.balancer)
+        self.network: nn.Module = self.model
         self.forward: Any = self.model
         self.optimizer: Any = optimizer
         self.wrap(self.model, optimizer)
@@ -134,11 +137,11 @@ class Trainer:
 
     def wrap(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Prepares a network and the optimiser for several processes and for mixed precision."""
-        self.forward, self.optimizer = model, optimizer
+        self.network, self.forward, self.optimizer = model, model, optimizer
         if self.fabric.world_size > 1 or self.config.precision != "32":
             # Fabric's wrappers cost a hook per task and step; one process in single precision needs none.
             self.forward, self.optimizer = self.fabric.setup(model, optimizer)
-            self.balancer.backpropagate = self.fabric.backward
+            join_processes(self.fabric, self.balancer)
 
     # -- the run
 
@@ -197,6 +200,8 @@ class Trainer:
             seconds_evaluation=time.perf_counter() - middle,
             mixing={stage: matrix.tolist() for stage, matrix in self.model.mixing_matrices().items()},
         )
+        self.balancer.epoch_end(train_loss, validation_metrics)
+        record.balancing = self.balancer.report_state()
         self.conclude(record)
 
     def conclude(self, record: EpochRecord) -> None:
@@ -279,7 +284,8 @@ class Trainer:
     def step(self, batch: Batch, watch: LossWatch, step: int) -> Mapping[str, SumCount]:
         """One batch: predictions, losses, gradients, update."""
         self.optimizer.zero_grad()
-        predictions = self.forward(batch.inputs)
+        with self.balancer.watching(self.model):
+            predictions = self.predict(batch.inputs)
         labels = batch.labels.subset(self.state.freezing.active) if self.stopped else batch.labels
         losses = joined_losses(self.fabric, per_task(predictions, labels, self.tasks))
         self.balancer.backward(losses, self.model)
@@ -290,6 +296,17 @@ class Trainer:
             )
         self.optimizer.step()
         return losses
+
+    def predict(self, inputs: Tensor) -> dict[str, Tensor]:
+        """The network's outputs in training."""
+        predictions: dict[str, Tensor]
+        if self.balancer.takes_gradients and self.forward is not self.network:
+            # Gradients per task pass no hook of DDP: the balancer averages them over the processes itself.
+            with self.fabric.autocast():
+                predictions = self.network(inputs)
+        else:
+            predictions = self.forward(inputs)
+        return predictions
 
     def validate(self) -> tuple[Values, dict[str, Values]]:
         """Losses and metrics on validation, the same on every rank."""
