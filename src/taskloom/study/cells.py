@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing import ARCHITECTURES, Architecture
 from taskloom.study.config import Study, digest
+from taskloom.study.extras import read_callbacks, training_of
 from taskloom.study.locate import explain, located, unknown_setting
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.training.config import TrainingConfig
@@ -50,6 +51,7 @@ class Cell:
         tasks: Names of the tasks trained together, in the study's order.
         training: The study's training settings with the cell's own in place.
         balancing: `{name: settings}` of a balancer, None for a plain sum.
+        callbacks: `{name: settings}` each, of `taskloom.training.CALLBACKS`, in the order they are called.
         entry: Position in the study file's `cells`, -1 for a baseline.
     """
 
@@ -59,6 +61,7 @@ class Cell:
     tasks: tuple[str, ...]
     training: TrainingConfig
     balancing: dict[str, Any] | None = None
+    callbacks: tuple[dict[str, Any], ...] = ()
     entry: int = field(default=-1, compare=False)
 
     @property
@@ -74,12 +77,19 @@ class Cell:
             "tasks": list(self.tasks),
             "training": self.training.model_dump(mode="json"),
             "balancing": self.balancing,
+            # Left out where there are none: cells without them are what they were before there were any.
+            **({"callbacks": list(self.callbacks)} if self.callbacks else {}),
         }
 
 
 def baselines(study: Study) -> list[Cell]:
-    """Returns the single-task cells: each task alone, with the study's encoder, head and training."""
-    training = study.config.training
+    """Returns the single-task cells: each task alone, with the study's encoder, head and training.
+
+    Learning rates by task or group do not apply: all of such a network belongs to its task.
+    """
+    with located(study.document):
+        training_of(study.config.training, study.config.tasks, study.config.tasks, ("training",))
+    training = study.config.training.with_settings(lr_multipliers={})
     return [Cell(f"{task} alone", SINGLE_TASK, {}, (task,), training) for task in study.config.tasks]
 
 
@@ -111,13 +121,18 @@ def _expand_entry(study: Study, position: int) -> list[Cell]:
     with located(document):
         tasks = _tasks(entry, study, path)
         balancing = _named(entry.get("balancing"), (*path, "balancing"))
-        for later in ("callbacks", "coupling"):
-            if later in entry:
-                raise ConfigError(f"{dotted((*path, later))}: {later} is a setting that this version cannot act on yet.")
+        callbacks = read_callbacks(entry.get("callbacks"), tasks, (*path, "callbacks"))
+        if "coupling" in entry:
+            raise ConfigError(
+                f"{dotted((*path, 'coupling'))}: coupling is a setting that this version cannot act on yet."
+            )
         title = entry.get("name")
         if title is not None and not isinstance(title, str):
             raise ConfigError(f"{dotted((*path, 'name'))}: text expected, found {title!r}.")
-    training = _training(entry.get("training"), study, (*path, "training"))
+        training = _training(entry.get("training"), study, (*path, "training"))
+        own = "lr_multipliers" in (entry.get("training") or {})
+        where: KeyPath = (*path, "training") if own else ("training",)
+        training = training_of(training, study.config.tasks, tasks, where)
     combinations = multiply(architecture, given, document, (*path, architecture))
     return [
         Cell(
@@ -127,6 +142,7 @@ def _expand_entry(study: Study, position: int) -> list[Cell]:
             tasks,
             training,
             balancing,
+            callbacks,
             position,
         )
         for settings, varied in combinations
@@ -311,6 +327,8 @@ def _name(
     balancing = entry.get("balancing")
     if balancing is not None:
         words += f" + {_human(balancing if isinstance(balancing, str) else next(iter(balancing)))}"
+    for callback in entry.get("callbacks") or ():
+        words += f" + {_human(callback if isinstance(callback, str) else next(iter(callback)))}"
     return words
 
 
@@ -330,6 +348,14 @@ def _full_name(architecture: str, settings: Mapping[str, Any]) -> str:
     return " ".join([_human(architecture), *(f"{_human(key)} {_human(settings[key])}" for key in settings)])
 
 
+def _name_with_all_settings(cell: Cell) -> str:
+    beside = [cell.balancing] if cell.balancing else []
+    extras = [
+        _full_name(name, given) for named in (*beside, *cell.callbacks) for name, given in named.items()
+    ]
+    return " + ".join([_full_name(cell.architecture, cell.settings), *extras])
+
+
 def _human(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
@@ -343,7 +369,7 @@ def _human(value: Any) -> str:
 def _with_unique_names(cells: Sequence[Cell]) -> list[Cell]:
     """Names that stand twice are told apart: by all settings, by tasks, at last by number."""
     longer: tuple[Callable[[Cell], str], ...] = (
-        lambda cell: _full_name(cell.architecture, cell.settings),
+        _name_with_all_settings,
         lambda cell: f"{cell.name} on {', '.join(cell.tasks)}",
         lambda cell: f"{cell.name} ({cell.id[:4]})",
     )

@@ -10,6 +10,7 @@ from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.study.cells import baselines, expand_cells
 from taskloom.study.config import Study
+from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
 from taskloom.study.prepare import dry_build, prepare_data
 from taskloom.study.runs import RunSpec, data_request, plan_runs
@@ -81,6 +82,7 @@ def train_cell(
         seed=spec.seed,
         folder=folder,
         balancer=build_balancer(spec),
+        callbacks=build_callbacks(spec.cell.callbacks),
         progress=progress,
     )
     batch = TrainingConfig().evaluation_batch

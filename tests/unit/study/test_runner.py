@@ -224,11 +224,11 @@ def test_a_run_stopped_in_the_middle_resumes_and_ends_the_same(
 
     Stop.__name__ = Quiet.__name__ = "Same"
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "fit", lambda *a, **k: fit(*a, callbacks=[Stop()], **k))
+        patch.setattr(worker, "fit", lambda *a, **k: fit(*a, **{**k, "callbacks": [Stop()]}))
         with pytest.raises(KeyboardInterrupt):
             run(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "fit", lambda *a, **k: fit(*a, callbacks=[Quiet()], **k))
+        patch.setattr(worker, "fit", lambda *a, **k: fit(*a, **{**k, "callbacks": [Quiet()]}))
         run(folder)
     with ResultsStore(folder / "out" / "results.sqlite", read_only=True) as store:
         assert store.records()[0].history["resumed_after"] == [2]
