@@ -39,7 +39,11 @@ class ChannelLinear(nn.Linear):
         """[N, in, ...] to [N, out, ...]."""
         if inputs.dim() == 2:
             return functional.linear(inputs, self.weight, self.bias)
-        outputs = functional.conv1d(inputs.flatten(2), self.weight.unsqueeze(2), self.bias)
+        # A batched product takes down to a tenth of the time of `conv1d` with a kernel of 1 on a CPU.
+        rows = inputs.flatten(2)
+        weight = self.weight.expand(len(rows), -1, -1)
+        bias = self._parameters["bias"]
+        outputs = weight @ rows if bias is None else torch.baddbmm(bias[None, :, None], weight, rows)
         return outputs.reshape(len(inputs), -1, *inputs.shape[2:])
 
 
