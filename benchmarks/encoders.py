@@ -7,9 +7,9 @@
 - `..._forward_vs_plain`: the same, forward in evaluation mode alone.
 
 The dropout of DeepConvLSTM is at the same places in both. Both start from the same weights, and their outputs
-are compared before anything is timed. They take turns, a few steps each, and who goes first alternates; a ratio
-is the median over the rounds. Freed memory stays with the process (_allocator.py) unless `--allocator system`.
-Last line: one JSON object.
+are compared before anything is timed. They take turns, a few steps each, and who goes first alternates; a
+ratio is the median over the rounds. Freed memory stays with the process (_allocator.py) unless `--allocator
+system`. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _allocator import keep_freed_memory
 from torch import Tensor, nn
 
 from taskloom import Multiclass, TaskSet, encoders, sharing
 from taskloom.sharing import MultiTaskNetwork
+from taskloom.training import keep_freed_memory
 
 CLASSES = 18
 BATCH = 100
