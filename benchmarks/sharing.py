@@ -11,7 +11,8 @@ of 1000 and 500; C.8 and C.6: DEAP, windows [32, 128, 40], heads of 56), classif
 - `gram_vs_svd`: that norm through Gram matrices / through the SVD of each unfolding, two of 512x256x3x3.
 
 All networks of one comparison take turns in every round; a ratio is the median over the rounds. Two threads.
-Freed memory stays with the process (see _allocator.py) unless `--allocator system`.
+Freed memory stays with the process (as in `taskloom study`, see training/allocator.py) unless
+`--allocator system`.
 Last line: one JSON object.
 """
 
@@ -27,7 +28,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from _allocator import keep_freed_memory
 from _gram_vs_svd import gram_vs_svd
 from torch import Tensor, nn
 
@@ -35,6 +35,7 @@ from taskloom import Multiclass, TaskSet, encoders, sharing
 from taskloom.encoders import Encoder
 from taskloom.encoders.thesis_002 import TABLES
 from taskloom.sharing import HeadSpec, MultiTaskNetwork
+from taskloom.training import keep_freed_memory
 
 Step = Callable[[], None]
 CONVOLUTIONS = ("conv_0", "conv_1", "conv_2")

@@ -113,12 +113,14 @@ def study(
     from taskloom.study.config import load_study
     from taskloom.study.progress import ConsoleProgress
     from taskloom.study.runner import run_study, writable
+    from taskloom.training import keep_freed_memory
 
     loaded = load_study(file, settings or ())
     folder = out or Path("runs") / loaded.name
     if dry_run:
         _dry_run(loaded, file, folder, data)
         return
+    keep_freed_memory()
     outcome = run_study(
         loaded,
         folder,
@@ -152,8 +154,10 @@ def train(
     """Train one cell of a study once, on the split of its first repeat, and write a bundle."""
     from taskloom.study.config import load_study
     from taskloom.study.single import train_cell
+    from taskloom.training import keep_freed_memory
 
     loaded = load_study(file, settings or ())
+    keep_freed_memory()
     trained = train_cell(loaded, cell, data=data, stores=_stores(loaded))
     path = _save(trained, out or Path(cell.replace(" ", "_").replace("/", "_")))
     _console().print(trained.test.table())

@@ -13,6 +13,14 @@ from taskloom.sharing.architectures import (
 )
 from taskloom.sharing.heads import HeadSpec
 from taskloom.sharing.mixing import CrossStitch
+from taskloom.sharing.modules import (
+    adashare,
+    mmoe,
+    mtan,
+    multilinear_relationship,
+    ple,
+    task_routing,
+)
 from taskloom.sharing.network import MultiTaskNetwork, ParameterGroup, PlanNetwork
 from taskloom.sharing.plan import CrossStitchSpec, Plan, StagePlan, TieSpec
 
@@ -29,10 +37,16 @@ __all__ = [
     "PlanNetwork",
     "StagePlan",
     "TieSpec",
+    "adashare",
     "build",
     "cross_stitch",
     "hard_sharing",
+    "mmoe",
+    "mtan",
+    "multilinear_relationship",
+    "ple",
     "register",
     "single_task",
     "soft_sharing",
+    "task_routing",
 ]

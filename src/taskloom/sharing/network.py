@@ -96,20 +96,23 @@ class MultiTaskNetwork(nn.Module, ABC):
         return {}
 
     def special_groups(self) -> list[ParameterGroup]:
-        """Shared parameters that have a learning rate of their own; `parameter_groups` sets them apart."""
+        """Parameters that have a learning rate of their own; `parameter_groups` sets them apart."""
         return []
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Every trainable parameter in exactly one group; groups without parameters are left out."""
         special = self.special_groups()
         apart = {id(parameter) for group in special for parameter in group.parameters}
-        shared = [parameter for parameter in self.shared_parameters() if id(parameter) not in apart]
-        groups = [
-            ParameterGroup("shared", shared),
+        plain = [
+            ParameterGroup("shared", self.shared_parameters()),
             *(ParameterGroup(f"task:{task}", self.task_parameters(task)) for task in self.tasks),
-            *special,
         ]
-        return [group for group in groups if group.parameters]
+        for group in plain:
+            group.parameters = [parameter for parameter in group.parameters if id(parameter) not in apart]
+        return [group for group in [*plain, *special] if group.parameters]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before every epoch of training (1 is the first), for architectures with a curriculum."""
 
 
 class PlanNetwork(MultiTaskNetwork):
@@ -164,7 +167,7 @@ class PlanNetwork(MultiTaskNetwork):
         self.stage_names = encoder.stage_names
         self._steps = compile_plan(plan)
         _check_inputs_stay(encoder, self._steps)
-        self._stage_keys = _keys(encoder.stage_names)
+        self._stage_keys = module_keys(encoder.stage_names)
         self.stages = nn.ModuleDict(
             {
                 key: _copies(encoder, index, plan, fresh=copies == "fresh")
@@ -172,7 +175,7 @@ class PlanNetwork(MultiTaskNetwork):
             }
         )
         specs = head_specs(head, tasks)
-        self._head_keys = dict(zip(tasks.names, _keys(tasks.names), strict=True))
+        self._head_keys = dict(zip(tasks.names, module_keys(tasks.names), strict=True))
         self.heads = nn.ModuleDict(
             {
                 self._head_keys[name]: specs[name].build(encoder.stage_shapes[-1], task.width)
@@ -216,11 +219,11 @@ class PlanNetwork(MultiTaskNetwork):
     def shared_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters of copies that several tasks use, of mixing and of ties."""
         copies = self._copies_used_by(lambda group: len(group) > 1)
-        return _trainable([*copies, self.mixing, self.ties])
+        return trainable([*copies, self.mixing, self.ties])
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """Trainable parameters of the copies that this task uses alone, and of its head."""
-        return _trainable(self.task_modules(task))
+        return trainable(self.task_modules(task))
 
     def task_modules(self, task: str) -> list[nn.Module]:
         """The copies that this task uses alone, in the order of the stages, and its head."""
@@ -308,11 +311,16 @@ def _copies(encoder: Encoder, index: int, plan: Plan, *, fresh: bool) -> nn.Modu
     """One copy of the stage per group, by the group's name."""
     partition = plan.stages[index].partition
     names = ["shared" if len(group) == len(plan.tasks) > 1 else "+".join(group) for group in partition]
-    return nn.ModuleDict({key: encoder.copy_stage(index, fresh=fresh) for key in _keys(names)})
+    return nn.ModuleDict({key: encoder.copy_stage(index, fresh=fresh) for key in module_keys(names)})
 
 
-def _keys(names: Sequence[str]) -> list[str]:
-    """Names as a module may have them: no dot or slash, none that a ModuleDict has already, none twice."""
+def module_keys(names: Sequence[str]) -> list[str]:
+    """Names as a module may have them: no dot or slash, none that a ModuleDict has already, none twice.
+
+    Example:
+        >>> module_keys(["age", "v1.0", "keys"])
+        ['age', 'v1_0', 'keys_']
+    """
     keys: list[str] = []
     for name in names:
         key = name.replace(".", "_").replace("/", "_")
@@ -326,7 +334,7 @@ def _by_multiplier(name: str, modules: Sequence[tuple[nn.Module, float]]) -> lis
     """One group per factor on the learning rate: `name`, or `name:<factor>` where there are several."""
     groups: dict[float, list[nn.Parameter]] = {}
     for module, multiplier in modules:
-        if parameters := _trainable([module]):
+        if parameters := trainable([module]):
             groups.setdefault(multiplier, []).extend(parameters)
     return [
         ParameterGroup(name if len(groups) == 1 else f"{name}:{multiplier:g}", parameters, multiplier)
@@ -344,7 +352,8 @@ def _largest_within(module: nn.Module, wanted: set[int]) -> list[nn.Module]:
     return [found for child in module.children() for found in _largest_within(child, wanted)]
 
 
-def _trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """All parameters of the modules that are to be trained."""
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 

@@ -17,6 +17,7 @@ import torch
 from taskloom.study.results import RunRecord
 from taskloom.study.runs import RunSpec
 from taskloom.study.worker import DataCache, StorageError, died, execute
+from taskloom.training import keep_freed_memory
 
 Started = Callable[[RunSpec], None]
 
@@ -125,6 +126,7 @@ def _work(connection: Connection, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     cache = DataCache()
     while True:
         try:

@@ -1,5 +1,6 @@
 """Training and evaluation: a short loop, its settings, callbacks, checkpoints and record."""
 
+from taskloom.training.allocator import keep_freed_memory
 from taskloom.training.callbacks import CALLBACKS, Callback, EarlyStopping, ProgressBar, TrainingState
 from taskloom.training.config import TrainingConfig
 from taskloom.training.evaluation import Evaluation, evaluate, resample_groups
@@ -24,6 +25,7 @@ __all__ = [
     "environment",
     "evaluate",
     "fit",
+    "keep_freed_memory",
     "resample_groups",
     "seed_everything",
 ]

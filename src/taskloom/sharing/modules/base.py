@@ -14,7 +14,7 @@ from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.executor import run_copies
 from taskloom.sharing.heads import HeadChoice, head_specs
-from taskloom.sharing.network import Features, MultiTaskNetwork, ParameterGroup
+from taskloom.sharing.network import Features, MultiTaskNetwork, module_keys, trainable
 from taskloom.sharing.plan import Copies, stage_index
 from taskloom.tasks import TaskSet
 
@@ -127,18 +127,6 @@ class ModuleNetwork(MultiTaskNetwork):
         owned = {id(parameter) for task in self.tasks for parameter in self.task_parameters(task)}
         return [parameter for parameter in trainable([self]) if id(parameter) not in owned]
 
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Every trainable parameter in exactly one group; those with a learning rate of their own apart."""
-        special = self.special_groups()
-        apart = {id(parameter) for group in special for parameter in group.parameters}
-        plain = [
-            ParameterGroup("shared", self.shared_parameters()),
-            *(ParameterGroup(f"task:{task}", self.task_parameters(task)) for task in self.tasks),
-        ]
-        for group in plain:
-            group.parameters = [parameter for parameter in group.parameters if id(parameter) not in apart]
-        return [group for group in [*plain, *special] if group.parameters]
-
     def head_of(self, task: str) -> nn.Module:
         """The task's head."""
         return self.heads[self._task_keys[task]]
@@ -163,27 +151,6 @@ class ModuleNetwork(MultiTaskNetwork):
         """Rows of a description: stages of which every task has a copy."""
         letters = [letter(index) for index in range(len(self.tasks))]
         return [[self.stage_names[index], *letters, "-"] for index in stages]
-
-
-def module_keys(names: Sequence[str]) -> list[str]:
-    """Names as an `nn.ModuleDict` may have them, as `PlanNetwork` writes them.
-
-    Example:
-        >>> module_keys(["age", "v1.0", "keys"])
-        ['age', 'v1_0', 'keys_']
-    """
-    keys: list[str] = []
-    for name in names:
-        key = name.replace(".", "_").replace("/", "_")
-        while hasattr(nn.ModuleDict, key) or key == "training" or key in keys:
-            key += "_"
-        keys.append(key)
-    return keys
-
-
-def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """All parameters of the modules that are to be trained."""
-    return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 def after_loading(network: nn.Module, hook: Callable[[nn.Module, object], None]) -> None:

@@ -17,11 +17,11 @@ from taskloom.sharing.modules.base import (
     ModuleNetwork,
     check_count,
     check_inputs_stay,
-    module_keys,
     stage_positions,
 )
 from taskloom.sharing.modules.positions import to_positions
 from taskloom.sharing.modules.registration import register_module
+from taskloom.sharing.network import module_keys
 from taskloom.sharing.plan import Copies
 from taskloom.tasks import TaskSet
 

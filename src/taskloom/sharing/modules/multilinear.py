@@ -18,10 +18,9 @@ from taskloom.sharing.modules.base import (
     check_count,
     check_inputs_stay,
     check_number,
-    module_keys,
 )
 from taskloom.sharing.modules.registration import register_module
-from taskloom.sharing.network import Features
+from taskloom.sharing.network import Features, module_keys
 from taskloom.sharing.plan import Copies
 from taskloom.tasks import TaskSet
 
