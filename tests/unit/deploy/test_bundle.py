@@ -27,6 +27,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hard_sharing": {"stages": 1, "from": "output"},
     "cross_stitch": {"after": "all", "per": "channel", "start": {"same": 0.9, "other": 0.1}},
     "soft_sharing": {"tie": "trace_norm", "weight": 0.1},
+    "mmoe": {"experts": 2},
+    "ple": {},
+    "mtan": {},
+    "task_routing": {"sharing": 0.6, "seed": 3},
+    "adashare": {},
+    "multilinear_relationship": {"task_stages": 1},
 }
 ENCODER_SETTINGS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "mlp": ((5,), {"hidden": [6]}),
@@ -34,6 +40,9 @@ ENCODER_SETTINGS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "opportunity_cnn": ((64, 6), {"width": 0.125}),
     "deap_cnn": ((128, 4), {}),
     "vgg5": ((3, 32, 32), {}),
+    "lstm": ((16, 3), {"hidden": [6, 5]}),
+    "deep_conv_lstm": ((24, 3), {"filters": [4, 4], "hidden": [6, 5]}),
+    "resnet18": ((3, 8, 8), {"stem": "small", "width": 0.125}),
 }
 
 

@@ -15,8 +15,11 @@ from taskloom.errors import ConfigError
 INPUTS = {
     "conv1d": (64, 5),
     "deap_cnn": (128, 4),
+    "deep_conv_lstm": (24, 2),
+    "lstm": (6, 3),
     "mlp": (9,),
     "opportunity_cnn": (64, 4),
+    "resnet18": (3, 32, 32),
     "vgg5": (3, 32, 48),
 }
 SMALL = {"opportunity_cnn": {"width": 0.02}, "deap_cnn": {"width": 0.1}}
