@@ -134,6 +134,7 @@ class GradVac(_Drawn):
 
     def weights(self, gramian: Array, index: Sequence[int]) -> Array:
         size = len(gramian)
+        gramian = gramian / np.trace(gramian)  # or the constants below would count with small gradients
         norms = np.sqrt(np.clip(np.diag(gramian), 0.0, None))
         total = np.zeros(size)
         for i in range(size):
@@ -319,7 +320,8 @@ class OwnProjector(DualConeProjector):
 def impartial(gramian: Array) -> Array:
     """IMTL-G (Liu et al. 2021, section 3.1; pseudo-inverse as in Quinton and Rey 2024): w ~ G^+ ||g||, sum 1.
 
-    The update has equal projections on all gradients.
+    The update has equal projections on all gradients. That its weights sum to 1 is the paper's choice, and it
+    can turn the update around: where w ~ sums to less than 0, every loss rises, in the paper's code as here.
 
     Raises:
         SolverError: The weights sum to 0, so that they cannot be scaled to 1.
