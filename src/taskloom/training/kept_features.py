@@ -191,25 +191,23 @@ def keep_rows(
     """
     if not remainder.has_front:
         return "tasks that learn have stages of their own before what is frozen"
-    rows: Tensor | None = None
-    layout: Layout = ()
-    chunks = _chunks(len(dataset), batch)
-    first = next(chunks)
-    if inputs_vary(dataset, first):
+    if inputs_vary(dataset, range(min(batch, len(dataset)))):
         return "the inputs differ each time they are read"
-    with in_evaluation_mode(remainder):
-        for index in (first, *chunks):
-            inputs = dataset.__getitems__(index)
-            check_inputs(inputs)
-            with precision(), torch.no_grad():
-                block, layout = remainder.kept_row(inputs.inputs.to(device), part)
-            if rows is None:
-                needed = len(dataset) * math.prod(block.shape[1:]) * block.element_size()
-                if needed > budget_bytes:
-                    return f"they need {mebibytes(needed)}, the budget left is {mebibytes(budget_bytes)}"
-                rows = torch.empty(len(dataset), block.shape[1], dtype=block.dtype)
-            rows[index[0] : index[-1] + 1] = block.cpu()
-    assert rows is not None
+    with in_evaluation_mode(remainder), torch.no_grad():
+
+        def of_front(index: list[int]) -> tuple[Tensor, Layout]:
+            read = dataset.__getitems__(index)
+            check_inputs(read)
+            with precision():
+                return remainder.kept_row(read.inputs.to(device), part)
+
+        row, layout = of_front([0])
+        needed = len(dataset) * row.numel() * row.element_size()
+        if needed > budget_bytes:
+            return f"they need {in_words(needed)}, the budget left is {in_words(budget_bytes)}"
+        rows = torch.empty(len(dataset), row.shape[1], dtype=row.dtype)
+        for index in _chunks(len(dataset), batch):
+            rows[index[0] : index[-1] + 1] = of_front(index)[0].cpu()
     remainder.layouts[part] = layout
     return KeptRows(rows, dataset.labels, dataset.tasks, dataset.groups)
 
@@ -248,7 +246,7 @@ def keep_features(
         kept[part] = rows
         size = rows.rows.numel() * rows.rows.element_size()
         budget_bytes -= size
-        notes.append(f"features of the {len(rows):,} {part} rows are kept in memory, {mebibytes(size)}")
+        notes.append(f"features of the {len(rows):,} {part} rows are kept in memory, {in_words(size)}")
     return kept, notes
 
 
@@ -258,14 +256,14 @@ def inputs_vary(dataset: TaskDataset, indices: Sequence[int]) -> bool:
     return not torch.equal(first, second)
 
 
-def mebibytes(count: int) -> str:
-    """A number of bytes in MiB, for people.
+def in_words(num_bytes: int) -> str:
+    """A number of bytes, for people.
 
     Example:
-        >>> mebibytes(3 * 2**20 // 2)
-        '1.5 MiB'
+        >>> in_words(3 * 2**19), in_words(512)
+        ('1.5 MiB', '0.5 KiB')
     """
-    return f"{count / 2**20:,.1f} MiB"
+    return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:.1f} KiB"
 
 
 def _taken_apart(rows: Tensor, layout: Layout) -> dict[str, Tensor]:
