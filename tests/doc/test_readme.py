@@ -27,8 +27,7 @@ def _block(section: str, language: str) -> str:
 
 
 def _study(section: str) -> dict[str, Any]:
-    """The section's study; the sections that it does not give stand in the first example."""
-    return {**yaml.safe_load(_block("Your own CSV", "yaml")), **yaml.safe_load(_block(section, "yaml"))}
+    return dict(yaml.safe_load(_block(section, "yaml")))
 
 
 def _run(folder: Path, study: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
