@@ -40,7 +40,7 @@ def network(
         settings = {"stages": 1}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = encoders.mlp((4,), hidden=[6, 5])
+        encoder = encoders.mlp((4,), hidden=[16, 8])
         return sharing.build(architecture, encoder, tasks, **settings)
 
 
@@ -128,7 +128,7 @@ def in_two_processes(
                 mine.backward(joined, own)
                 descend(mine, own)
             models[rank] = own
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  the other thread must not wait for ever
             barrier.abort()
             errors.append(error)
 

@@ -42,8 +42,9 @@ class FAMO(LossWeighting):
         super().__init__()
         self.lr = check_number("balancing.famo.lr", lr, above=0)
         self.weight_decay = check_number("balancing.famo.weight_decay", weight_decay, least=0)
-        self._logits = self._before = self._seen = self._steps = torch.zeros(0)
-        self._moments = torch.zeros(2, 0)
+        # One element each until the start: processes cannot be given an empty tensor.
+        self._logits = self._before = self._seen = self._steps = torch.zeros(1)
+        self._moments = torch.zeros(2, 1)
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
@@ -257,8 +258,8 @@ class Scalarization(LossWeighting):
         super().__init__()
         self.name, self._make, self._plain = name, make, dict(settings or {})
         self._per_task = {key: dict(value) for key, value in (per_task or {}).items() if value is not None}
-        self._sums = torch.zeros(0, dtype=torch.float64)
-        self._seen = torch.zeros(0)
+        self._sums = torch.zeros(1, dtype=torch.float64)
+        self._seen = torch.zeros(1)
 
     def check_tasks(self, tasks: TaskSet) -> None:
         for key, values in self._per_task.items():

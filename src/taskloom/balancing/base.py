@@ -20,6 +20,20 @@ if TYPE_CHECKING:  # a balancer only calls methods of both: importing them would
     from taskloom.losses import SumCount
     from taskloom.sharing.network import MultiTaskNetwork
 
+
+class Draw(torch.Generator):
+    """A generator of random numbers that processes can be given: the state travels as bytes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # type: ignore[override]
+        return _draw_from, (self.get_state().numpy().tobytes(),)
+
+
+def _draw_from(state: bytes) -> Draw:
+    draw = Draw()
+    draw.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    return draw
+
+
 EpochValues = Mapping[str, float | None]
 """A value per task over an epoch; None where the task had no label."""
 

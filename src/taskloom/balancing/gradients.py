@@ -106,12 +106,12 @@ class Rows:
     """
 
     def __init__(self) -> None:
-        self._memory = torch.zeros(0, 0)
+        self._memory = torch.zeros(1, 0)
         self.tasks: list[str] = []
 
-    def __getstate__(self) -> dict[str, object]:
-        """Copies and processes start without the rows: they belong to the step that made them."""
-        return {"_memory": torch.zeros(0, 0), "tasks": []}
+    def __reduce__(self) -> tuple[type[Rows], tuple[()]]:
+        """Copies and processes start without rows: they belong to the step that made them."""
+        return Rows, ()
 
     @property
     def matrix(self) -> Tensor:

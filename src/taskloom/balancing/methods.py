@@ -18,7 +18,7 @@ import torchjd.aggregation as torchjd
 from torch import Tensor, nn
 
 from taskloom.balancing.aggregation import GradientAggregation, MatrixMethod, Place
-from taskloom.balancing.base import BALANCERS, check_count, check_number
+from taskloom.balancing.base import BALANCERS, Draw, check_count, check_number
 from taskloom.balancing.solvers import Array, Solver, SolverError, fair
 from taskloom.balancing.weightings import (
     Formula,
@@ -189,7 +189,7 @@ class GradDrop(MatrixMethod):
 
     def __init__(self, leak: float) -> None:
         self.leak = leak
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = Draw()
 
     def start(self, num_tasks: int, seed: int) -> None:
         del num_tasks

@@ -20,6 +20,7 @@ import torchjd.aggregation as torchjd
 from torch import nn
 from torchjd.linalg import DualConeProjector
 
+from taskloom.balancing.base import Draw
 from taskloom.balancing.solvers import (
     Array,
     SolverError,
@@ -74,7 +75,7 @@ class _Drawn(Weighting):
     """Base of weightings that draw; the same numbers in every process."""
 
     def __init__(self) -> None:
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = Draw()
 
     def start(self, num_tasks: int, seed: int) -> None:
         del num_tasks

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from taskloom.balancing.base import (
     BALANCERS,
     Balancer,
+    Draw,
     check_gradients,
     check_names,
     check_number,
@@ -306,7 +307,7 @@ class RandomWeights(LossWeighting):
 
     def __init__(self) -> None:
         super().__init__()
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = Draw()
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
