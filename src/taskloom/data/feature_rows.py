@@ -94,6 +94,8 @@ class FeatureRows:
         self.num_features = array.shape[1] if packed_bits is None else packed_bits
         self.names = tuple(names) if names is not None else tuple(str(i) for i in range(self.num_features))
         self.standardization = standardization
+        self.left_out: tuple[str, ...] = ()
+        """Columns of the table that "rest" left out because they hold text or nothing."""
 
     def __len__(self) -> int:
         return len(self.array)
@@ -178,17 +180,23 @@ def read_features(
         exclude: Columns or globs that "rest" and globs leave out.
 
     Raises:
-        DataError: An unknown column, a cell that is not a number, no feature at all, or an array that is
-            missing or has not as many rows as the table.
+        DataError: An unknown column, a cell that is not a number (with "rest": in a column of numbers), no
+            feature at all, or an array that is missing or has not as many rows as the table.
         ConfigError: `settings` is none of the forms above.
     """
     if isinstance(settings, Mapping):
         return _array_features(table, settings, folder)
-    names = select_columns(table, settings, taken, exclude)
-    array = np.empty((len(table), len(names)), dtype=np.float32)
-    for position, name in enumerate(names):
-        array[:, position] = table.numbers(name)
-    return FeatureRows(array, names)
+    if settings == "rest":
+        numbers, left_out = _rest(table, taken, exclude)
+    else:
+        names = select_columns(table, settings, taken, exclude)
+        numbers, left_out = {name: table.numbers(name) for name in names}, ()
+    array = np.empty((len(table), len(numbers)), dtype=np.float32)
+    for position, values in enumerate(numbers.values()):
+        array[:, position] = values
+    features = FeatureRows(array, tuple(numbers))
+    features.left_out = left_out
+    return features
 
 
 def feature_files(settings: FeatureSettings, folder: Path) -> list[Path]:
@@ -198,6 +206,18 @@ def feature_files(settings: FeatureSettings, folder: Path) -> list[Path]:
     return [folder / str(settings[key]) for key in ("npz", "npy") if key in settings]
 
 
+def _rest(
+    table: Table, taken: Sequence[str], exclude: Sequence[str]
+) -> tuple[dict[str, NDArray[np.float64]], tuple[str, ...]]:
+    """Values of every numeric column that nobody else has, and the columns that are not numeric."""
+    unwanted = _unwanted(table, taken, exclude)
+    columns = {name: table.numbers_or_none(name) for name in table.columns if name not in unwanted}
+    numbers = {name: values for name, values in columns.items() if values is not None}
+    if not numbers:
+        raise _no_feature(table)
+    return numbers, tuple(name for name in columns if name not in numbers)
+
+
 def select_columns(
     table: Table, wanted: str | Sequence[str], taken: Sequence[str], exclude: Sequence[str] = ()
 ) -> tuple[str, ...]:
@@ -205,26 +225,29 @@ def select_columns(
 
     Args:
         table: The table.
-        wanted: "rest", one name or glob, or a list of them.
-        taken: Columns that "rest" and globs leave out.
-        exclude: Columns or globs that "rest" and globs leave out.
+        wanted: One name or glob, or a list of them.
+        taken: Columns that globs leave out.
+        exclude: Columns or globs that globs leave out.
 
     Raises:
         DataError: A name or glob that no column fits, or nothing left.
     """
-    left_out = set(taken)
-    for pattern in exclude:
-        left_out |= set(_matching(table, pattern, "`exclude`"))
-    if wanted == "rest":
-        chosen = {name for name in table.columns if name not in left_out and table.is_numeric(name)}
-    else:
-        chosen = set()
-        for pattern in [wanted] if isinstance(wanted, str) else wanted:
-            found = _matching(table, str(pattern), "`features`")
-            chosen |= set(found) if pattern in table.columns else set(found) - left_out
+    unwanted = _unwanted(table, taken, exclude)
+    chosen = set()
+    for pattern in [wanted] if isinstance(wanted, str) else wanted:
+        found = _matching(table, str(pattern), "`features`")
+        chosen |= set(found) if pattern in table.columns else set(found) - unwanted
     if not chosen:
-        raise DataError(f"{table.path}: no feature column is left; check `features` and `exclude`.")
+        raise _no_feature(table)
     return tuple(name for name in table.columns if name in chosen)
+
+
+def _unwanted(table: Table, taken: Sequence[str], exclude: Sequence[str]) -> set[str]:
+    return {*taken, *(name for pattern in exclude for name in _matching(table, pattern, "`exclude`"))}
+
+
+def _no_feature(table: Table) -> DataError:
+    return DataError(f"{table.path}: no feature column is left; check `features` and `exclude`.")
 
 
 def _matching(table: Table, pattern: str, purpose: str) -> list[str]:

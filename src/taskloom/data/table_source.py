@@ -207,6 +207,8 @@ def load_table(
     parts, notes = labelled.split(rows, labelled.labels, seed=seed)
     if num_missing:
         notes.append(f"{num_missing} missing feature values were filled in ({impute}, fitted on train).")
+    if features.left_out:
+        notes.append(f"Not used as features: {', '.join(features.left_out)} (text or blank).")
     features, fitted = _standardized(features, parts.train, settings, impute)
     beside = feature_files(settings.get("features", "rest"), root)
     about = labelled.about("table", labelled.labels, parts, notes, beside=beside)

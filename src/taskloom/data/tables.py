@@ -84,22 +84,21 @@ class Table:
         Raises:
             DataError: A cell is not a finite number; file, line and column are named.
         """
-        cells = self._trimmed(name)
-        given = pc.not_equal(cells, "")
-        try:
-            cast = pc.cast(pc.if_else(given, cells, pa.scalar(None, pa.string())), pa.float64())
-            values = np.asarray(cast.to_numpy(zero_copy_only=False), dtype=np.float64)
-        except pa.ArrowInvalid:
-            values = pd.to_numeric(pd.Series(self.text(name)), errors="coerce").to_numpy(
-                np.float64, copy=True
-            )
-        bad = np.flatnonzero(np.asarray(given.to_numpy(zero_copy_only=False)) & ~np.isfinite(values))
-        if bad.size:
-            row = int(bad[0])
-            raise DataError(
-                f"{self.where(row, name)}: a number expected, found `{self.text(name)[row]}`; leave the cell "
-                "blank where it is missing."
-            )
+        values, given, _ = self._parsed(name)
+        self._check_finite(name, values, given, "leave the cell blank where it is missing")
+        return values
+
+    def numbers_or_none(self, name: str) -> NDArray[np.float64] | None:
+        """Returns a column as `numbers` does, or None where at most half of the cells given are numbers.
+
+        Raises:
+            DataError: More than half of the cells are numbers, but one is not: a slip, not a column of text.
+        """
+        values, given, is_number = self._parsed(name)
+        if 2 * is_number.sum() <= given.sum():
+            return None
+        way_out = "mend the cell, or leave the column out with `exclude`"
+        self._check_finite(name, values, given, way_out)
         return values
 
     def is_numeric(self, name: str) -> bool:
@@ -108,16 +107,31 @@ class Table:
         A cell that reads "inf" or "nan" is a number here, so that `numbers` is asked for the column and
         refuses the cell by its place; a column would else be left out in silence.
         """
+        _, given, is_number = self._parsed(name)
+        return bool(given.any() and is_number.sum() == given.sum())
+
+    def _parsed(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Values (NaN where there is no number), which cells are given, and which of them are numbers."""
         cells = self._trimmed(name)
-        given = pc.filter(cells, pc.not_equal(cells, ""))
-        if len(given) == 0:
-            return False
+        blank = pc.equal(cells, "")
+        given = ~np.asarray(blank.to_numpy(zero_copy_only=False))
         try:
-            pc.cast(given, pa.float64())
+            cast = pc.cast(pc.if_else(blank, pa.scalar(None, pa.string()), cells), pa.float64())
+            return np.asarray(cast.to_numpy(zero_copy_only=False), dtype=np.float64), given, given
         except pa.ArrowInvalid:
-            numbers = pd.to_numeric(given.to_pandas(), errors="coerce")
-            return bool(numbers.notna().all())
-        return True
+            texts = pd.Series(self.text(name))
+            values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, copy=True)
+            return values, given, ~np.isnan(values)
+
+    def _check_finite(
+        self, name: str, values: NDArray[np.float64], given: NDArray[np.bool_], way_out: str
+    ) -> None:
+        bad = np.flatnonzero(given & ~np.isfinite(values))
+        if bad.size:
+            row = int(bad[0])
+            raise DataError(
+                f"{self.where(row, name)}: a number expected, found `{self.text(name)[row]}`; {way_out}."
+            )
 
     def where(self, row: int, column: str) -> str:
         """Says where a cell stands: file, line (1-based, the header is line 1) and column."""

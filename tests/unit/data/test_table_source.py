@@ -59,6 +59,11 @@ def rows_of(data: DataSplits) -> dict[str, list[int]]:
     return {part: getattr(data, part).rows.tolist() for part in PARTS}
 
 
+def test_columns_that_rest_leaves_out_are_named_in_the_notes(folder: Path) -> None:
+    notes = loaded(folder, {"by": "person"}).about["notes"]
+    assert "Not used as features: note, part (text or blank)." in notes
+
+
 def test_every_row_keeps_its_own_labels_and_features(folder: Path, frame: pd.DataFrame) -> None:
     data = loaded(folder, {"by": "person"}, features=["height"], standardize=False)
     rows = rows_of(data)

@@ -139,6 +139,19 @@ def test_rest_takes_every_numeric_column_that_nobody_else_has(people: Table) -> 
     assert features.gather(np.array([2]))[0].tolist() == [152.0, 1.0]
 
 
+def test_rest_refuses_one_word_among_numbers_and_lists_what_it_leaves_out(tmp_path: Path) -> None:
+    rows = [f"{row},name {row},{row},," for row in range(400)]
+    table = read_table(written(tmp_path, "\n".join(["x,name,y,blank,z", *rows, "7,b,abc,,3"])))
+    place = r"table\.csv:402: column `y`: a number expected, found `abc`; mend .* `exclude`"
+    with pytest.raises(DataError, match=place):
+        read_features(table, "rest", folder=Path(), taken=[])
+    features = read_features(table, "rest", folder=Path(), taken=[], exclude=["y"])
+    assert (features.names, features.left_out) == (("x", "z"), ("name", "blank"))
+    # Half words is a column of text; a single word more than half of numbers is not.
+    halves = read_table(written(tmp_path, "a,b\n1,1\nu,2\n3,3\nv,4\n"))
+    assert read_features(halves, "rest", folder=Path(), taken=[]).left_out == ("a",)
+
+
 def test_globs_follow_the_order_of_the_table_and_names_win_over_globs(tmp_path: Path) -> None:
     table = read_table(written(tmp_path, "x[1],x1,y,x2\n1,2,3,4\n5,6,7,8\n"))
     assert read_features(table, ["y", "x?"], folder=Path(), taken=["x2"]).names == ("x1", "y")
