@@ -95,5 +95,8 @@ class TinyNetwork(nn.Module):
             Group("heads", list(self.heads.parameters()), lr_multiplier=2.0),
         ]
 
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
     def mixing_matrices(self) -> dict[str, Tensor]:
         return {"shared": torch.eye(len(self.tasks))}

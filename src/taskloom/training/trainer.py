@@ -180,7 +180,8 @@ class Trainer:
         state.epoch, state.step = epoch, 0
         rates = learning_rates(state.optimizer)
         self.model.train()
-        self.model.set_epoch(epoch)
+        if not state.freezing.shared:  # a curriculum that went on would change what is frozen
+            self.model.set_epoch(epoch)
         state.freezing.set_modes()
         for callback in self.callbacks:
             callback.epoch_start(state)

@@ -1,4 +1,4 @@
-"""A factor on the learning rate is a factor on the step, for a task, for mixing, for ties, for the weights."""
+"""A factor on the learning rate is a factor on the step: for a task, for mixing, for the balancer."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_factor_multiplies_that_of_the_architecture() -> None:
 
 
 def test_one_step_is_as_long_as_the_factor() -> None:
-    """One step of plain gradient descent: the change of a task's own weights is its factor times the change."""
+    """One step of gradient descent: the change of a task's own weights is its factor times what it was."""
     changes = []
     for factor in (1.0, 0.25):
         model = network("hard sharing from the input", dropout=0.0)
@@ -98,7 +98,7 @@ def test_what_a_network_does_not_have_is_noted() -> None:
         ({"moood": 1.0}, r"training\.lr_multipliers\.moood is neither a task nor .* Did you mean `mood`\?"),
         (
             {"mixings": 1.0},
-            r"Did you mean `mixing`\? Known: age, gender, mood, shared, mixing, tie, balancer\.",
+            r"Did you mean `mixing`\? Known: age, gender, mood, shared, mixing, tie",
         ),
     ],
 )
