@@ -87,14 +87,12 @@ def execute(spec: RunSpec, cache: DataCache) -> RunRecord:
     except TaskloomError as error:
         _refuse_storage(error, spec)
         return _failed(spec, started, time.monotonic() - clock, str(error))
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, ArithmeticError, AssertionError) as error:
-        # One run may fail in ways nobody foresaw (memory, a defect); the others go on, and it is told.
+    except Exception as error:  # noqa: BLE001
+        # One run may fail in ways nobody foresaw (memory, a defect, anything in a user's module): the days
+        # of the other runs must not hang on it. It is told, with its traceback in a file; Ctrl-C passes.
         _refuse_storage(error, spec)
         _keep_traceback(spec)
-        reason = " ".join(str(error).split()) or "no message"
-        if len(reason) > 300:
-            reason = f"{reason[:300]}..."
-        return _failed(spec, started, time.monotonic() - clock, f"{type(error).__name__}: {reason}")
+        return _failed(spec, started, time.monotonic() - clock, _unforeseen(error))
     return _record(spec, started, time.monotonic() - clock, *result)
 
 
@@ -160,6 +158,14 @@ def _record(
         details=details,
         metrics=tuple(metrics),
     )
+
+
+def _unforeseen(error: Exception) -> str:
+    """One line on an error that taskloom did not raise itself."""
+    if isinstance(error, MemoryError):
+        return "the memory was not enough; a smaller training.batch or fewer --jobs need less."
+    reason = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {reason if len(reason) <= 300 else f'{reason[:300]}...'}"
 
 
 def _failed(spec: RunSpec, started: str, seconds: float, message: str) -> RunRecord:
