@@ -47,14 +47,13 @@ def resolve_label_columns(
     else:
         declared, named = _without_columns(settings)
         given = {**named, **given}
-        known = {
+        tasks = resolve_tasks({name: _sized(entry, given.get(name)) for name, entry in declared.items()}, {})
+    tasks = tasks.with_classes(
+        {
             name: classes_in_column(table, _single(name, given.get(name, (name,))), name)
-            for name, entry in declared.items()
-            if entry.get("kind") in ("binary", "multiclass") and "classes" not in entry
+            for name in tasks.without_classes
         }
-        tasks = resolve_tasks(
-            {name: _sized(entry, given.get(name)) for name, entry in declared.items()}, known
-        )
+    )
     for name in given:
         if name not in tasks:
             raise ConfigError(f"columns: `{name}` is not a task.{did_you_mean(name, tasks)}")

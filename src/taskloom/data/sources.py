@@ -99,25 +99,19 @@ def resolve_tasks(tasks: TaskSettings, known_classes: Mapping[str, Sequence[str]
     """Builds the TaskSet, with classes from the data where the declaration gives none.
 
     Args:
-        tasks: A TaskSet (returned as it is) or settings by task name.
+        tasks: A TaskSet or settings by task name.
         known_classes: Per task, its class names in code order, as the data know them.
 
     Raises:
-        ConfigError: A setting does not fit, or a task has no classes here or there.
+        ConfigError: A setting does not fit.
 
     Example:
         >>> resolve_tasks({"sex": {"kind": "binary"}}, {"sex": ("F", "M")})["sex"].class_names
         ('F', 'M')
     """
-    if isinstance(tasks, TaskSet):
-        return tasks
-    built = []
-    for name, settings in tasks.items():
-        entry = {**settings, "name": name}
-        if entry.get("kind") in ("binary", "multiclass") and "classes" not in entry and name in known_classes:
-            entry["classes"] = tuple(known_classes[name])
-        built.append(task_from_dict(entry))
-    return TaskSet(*built)
+    if not isinstance(tasks, TaskSet):
+        tasks = TaskSet(*(task_from_dict({**settings, "name": name}) for name, settings in tasks.items()))
+    return tasks.with_classes(known_classes)
 
 
 def checksums(paths: Iterable[Path], root: Path) -> dict[str, str]:

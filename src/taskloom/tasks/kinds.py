@@ -146,14 +146,15 @@ class Binary(Task):
     """One of two classes; the head gives one logit for the second class.
 
     Args:
-        classes: Labels of the two classes as they stand in the data, the positive class second.
+        classes: Labels of the two classes as they stand in the data, the positive class second. Where they
+            are not given, a reader finds them in the data; until then they are "0" and "1".
 
     Example:
         >>> Binary("gender", ("F", "M")).width
         1
     """
 
-    classes: tuple[str, str] = ("0", "1")
+    classes: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "binary"
     known_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "f1", "auc")
@@ -162,7 +163,7 @@ class Binary(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "classes", _names(self.name, "classes", self.classes))
-        if len(self.classes) != 2:
+        if len(self.classes) not in (0, 2):
             raise ConfigError(
                 f"tasks.{self.name}.classes: a binary task has two classes, found {len(self.classes)}; "
                 "use a multiclass task."
@@ -174,7 +175,7 @@ class Binary(Task):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.classes
+        return self.classes or ("0", "1")
 
     def decode(self, output: Tensor) -> Tensor:
         return output.squeeze(1).sigmoid()
@@ -186,6 +187,10 @@ class Multiclass(Task):
 
     Args:
         classes: The class labels as they stand in the data, in code order, or their number (then "0".."C-1").
+            Where they are not given, a reader finds them in the data; until then there is no width.
+
+    Raises:
+        ConfigError: One class only; or `width` and `class_names` are asked for before the classes are known.
 
     Example:
         >>> Multiclass("digit", 10).class_names[:3]
@@ -206,11 +211,13 @@ class Multiclass(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "classes", _names(self.name, "classes", self.classes))
-        if self.width < 2:
+        names = _names(self.name, "classes", self.classes)
+        # () says that the data know; the number 0 is a mistake.
+        if len(names) == 1 or self.classes == 0:
             raise ConfigError(
-                f"tasks.{self.name}.classes: a multiclass task needs two classes or more, found {self.width}."
+                f"tasks.{self.name}.classes: a multiclass task needs two classes or more, found {len(names)}."
             )
+        object.__setattr__(self, "classes", names)
 
     @property
     def width(self) -> int:
@@ -219,6 +226,11 @@ class Multiclass(Task):
     @property
     def class_names(self) -> tuple[str, ...]:
         assert isinstance(self.classes, tuple)  # __post_init__ replaced a number by names
+        if not self.classes:
+            raise ConfigError(
+                f"tasks.{self.name}.classes: not known yet; name them, or take the tasks of the loaded data "
+                "(`data.tasks`), which has found them."
+            )
         return self.classes
 
     def decode(self, output: Tensor) -> Tensor:

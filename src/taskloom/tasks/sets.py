@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from taskloom.errors import ConfigError, did_you_mean
-from taskloom.tasks.kinds import Landmarks, Regression, Task, task_from_dict
+from taskloom.tasks.kinds import Binary, Landmarks, Multiclass, Regression, Task, task_from_dict
 
 
 class TaskSet(Mapping[str, Task]):
@@ -71,6 +72,34 @@ class TaskSet(Mapping[str, Task]):
         """Returns a set in which each given task stands in place of the one of the same name."""
         new = {self[task.name].name: task for task in tasks}
         return TaskSet(*(new.get(name, task) for name, task in self._tasks.items()))
+
+    @property
+    def without_classes(self) -> tuple[str, ...]:
+        """Names of the binary and multiclass tasks whose classes the data have still to say."""
+        return tuple(
+            name
+            for name, task in self._tasks.items()
+            if isinstance(task, Binary | Multiclass) and not task.classes
+        )
+
+    def with_classes(self, known: Mapping[str, Sequence[str]]) -> TaskSet:
+        """Returns a set in which tasks built without classes have those that are known; others stay.
+
+        Raises:
+            ConfigError: A binary task of which more than two are known, or any of one class.
+
+        Example:
+            >>> from taskloom.tasks import Binary
+            >>> tasks = TaskSet(Binary("smiling"), Binary("sex", ("F", "M")))
+            >>> tasks.with_classes({"smiling": ("no", "yes"), "sex": ("M", "F")})["sex"].class_names
+            ('F', 'M')
+        """
+        found = []
+        for name in self.without_classes:
+            task = self._tasks[name]
+            if isinstance(task, Binary | Multiclass) and name in known:
+                found.append(dataclasses.replace(task, classes=tuple(known[name])))
+        return self.replaced(*found)
 
     def fit(self, labels: Labels) -> TaskSet:
         """Returns a set whose regression and landmark tasks are standardised on the labels that are present.

@@ -207,8 +207,9 @@ def test_resolve_tasks() -> None:
         {"a": ("n", "p"), "b": ("q", "r")},
     )
     assert (tasks["a"], tasks["b"]) == (Binary("a", ("n", "p")), Binary("b", ("x", "y")))
-    with pytest.raises(ConfigError, match=r"tasks\.a\.classes"):
-        resolve_tasks({"a": {"kind": "multiclass"}}, {})
+    unknown = resolve_tasks({"a": {"kind": "multiclass"}}, {})
+    with pytest.raises(ConfigError, match=r"tasks\.a\.classes: not known yet"):
+        unknown["a"].width  # noqa: B018  # the property raises
 
 
 def test_checksums_are_sha256(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from taskloom.data import sources
 from taskloom.data.batch import DataSplits, TaskDataset, make_loader
 from taskloom.data.table_source import any_present, load_table, table
 from taskloom.errors import ConfigError, DataError
-from taskloom.tasks import Labels, Regression, TaskSet
+from taskloom.tasks import Binary, Labels, Multiclass, Regression, TaskSet
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 TASKS: dict[str, dict[str, Any]] = {"age": {"kind": "regression"}, "sex": {"kind": "binary"}}
@@ -57,6 +57,22 @@ def loaded(
 
 def rows_of(data: DataSplits) -> dict[str, list[int]]:
     return {part: getattr(data, part).rows.tolist() for part in PARTS}
+
+
+def test_a_task_set_without_classes_gets_what_a_study_file_gets(folder: Path, frame: pd.DataFrame) -> None:
+    frame["smiling"] = ["yes", "no", ""] * 20
+    frame.to_csv(folder / "people.csv", index=False)
+    built = TaskSet(Binary("smiling"), Multiclass("part"), Binary("sex", ("M", "F")))
+    kinds = {"smiling": "binary", "part": "multiclass", "sex": "binary"}
+    declared = {name: {"kind": kind} for name, kind in kinds.items()}
+    declared["sex"]["classes"] = ["M", "F"]  # type: ignore[assignment]
+    first = table(folder / "people.csv", built, exclude=["note"], impute="mean")
+    second = table(folder / "people.csv", declared, exclude=["note"], impute="mean")
+    assert first.tasks == second.tasks
+    assert first.tasks["smiling"].class_names == ("no", "yes")
+    assert torch.equal(first.test.labels.values["smiling"], second.test.labels.values["smiling"])
+    with pytest.raises(DataError, match="`no` is not a class of task `smiling`"):
+        table(folder / "people.csv", TaskSet(Binary("smiling", ("0", "1"))), impute="mean")
 
 
 def test_columns_that_rest_leaves_out_are_named_in_the_notes(folder: Path) -> None:

@@ -133,6 +133,15 @@ def test_a_number_of_classes_names_them_by_their_codes() -> None:
     assert Multiclass("digit", [3, 1]).class_names == ("3", "1")  # type: ignore[arg-type]  # as YAML gives them
 
 
+def test_classes_that_are_not_given_differ_from_classes_named_0_and_1() -> None:
+    assert Binary("sex").class_names == Binary("sex", ("0", "1")).class_names
+    assert Binary("sex").width == 1
+    assert Binary("sex") != Binary("sex", ("0", "1"))
+    for asked in ("width", "class_names"):
+        with pytest.raises(ConfigError, match=r"tasks\.digit\.classes: not known yet.*`data\.tasks`"):
+            getattr(Multiclass("digit"), asked)
+
+
 def test_the_primary_metric_comes_first_and_every_other_follows_once() -> None:
     task = Binary("sex", metric="auc")
     assert task.metrics == ("auc", "accuracy", "balanced_accuracy", "f1")

@@ -141,3 +141,14 @@ def test_labels_that_do_not_fit_each_other_are_refused() -> None:
         Labels({"age": torch.zeros(2)}, {"sex": there})
     with pytest.raises(ValueError, match=r"\[2, 3\]"):
         Labels({"age": torch.zeros(3)}, {"age": there})
+
+
+def test_classes_from_the_data_reach_only_the_tasks_that_were_built_without() -> None:
+    tasks = TaskSet(Binary("sex"), Multiclass("digit"), Binary("given", ("0", "1")), Regression("age"))
+    assert tasks.without_classes == ("sex", "digit")
+    known = dict.fromkeys(tasks, ("b", "a"))
+    assert tasks.with_classes(known) == TaskSet(
+        Binary("sex", ("b", "a")), Multiclass("digit", ("b", "a")), Binary("given", ("0", "1")), tasks["age"]
+    )
+    with pytest.raises(ConfigError, match=r"tasks\.sex\.classes: .* found 3"):
+        tasks.with_classes({"sex": ("a", "b", "c")})
