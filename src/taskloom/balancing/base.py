@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a balancer only calls methods of both: importing them would
 class Draw(torch.Generator):
     """A generator of random numbers that processes can be given: the state travels as bytes."""
 
-    def __reduce__(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[Any, ...]:
         return _draw_from, (self.get_state().numpy().tobytes(),)
 
 
