@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from taskloom.errors import ConfigError, DataError
-from taskloom.tasks import Labels
+from taskloom.tasks import Binary, Labels, Landmarks, Regression, Task
 
 if TYPE_CHECKING:
     from taskloom.training.trainer import Run
@@ -29,7 +30,11 @@ def check_callbacks(run: Run) -> None:
 
 
 def check_labels(run: Run) -> None:
-    """Refuses labels that cannot train or judge the network, and notes a task that differs from the data's.
+    """Refuses labels that cannot train or judge the network, and takes over what the data know of a task.
+
+    A network built from tasks as they were declared knows neither the scale that was fitted on the training
+    labels nor classes that were found in them. It gets both here and keeps them, so that it is trained,
+    evaluated and bundled as one built from the data's own tasks; other differences are noted.
 
     Raises:
         DataError: A task without any label in train, or no label of any task in validation.
@@ -56,9 +61,27 @@ def check_labels(run: Run) -> None:
                 f"task {name}: the network has a {task.kind} head of width {task.width}, the training data "
                 f"have a {given.kind} task of width {given.width}; build the network with the data's tasks."
             )
-        run.notes.append(
-            f"task {name}: the network's settings differ from the training data's; its own are used"
-        )
+        taken = _settings_to_take(task, given)
+        if taken:
+            task = dataclasses.replace(task, **taken)
+            run.model.tasks = run.model.tasks.replaced(task)
+            listed = ", ".join(f"{key} {value}" for key, value in taken.items())
+            run.notes.append(f"task {name}: {listed} taken from the training data's task")
+        if task != given:
+            run.notes.append(
+                f"task {name}: the network's settings differ from the training data's; its own are used"
+            )
+
+
+def _settings_to_take(task: Task, given: Task) -> dict[str, Any]:
+    """Fitted scale and found classes of the data's task, where the network's is the same but for these."""
+    if isinstance(given, Regression | Landmarks) and (given.center, given.scale) != (0.0, 1.0):
+        taken: dict[str, Any] = {"center": given.center, "scale": given.scale}
+    elif isinstance(given, Binary) and isinstance(task, Binary) and not task.classes:
+        taken = {"classes": given.classes}
+    else:
+        return {}
+    return taken if dataclasses.replace(task, **taken) == given else {}
 
 
 def _counts(labels: Labels, names: tuple[str, ...]) -> dict[str, int]:

@@ -288,9 +288,31 @@ def test_settings_that_cannot_be() -> None:
             fit(TinyNetwork(), TRAIN, VALIDATION, precision="16-mixed")
 
 
-def test_other_units_than_the_data_are_noted() -> None:
-    plain = TASKS.replaced(type(TASKS["age"])("age"))
-    history = fit(TinyNetwork(plain), TRAIN, VALIDATION, epochs=1, device="cpu")
-    assert history.notes == [
+def test_a_network_built_from_declared_tasks_equals_one_built_from_the_tasks_of_the_data() -> None:
+    declared = TASKS.replaced(type(TASKS["age"])("age"))
+    first, second = TinyNetwork(declared), TinyNetwork(TASKS)
+    notes = [fit(model, TRAIN, VALIDATION, epochs=3, device="cpu").notes for model in (first, second)]
+    assert notes == [["task age: center 1.0, scale 2.0 taken from the training data's task"], []]
+    assert first.tasks == TASKS  # what a bundle says
+    assert_same(weights(first), weights(second))
+    results = [evaluate(model, VALIDATION, device="cpu") for model in (first, second)]
+    values = [result.value("age", "mae") for result in results]
+    assert values[0] == values[1]
+
+
+def test_classes_that_the_data_found_reach_the_network() -> None:
+    kind = type(TASKS["gender"])
+    found = TASKS.replaced(kind("gender", ("F", "M")))
+    rows = [TensorRows(part.inputs, part.labels, part.groups, found) for part in (TRAIN, VALIDATION)]
+    model = TinyNetwork(TASKS)
+    fit(model, *rows, epochs=1, device="cpu")
+    assert model.tasks == found
+
+
+def test_other_settings_than_the_data_are_noted() -> None:
+    other = TASKS.replaced(type(TASKS["age"])("age", unit="years"))
+    model = TinyNetwork(other)
+    assert fit(model, TRAIN, VALIDATION, epochs=1, device="cpu").notes == [
         "task age: the network's settings differ from the training data's; its own are used"
     ]
+    assert model.tasks == other
