@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from taskloom.report.model import GainRow, ReportData, TaskRow
 
@@ -23,6 +24,7 @@ METRIC_NAMES = {
 }
 _PERCENT = {"accuracy", "balanced_accuracy", "failure_rate"}
 MINUS = "−"
+_MOST_FURTHER_DECIMALS = 9
 
 
 def metric_name(metric: str) -> str:
@@ -30,7 +32,9 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric)
 
 
-def number(value: float, metric: str, *, signed: bool = False, like: float | None = None) -> str:
+def number(
+    value: float, metric: str, *, signed: bool = False, like: float | None = None, further: int = 0
+) -> str:
     """A metric's value without its unit: percentages of shares, three digits otherwise.
 
     Args:
@@ -38,6 +42,7 @@ def number(value: float, metric: str, *, signed: bool = False, like: float | Non
         metric: Which metric.
         signed: Whether a plus is written.
         like: A value whose number of decimals is taken over, so that a difference shows as many as its parts.
+        further: Decimals beyond those.
 
     >>> number(0.9123, "accuracy"), number(-0.02, "f1_macro", signed=True), number(5.614, "mae")
     ('91.2', '−0.020', '5.61')
@@ -45,11 +50,11 @@ def number(value: float, metric: str, *, signed: bool = False, like: float | Non
     if not math.isfinite(value):
         return "–"
     if metric in _PERCENT:
-        text = f"{100 * abs(value):.1f}"
+        text = f"{100 * abs(value):.{1 + further}f}"
     elif metric in ("mae", "mse", "rmse"):
-        text = f"{abs(value):.{_decimals(value if like is None else like)}f}"
+        text = f"{abs(value):.{_decimals(value if like is None else like) + further}f}"
     else:
-        text = f"{abs(value):.3f}"
+        text = f"{abs(value):.{3 + further}f}"
     zero = not text.strip("0.")
     sign = "" if zero else MINUS if value < 0 else "+" if signed else ""
     return sign + text
@@ -70,11 +75,18 @@ def with_unit(value: float, metric: str, unit: str = "") -> str:
 
 
 def interval(row: GainRow, metric: str) -> str:
-    """The gain with its interval, signed: "+0.39 [0.27, 0.52]"."""
-    gain = number(row.gain, metric, signed=True, like=row.baseline)
+    """The gain with its interval, signed: "+0.39 [0.27, 0.52]".
+
+    An interval that excludes 0 must not read as one that touches it: all three numbers get as many more
+    decimals as its bounds need.
+    """
     if not (math.isfinite(row.low) and math.isfinite(row.high)):
-        return f"{gain} [no interval]"
-    low, high = (number(bound, metric, like=row.baseline) for bound in (row.low, row.high))
+        return f"{number(row.gain, metric, signed=True, like=row.baseline)} [no interval]"
+    further = (
+        _further_decimals((row.low, row.high), metric, row.baseline) if row.low > 0 or row.high < 0 else 0
+    )
+    gain = number(row.gain, metric, signed=True, like=row.baseline, further=further)
+    low, high = (number(bound, metric, like=row.baseline, further=further) for bound in (row.low, row.high))
     return f"{gain} [{low}, {high}]"
 
 
@@ -146,3 +158,11 @@ def _decimals(value: float) -> int:
     if value == 0 or not math.isfinite(value):
         return 2
     return min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
+
+
+def _further_decimals(bounds: Sequence[float], metric: str, like: float) -> int:
+    """How many decimals more show that none of `bounds` is 0."""
+    for further in range(_MOST_FURTHER_DECIMALS):
+        if all(number(bound, metric, like=like, further=further).strip(f"0.{MINUS}") for bound in bounds):
+            return further
+    return _MOST_FURTHER_DECIMALS

@@ -12,8 +12,11 @@ chance are added, the seeds and the test set:
 s^2 is the sample variance of the d_r. Each of B resamples draws G groups with replacement (a row's group is
 its person, trial or molecule) and gives cell and baseline the same weights; G / (G - 1) makes the
 bootstrap's variance unbiased for few groups. Degrees of freedom by Welch and Satterthwaite from R - 1 and G
-- 1. What the seeds do differently to different groups is counted in both parts, so the interval errs on the
-wide side.
+- 1. What the seeds do differently to different groups is counted in both parts, which widens the interval.
+What narrows it is an s^2 that is small by luck: nearly all degrees of freedom then come from the groups.
+In simulations without any difference, at a nominal 5 %, the interval excluded 0 in 6 to 13 % of studies
+with R = 2, in 4 to 8 % with R = 3 and in 1 to 6 % with R = 5. So an interval of two repeats is shown, and
+no verdict rests on it.
 
 **Split redrawn in every repeat** (`test_over_train` = rows in test / rows in training; also for k folds):
 the d_r are not independent because their training sets overlap. Variance by Nadeau and Bengio, "Inference
@@ -21,7 +24,8 @@ for the generalization error" (Machine Learning 52, 2003), equation for the corr
 
     variance = s^2 * (1 / R + n_test / n_train),    R - 1 degrees of freedom
 
-A verdict needs a p-value below alpha after Holm's correction over the cells of the task.
+A verdict needs a p-value below alpha after Holm's correction over the cells of the task, and at least three
+repeats that both sides finished (`LEAST_REPEATS`), in either design.
 """
 
 from __future__ import annotations
@@ -39,7 +43,19 @@ from taskloom.metrics import METRICS
 from taskloom.study.gains import Gain, Scores, Source, Verdict
 from taskloom.study.resampling import Resampling
 
-__all__ = ["Advice", "Gain", "Scores", "choose_on_validation", "compare", "holm", "what_would_help"]
+__all__ = [
+    "LEAST_REPEATS",
+    "Advice",
+    "Gain",
+    "Scores",
+    "choose_on_validation",
+    "compare",
+    "holm",
+    "what_would_help",
+]
+
+LEAST_REPEATS = 3
+"""A verdict other than "no difference shown" needs that many repeats on both sides."""
 
 Floats = NDArray[np.float64]
 
@@ -103,7 +119,7 @@ def compare(
     ]
     adjusted = holm([gain.p_value for gain in single])
     return {
-        gain.cell: dataclasses.replace(gain, p_adjusted=p, verdict=_verdict(gain.gain, p, alpha))
+        gain.cell: dataclasses.replace(gain, p_adjusted=p, verdict=_verdict(gain, p, alpha))
         for gain, p in zip(single, adjusted, strict=True)
     }
 
@@ -182,7 +198,11 @@ def what_would_help(gain: Gain, *, alpha: float = 0.05) -> Advice:
         5
     """
     if np.isnan(gain.low) or gain.standard_error == 0:
-        return Advice(None, None, "No spread could be measured; at least 2 repeats, better 5, are needed.")
+        return Advice(
+            None,
+            None,
+            f"No spread could be measured; at least {LEAST_REPEATS} repeats, better 5, are needed.",
+        )
     half = _half_width(gain, gain.num_repeats, gain.num_clusters, alpha) / 2
     more = np.unique(np.geomspace(1, 1000, 2000))
     repeats = clusters = None
@@ -217,6 +237,8 @@ def _one_gain(
     scale = float(np.abs([ours, alone]).max()) if num_repeats else 0.0
     if num_repeats == 1:
         notes.append("one repeat: the interval says nothing about other training seeds")
+    if 0 < num_repeats < LEAST_REPEATS:
+        notes.append(f"a verdict needs {LEAST_REPEATS} repeats, there {_is_or_are(num_repeats)}")
     low, high, p_value = _interval(mean, variances, scale, alpha, notes)
     return Gain(
         task=task,
@@ -347,14 +369,18 @@ def _defined(values: Mapping[int, float]) -> dict[int, float]:
     return {repeat: value for repeat, value in values.items() if not np.isnan(value)}
 
 
+def _is_or_are(number: int) -> str:
+    return "is 1" if number == 1 else f"are {number}"
+
+
 def _sign(metric: str) -> float:
     return 1.0 if METRICS[metric].higher_is_better else -1.0
 
 
-def _verdict(gain: float, p_adjusted: float, alpha: float) -> Verdict:
-    if np.isnan(p_adjusted) or p_adjusted >= alpha:
+def _verdict(gain: Gain, p_adjusted: float, alpha: float) -> Verdict:
+    if np.isnan(p_adjusted) or p_adjusted >= alpha or gain.num_repeats < LEAST_REPEATS:
         return "no difference shown"
-    return "helped" if gain > 0 else "hurt"
+    return "helped" if gain.gain > 0 else "hurt"
 
 
 def _half_width(gain: Gain, num_repeats: Any, num_clusters: Any, alpha: float) -> Any:

@@ -23,7 +23,14 @@ import pandas as pd
 from taskloom.metrics import METRICS, load_summaries
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.results import ResultsStore, RunRecord, run_folder
-from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare, what_would_help
+from taskloom.study.statistics import (
+    LEAST_REPEATS,
+    Gain,
+    Scores,
+    choose_on_validation,
+    compare,
+    what_would_help,
+)
 from taskloom.tasks import TaskSet
 from taskloom.training.checkpoints import write_atomically
 
@@ -321,10 +328,12 @@ def _design(facts: Mapping[str, Any]) -> str:
     holm = f" after Holm over {num_cells} cells of each task" if num_cells > 1 else ""
     paired = "Gains are paired by repeat (same seed, same split)"
     verdicts = f"verdicts at the 5 % level{holm}."
+    if facts["repeats"] < LEAST_REPEATS:
+        verdicts = few_repeats(facts["repeats"])
     if facts["test_over_train"] is None:
         return (
-            f"{paired}; 95 % intervals count {facts['repeats']} training seeds and the choice of the test's "
-            f"groups ({facts['clusters']}, resampled whole); {verdicts}"
+            f"{paired}; 95 % intervals count {counted(facts['repeats'], 'training seed')} and the choice of "
+            f"the test's groups ({facts['clusters']}, resampled whole); {verdicts}"
         )
     return (
         f"{paired}; the split is drawn anew in each of {facts['repeats']} repeats, and 95 % intervals allow "
@@ -332,13 +341,28 @@ def _design(facts: Mapping[str, Any]) -> str:
     )
 
 
+def few_repeats(repeats: int) -> str:
+    """Returns why a study of so few repeats has no verdicts."""
+    return (
+        f"no verdicts are given: they need at least {LEAST_REPEATS} repeats, and the study has "
+        f"{repeats if repeats > 1 else 'one'}."
+    )
+
+
 def _warnings(facts: Mapping[str, Any], missing: int, failed: Sequence[RunRecord]) -> list[str]:
     warnings = list(facts.get("warnings", []))
     if missing:
-        warnings.append(f"{missing} planned runs are missing: type the same command to continue.")
+        are_missing = "run is" if missing == 1 else "runs are"
+        warnings.append(f"{missing} planned {are_missing} missing: type the same command to continue.")
     if failed:
-        warnings.append(f"{len(failed)} runs failed; their reasons stand below.")
+        reasons = "its reason stands" if len(failed) == 1 else "their reasons stand"
+        warnings.append(f"{counted(len(failed), 'run')} failed; {reasons} below.")
     return warnings
+
+
+def counted(number: int, what: str) -> str:
+    """Returns "1 training seed", "3 training seeds"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _environment(records: Sequence[RunRecord], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from _report import finished_study
 from taskloom.report import words
+from taskloom.report.model import GainRow
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,21 @@ def test_without_interval_it_says_so() -> None:
     row = finished_study().gain("gender", "c2")
     assert row is not None
     assert words.interval(row, "accuracy") == "−0.2 [no interval]"
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "gain", "high", "text"),
+    [
+        ("accuracy", 0.0003, 0.0104, 0.0205, "+1.04 [0.03, 2.05]"),
+        ("f1_macro", -0.02, -0.01, -0.00004, "−0.01000 [−0.02000, −0.00004]"),
+        ("mae", 0.001, 0.2, 0.399, "+0.200 [0.001, 0.399]"),
+        ("accuracy", 0.0006, 0.0104, 0.0203, "+1.0 [0.1, 2.0]"),  # what is no 0 keeps its decimals
+        ("accuracy", -0.0003, 0.01, 0.02, "+1.0 [0.0, 2.0]"),  # holds 0: nothing to tell apart
+        ("accuracy", 0.0, 0.01, 0.02, "+1.0 [0.0, 2.0]"),
+    ],
+)
+def test_an_interval_that_excludes_0_never_shows_it(
+    metric: str, low: float, gain: float, high: float, text: str
+) -> None:
+    row = GainRow("t", "c", 5.61, 5.0, gain, low, high, 0.04, "helped")
+    assert words.interval(row, metric) == text

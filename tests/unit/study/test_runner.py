@@ -110,6 +110,17 @@ def test_gains_are_paired_differences_of_stored_values(folder: Path) -> None:
     assert chosen == means.idxmin()
 
 
+def test_few_repeats_say_in_the_design_that_there_are_no_verdicts(folder: Path) -> None:
+    one, three = run(folder, "repeats=1").summary, run(folder, "repeats=3").summary
+    assert "count 1 training seed and the choice" in one["design"]
+    assert one["design"].endswith(
+        "no verdicts are given: they need at least 3 repeats, and the study has one."
+    )
+    assert {gain["verdict"] for gain in one["gains"]} == {"no difference shown"}
+    assert "count 3 training seeds and" in three["design"]
+    assert "verdicts at the 5 % level after Holm over 2 cells" in three["design"]
+
+
 def test_cell_and_baseline_of_a_repeat_share_seed_and_split(folder: Path) -> None:
     specs = plan_study(read("split.redraw=true", "seed=5"), folder / "out", data=folder).specs
     for repeat in range(2):
