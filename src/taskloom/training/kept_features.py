@@ -64,6 +64,8 @@ class Remainder(nn.Module):
             moving = set(live)
             self.num_stages = min(_leading(network.task_copies(task)[:-1], moving) for task in tasks)
             self.has_front = self.num_stages > 0
+            # Looked up once: a step after a freeze is short.
+            self._rest = {task: network.task_copies(task)[self.num_stages :] for task in network.tasks}
         else:
             self.has_front = not _features_learn(network, inputs)
 
@@ -122,7 +124,7 @@ class Remainder(nn.Module):
         predictions = {}
         for task in tasks:
             tensor = fronts[task]
-            for copy in self.network.task_copies(task)[self.num_stages :]:
+            for copy in self._rest[task]:
                 step = (id(copy), id(tensor))
                 if step not in done:  # tasks that share a frozen copy and what goes into it
                     done[step] = copy(tensor)

@@ -242,7 +242,7 @@ class Trainer:
             self.run.train,
             self.run.validation,
             budget_bytes=self.state.freezing.features_bytes,
-            batch=self.config.evaluation_batch,
+            batch=self.config.batch,
             device=self.fabric.device,
             precision=self.fabric.autocast,
         )
