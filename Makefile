@@ -17,7 +17,7 @@ install: $(BIN)/.installed  ## everything into .venv
 
 quickstart: install  ## simulated sensor recordings -> stores -> study -> HTML report
 	$(BIN)/taskloom simulate opportunity runs/quickstart/opportunity --preset quickstart --if-missing
-	$(BIN)/taskloom study recipes/quickstart.yaml --data runs/quickstart/opportunity --out runs/quickstart/study
+	$(BIN)/taskloom study recipes/quickstart.yaml --data runs/quickstart/opportunity --out runs/quickstart/study --jobs 2
 
 test: install  ## the tests, warnings as errors
 	$(BIN)/python -m pytest -n 2 --dist loadfile
