@@ -29,6 +29,7 @@ from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing import ARCHITECTURES, Architecture
 from taskloom.study.config import Study, digest
 from taskloom.study.extras import read_callbacks, training_of
+from taskloom.study.identity import deciding_settings
 from taskloom.study.locate import explain, located, unknown_setting
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.training.config import TrainingConfig
@@ -75,7 +76,7 @@ class Cell:
             "architecture": self.architecture,
             "settings": self.settings,
             "tasks": list(self.tasks),
-            "training": self.training.model_dump(mode="json"),
+            "training": deciding_settings(self.training),
             "balancing": self.balancing,
             # Left out where there are none: cells without them are what they were before there were any.
             **({"callbacks": list(self.callbacks)} if self.callbacks else {}),

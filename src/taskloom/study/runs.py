@@ -13,7 +13,8 @@ from taskloom.study.cells import Cell
 from taskloom.study.config import Study, digest
 
 RUN_FORMAT = 1
-"""Part of every run's identity: raise it when the same settings no longer give the same result."""
+"""Part of every run's identity: raise it when the same settings no longer give the same result, or when the
+default of a training or head setting changes (settings at their default are not part of the identity)."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def plan_runs(
                 "tasks": request.tasks,
                 "split": {**request.split, "seed": request.seed},
                 "encoder": encoder,
-                "head": head,
+                "head": study.config.head.model_dump(mode="json", exclude_defaults=True),
                 "cell": cell.resolved(),
                 "seed": seed,
             }

@@ -256,10 +256,25 @@ def test_identity_changes_with_what_decides_the_result_and_with_nothing_else(fol
     more = TEXT + "  - hard_sharing: {stages: 1}\n"
     assert set(usual) < set(ids(text=more))
     assert ids("repeats=1") == usual[: NUM_RUNS // 2]
-    assert ids("cells.0.name=mine") == usual
+    for same in (
+        "cells.0.name=mine",
+        "training.num_workers=1",
+        "training.evaluation_batch=7",
+        "training.drop_last=false",
+        "training.schedule=none",
+        "head.dropout=0.0",
+    ):
+        assert ids(same) == usual, same
     for override in (
         "seed=9",
         "training.batch=8",
+        "training.drop_last=true",
+        "training.optimizer=sgd",
+        "training.optimizer.adam.betas=[0.8, 0.9]",
+        "training.schedule=cosine",
+        "training.threads=1",
+        "training.device=auto",
+        "training.precision=bf16-mixed",
         "encoder.hidden=[6, 4]",
         "head.hidden=[3]",
         "split.test=0.4",
