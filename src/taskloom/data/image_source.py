@@ -66,10 +66,10 @@ def load_images(
         _boxes(table, box_columns) if box_columns else None,
     )
     labels = _moved_landmarks(labelled.labels[torch.from_numpy(store.rows)], labelled.tasks, store)
-    parts, notes = labelled.split(store.rows, labels, seed=seed)
+    parts, notes, warnings = labelled.split(store.rows, labels, seed=seed)
     if store.unreadable:
         notes.append(f"{len(store.unreadable)} of {len(table)} images could not be read and were left out.")
-    about = labelled.about("images", labels, parts, notes)
+    about = labelled.about("images", labels, parts, notes, warnings)
     about["images"] = {
         "folder": str(settings["images"]),
         "size": size,
@@ -98,6 +98,7 @@ def images(
     group: str | None = None,
     test: float = 0.2,
     validation: float = 0.1,
+    shared_groups: str = "refused",
     seed: int = 0,
     stores: Path | str = "stores",
     **settings: Any,
@@ -113,6 +114,7 @@ def images(
         split_by: Column whose equal values stay on one side; `group` where None, and rows where that is None.
         group: Column that says which rows belong together; intervals are clustered by it.
         test, validation: Fractions of the groups (of the rows where there are none).
+        shared_groups: "refused", or "allowed" where `split_by` may part a group, with a warning in `about`.
         seed: Decides the split.
         stores: Folder in which the prepared images are kept and found again.
         **settings: Further settings of the source: `file`, `box`, `missing`, `separator`, `columns`.
@@ -142,7 +144,12 @@ def images(
     return load_images(
         {"table": table.name, "images": str(Path(folder).absolute()), "size": size, **settings},
         tasks,
-        {"by": split_by or group or "rows", "test": test, "validation": validation},
+        {
+            "by": split_by or group or "rows",
+            "test": test,
+            "validation": validation,
+            "shared_groups": shared_groups,
+        },
         seed=seed,
         folder=table.parent,
         stores=Path(stores),

@@ -88,6 +88,7 @@ def verify_groups(
     by: str,
     rows: str = "rows",
     column: str | None = None,
+    declared: bool = False,
 ) -> None:
     """Refuses parts in which a group stands on two sides.
 
@@ -98,12 +99,13 @@ def verify_groups(
         by: What a group is, for the message: "person".
         rows: What a row is, for the message: "windows".
         column: The table's column that decided the parts, where one did.
+        declared: Whether the data declare the groups and the rule is about something else, so that
+            `shared_groups: allowed` is a way out.
 
     Raises:
         DataError: Naming the group and how many of its rows stand where.
     """
-    counts = np.stack([np.bincount(groups[part], minlength=len(names)) for _, part in parts.items()])
-    shared = np.flatnonzero((counts > 0).sum(axis=0) > 1)
+    counts, shared = _spread(groups, len(names), parts)
     if not len(shared):
         return
     group = int(shared[0])
@@ -116,9 +118,25 @@ def verify_groups(
     )
     number = {2: "two", 3: "three"}[len(found)]
     cause = f"; {by} {names[group]} has {number} values of `{column}`" if column else ""
+    others_too = f" ({len(shared) - 1} more likewise)" if len(shared) > 1 else ""
+    way_out = "; `shared_groups: allowed` takes the split as it is, with a warning" if declared else ""
     raise DataError(
-        f"split: {by} {names[group]} stands in {where}. `by: {by}` keeps a {by} on one side{cause}."
+        f"split: {by} {names[group]} stands in {where}{others_too}. `by: {by}` keeps a {by} on one side"
+        f"{cause}{way_out}."
     )
+
+
+def count_shared_groups(groups: NDArray[np.integer[Any]], parts: Parts) -> int:
+    """Returns how many groups stand in more than one part; `groups` is the group of every row, [N]."""
+    return len(_spread(groups, int(groups.max(initial=-1)) + 1, parts)[1])
+
+
+def _spread(
+    groups: NDArray[np.integer[Any]], num_groups: int, parts: Parts
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows per part and group, [3, G], and the groups that stand in more than one part."""
+    counts = np.stack([np.bincount(groups[part], minlength=num_groups) for _, part in parts.items()])
+    return counts, np.flatnonzero((counts > 0).sum(axis=0) > 1)
 
 
 def check_classes(labels: Labels, tasks: TaskSet, parts: Parts) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from taskloom.errors import ConfigError, did_you_mean
 
 PART_NAMES = ("train", "validation", "test")
+SHARED_GROUPS = ("refused", "allowed")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class SplitRule:
         folds, fold: Number of folds of the groups, and which of them (0..folds-1) is the test part.
         stratify: A task, label or column whose values are spread evenly over the parts.
         seed: Seed of a drawn split; the caller's where None.
+        shared_groups: Whether groups that the data declare may stand on two sides of a rule that does not
+            keep them together: "refused" (also where None) or "allowed", with a warning.
 
     Raises:
         ConfigError: Settings out of range or that contradict each other.
@@ -43,6 +46,7 @@ class SplitRule:
     fold: int | None = None
     stratify: str | None = None
     seed: int | None = None
+    shared_groups: str | None = None
 
     def __post_init__(self) -> None:
         if not self.by or not isinstance(self.by, str):
@@ -60,6 +64,10 @@ class SplitRule:
             raise ConfigError("split.stratify: only where groups or rows are drawn.")
         if self.files is not None and "validation" in self.files and self.validation is not None:
             raise ConfigError("split: validation stands both in `files` and as a fraction; keep one.")
+        if self.shared_groups not in (None, *SHARED_GROUPS):
+            raise ConfigError(
+                f"split.shared_groups: {' or '.join(SHARED_GROUPS)} expected, found {self.shared_groups!r}."
+            )
         self._check_parts()
         self._check_folds()
 

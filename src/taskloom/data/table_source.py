@@ -22,7 +22,8 @@ from taskloom.data.feature_rows import (
 )
 from taskloom.data.label_columns import LabelColumns, encode_labels, resolve_label_columns
 from taskloom.data.sources import SOURCES, TaskSettings, check_settings, checksums, data_folder
-from taskloom.data.splits import Parts, SplitRule, check_classes, split_rows
+from taskloom.data.split_checks import count_shared_groups
+from taskloom.data.splits import Parts, SplitRule, check_classes, split_rows, verify_groups
 from taskloom.data.tables import Table, TableDataset, read_table
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Labels, TaskSet
@@ -62,7 +63,9 @@ class LabelledTable:
         names |= {name for name in (self.group_column, self.rule.by, self.rule.column) if name is not None}
         return tuple(name for name in self.table.columns if name in names)
 
-    def split(self, rows: NDArray[np.int64], labels: Labels, *, seed: int) -> tuple[Parts, list[str]]:
+    def split(
+        self, rows: NDArray[np.int64], labels: Labels, *, seed: int
+    ) -> tuple[Parts, list[str], list[str]]:
         """Splits rows of the table and verifies the split.
 
         Args:
@@ -71,23 +74,33 @@ class LabelledTable:
             seed: Decides what is drawn.
 
         Returns:
-            Positions in `rows` per part, and what a reader of the results should know.
+            Positions in `rows` per part, notes on what a reader of the results should know, and warnings.
+
+        Raises:
+            DataError: A class in test that train never shows; a group on two sides, unless the rule allows
+                shared groups.
         """
         parts = split_rows(len(rows), _Columns(self, rows), self.rule, seed=seed)
+        warnings = self._check_groups(rows, parts)
         check_classes(labels, self.tasks, parts)
-        notes = []
-        if self.groups is not None:
-            groups = self.groups[rows]
-            shared = set(groups[parts.train]) & set(groups[np.concatenate([parts.validation, parts.test])])
-            if shared:
-                notes.append(
-                    f"{len(shared)} values of the group column `{self.group_column}` stand in train and "
-                    "outside it; results may be too good."
-                )
         without = int((~any_present(labels)).sum())
-        if without:
-            notes.append(f"{without} of {len(rows)} rows have no label of any task.")
-        return parts, notes
+        notes = [f"{without} of {len(rows)} rows have no label of any task."] if without else []
+        return parts, notes, warnings
+
+    def _check_groups(self, rows: NDArray[np.int64], parts: Parts) -> list[str]:
+        if self.groups is None:
+            return []
+        names, groups = np.unique(self.groups[rows].astype(str), return_inverse=True)
+        column = str(self.group_column)
+        if self.rule.shared_groups != "allowed":
+            verify_groups(groups, names.tolist(), parts, by=column, column=self.rule.column, declared=True)
+        shared = count_shared_groups(groups, parts)
+        if not shared:
+            return []
+        return [
+            f"{shared} of {len(names)} values of the group column `{column}` stand on more than one side of "
+            "the split (`shared_groups: allowed`): results on the test part may be too good."
+        ]
 
     def about(
         self,
@@ -95,6 +108,7 @@ class LabelledTable:
         labels: Labels,
         parts: Parts,
         notes: Sequence[str],
+        warnings: Sequence[str],
         *,
         beside: Sequence[Path] = (),
     ) -> dict[str, Any]:
@@ -110,6 +124,7 @@ class LabelledTable:
             "split": self.rule.to_dict(),
             "group": self.group_column,
             "notes": list(notes),
+            "warnings": list(warnings),
         }
 
 
@@ -204,14 +219,14 @@ def load_table(
     impute = _imputation(settings.get("impute"))
     rows = np.arange(len(table))
     num_missing = check_values(features, table, rows, impute=impute is not None)
-    parts, notes = labelled.split(rows, labelled.labels, seed=seed)
+    parts, notes, warnings = labelled.split(rows, labelled.labels, seed=seed)
     if num_missing:
         notes.append(f"{num_missing} missing feature values were filled in ({impute}, fitted on train).")
     if features.left_out:
         notes.append(f"Not used as features: {', '.join(features.left_out)} (text or blank).")
     features, fitted = _standardized(features, parts.train, settings, impute)
     beside = feature_files(settings.get("features", "rest"), root)
-    about = labelled.about("table", labelled.labels, parts, notes, beside=beside)
+    about = labelled.about("table", labelled.labels, parts, notes, warnings, beside=beside)
     about["features"] = {"count": features.num_features, "standardized": fitted is not None}
     if not isinstance(settings.get("features", "rest"), Mapping):
         about["features"]["names"] = list(features.names)
@@ -238,6 +253,7 @@ def table(
     group: str | None = None,
     test: float = 0.2,
     validation: float = 0.1,
+    shared_groups: str = "refused",
     seed: int = 0,
     **settings: Any,
 ) -> DataSplits:
@@ -251,6 +267,7 @@ def table(
         split_by: Column whose equal values stay on one side; `group` where None, and rows where that is None.
         group: Column that says which rows belong together; intervals are clustered by it.
         test, validation: Fractions of the groups (of the rows where there are none).
+        shared_groups: "refused", or "allowed" where `split_by` may part a group, with a warning in `about`.
         seed: Decides the split.
         **settings: Further settings of the source: `exclude`, `standardize`, `impute`, `missing`,
             `separator`, `columns`.
@@ -274,7 +291,12 @@ def table(
     return load_table(
         {"table": path.name, "features": features, **_given(group=group), **settings},
         tasks,
-        {"by": split_by or group or "rows", "test": test, "validation": validation},
+        {
+            "by": split_by or group or "rows",
+            "test": test,
+            "validation": validation,
+            "shared_groups": shared_groups,
+        },
         seed=seed,
         folder=path.parent,
         stores=path.parent,

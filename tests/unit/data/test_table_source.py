@@ -14,6 +14,7 @@ import torch
 from taskloom.data import sources
 from taskloom.data.batch import DataSplits, TaskDataset, make_loader
 from taskloom.data.table_source import any_present, load_table, table
+from taskloom.data.tables import TableDataset
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Binary, Labels, Multiclass, Regression, TaskSet
 
@@ -150,11 +151,35 @@ def test_what_is_written_about_the_data_is_plain_and_right(folder: Path, frame: 
     assert f"{missing} missing feature values were filled in" in " ".join(about["notes"])
 
 
-def test_a_group_on_two_sides_of_a_split_by_rows_is_noted(folder: Path) -> None:
-    data = loaded(folder, {"by": "rows"}, group="person")
-    train = set(data.train.group_names)  # type: ignore[attr-defined]
-    others = {*data.validation.group_names, *data.test.group_names}  # type: ignore[attr-defined]
-    assert f"{len(train & others)} values of the group column `person`" in data.about["notes"][0]
+@pytest.mark.parametrize("split", [{"by": "rows"}, {"by": "column", "column": "part"}])
+def test_a_declared_group_on_two_sides_is_refused_or_warned_of(
+    folder: Path, frame: pd.DataFrame, split: dict[str, Any]
+) -> None:
+    frame.loc[0, "part"] = "test"  # person p0 stands in train too
+    frame.to_csv(folder / "people.csv", index=False)
+    with pytest.raises(DataError, match=r"split: person p\d+ stands in train .* `shared_groups: allowed`"):
+        loaded(folder, split, group="person")
+    data = loaded(folder, {**split, "shared_groups": "allowed"}, group="person")
+    assert isinstance(data.train, TableDataset)
+    sides = pd.DataFrame({"person": frame["person"], "side": ""})
+    for part, rows in rows_of(data).items():
+        sides.loc[rows, "side"] = part
+    shared = int((sides.groupby("person")["side"].nunique() > 1).sum())
+    assert data.about["warnings"][0].startswith(f"{shared} of 20 values of the group column `person` stand")
+    with pytest.raises(ConfigError, match=r"split\.shared_groups: refused or allowed expected"):
+        loaded(folder, {**split, "shared_groups": "yes"}, group="person")
+
+
+def test_a_shared_group_names_its_rows_per_part(folder: Path, frame: pd.DataFrame) -> None:
+    frame.loc[0, "part"] = "test"
+    frame.to_csv(folder / "people.csv", index=False)
+    words = (
+        "split: person p0 stands in train (2 rows) and test (1) (1 more likewise). `by: person` keeps a "
+        "person on one side; person p0 has two values of `part`;"
+    )
+    with pytest.raises(DataError) as caught:
+        loaded(folder, {"by": "column", "column": "part"}, group="person")
+    assert words in str(caught.value)
 
 
 def test_the_source_is_registered_and_the_loader_takes_it(folder: Path) -> None:
