@@ -3,8 +3,8 @@
 What the ratios count, keys `<method>_<trunk>_T<n>`:
 
 - a step is forward, losses, backward, Adam (fused), as `fit` does it, without loader and validation;
-- `resnet` is a ResNet-18 (11.2 million parameters, images [8, 3, 64, 64]), `mlp` five layers of 256 on rows
-  [128, 64]; T binary tasks with linear heads, 20 % of the labels missing;
+- `resnet` is a ResNet-18 (11.2 million parameters, images [8, 3, 64, 64]), `mlp` two layers of 64 on rows
+  [64, 32]; T binary tasks with linear heads, 20 % of the labels missing;
 - methods ending in `_features` and `mgda_ub` take their Gramian at the shared feature;
 - `torchjd_<method>_...` is the same step with TorchJD's `mtl_backward` and `jac_to_grad` in their defaults
   (all rows in one vectorised backward pass); `torchjd_..._one_by_one` with `parallel_chunk_size=1`. Where
@@ -97,7 +97,7 @@ class Problem:
         if trunk == "resnet":
             self.encoder, rows, shape = resnet(), 8, (3, 64, 64)
         else:
-            self.encoder, rows, shape = encoders.mlp((64,), hidden=[256] * 5), 128, (64,)
+            self.encoder, rows, shape = encoders.mlp((32,), hidden=[64, 64]), 64, (32,)
         self.tasks = TaskSet(*(Binary(f"task_{number}") for number in range(num_tasks)))
         self.inputs = torch.randn(rows, *shape, generator=draw).to(device)
         self.labels = Labels(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -58,6 +59,10 @@ class GradientAggregation(Balancer):
     penalty of ties is added as it is, outside the aggregation. Over several processes the rows are averaged
     before they are aggregated, so that the update is that of the joined batch.
 
+    Rows are taken one by one. `batched = True` takes them in one vectorised backward pass: no faster on a CPU
+    (measured on multilayer perceptrons; slower with convolutions), with up to twice the memory, for devices
+    where launching many small kernels is what costs. PyTorch refuses it for some operations (RNNs on CUDA).
+
     Args:
         name: What messages call the method.
         method: Weights from the Gramian, or an aggregation of the matrix.
@@ -83,6 +88,7 @@ class GradientAggregation(Balancer):
     ) -> None:
         super().__init__()
         self.name, self.at, self._settings = name, at, dict(settings or {})
+        self.batched = False
         self.smooth = check_number(f"balancing.{name}.smooth", smooth, least=0, most=0.999999)
         if at not in ("parameters", "features"):
             raise ConfigError(f"balancing.{name}.at: parameters or features expected, found {at!r}.")
@@ -160,11 +166,16 @@ class GradientAggregation(Balancer):
         if self._names != tuple(model.tasks):
             self.start(model)
         check_gradients(losses, model)
-        counts = torch.stack([loss.count for loss in losses.values()]).tolist()
-        present = {
-            task: loss for (task, loss), count in zip(losses.items(), counts, strict=True) if count > 0
+        counts = torch.stack([loss.count for loss in losses.values()])
+        sums = torch.stack([loss.sum.detach() for loss in losses.values()])
+        shares = counts.clamp(min=1).reciprocal().to(sums.dtype)
+        # The gradient of a mean is that of the sum times 1 / count: no node of the graph is needed for it.
+        factors = dict(zip(losses, self.scale(shares).unbind(), strict=True))
+        trainable = {
+            task: loss.sum
+            for (task, loss), count in zip(losses.items(), counts.tolist(), strict=True)
+            if count > 0 and loss.sum.requires_grad
         }
-        trainable = {task: loss for task, loss in present.items() if loss.sum.requires_grad}
         seam = self._seam_of(losses, model)
         leaf = self._feature.leaf
         if self.at == "features" and not self._feature.watched and seam.shared:
@@ -174,21 +185,39 @@ class GradientAggregation(Balancer):
             )
         shared: list[Tensor] = [*seam.shared] if leaf is None else [leaf, *seam.shared]
         self._rows.begin(len(self._names), shared)
-        total = torch.zeros((), device=next(iter(losses.values())).sum.device)
-        left = len(trainable)
-        for task, loss in present.items():
-            mean = loss.sum / loss.count
-            total = total + mean.detach()
-            if task not in trainable:
-                continue
-            left -= 1
-            inputs = [*shared, *seam.own[task]]
-            if inputs:
+        if self.batched and len(trainable) > 1 and leaf is None and not self._rows.tasks:
+            self._take_batched(trainable, factors, seam)
+            return sums @ shares, 0
+        last = next(reversed(trainable), None)
+        for task, loss in trainable.items():
+            if inputs := [*shared, *seam.own[task]]:
                 found = torch.autograd.grad(
-                    self.scale(mean), inputs, retain_graph=left > 0, allow_unused=True
+                    loss, inputs, factors[task], retain_graph=task != last, allow_unused=True
                 )
                 self._take(task, found, shared, seam)
-        return total, 0 if leaf is None else leaf.numel()
+        return sums @ shares, 0 if leaf is None else leaf.numel()
+
+    def _take_batched(self, losses: Mapping[str, Tensor], factors: Mapping[str, Tensor], seam: Seam) -> None:
+        """All rows from one vectorised backward pass, and one more for what belongs to single tasks."""
+        stack, scales = torch.stack(list(losses.values())), torch.stack([factors[task] for task in losses])
+        own = {task: seam.own[task] for task in losses}
+        flat = [parameter for parameters in own.values() for parameter in parameters]
+        found = iter(torch.autograd.grad(stack, flat, scales, retain_graph=True) if flat else ())
+        for task, parameters in own.items():
+            self._take(task, [next(found) for _ in parameters], [], seam)
+        if seam.shared:
+            try:
+                blocks = torch.autograd.grad(
+                    stack, seam.shared, scales.diag(), is_grads_batched=True, allow_unused=True
+                )
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"balancing.{self.name}: PyTorch cannot take this network's gradients in one vectorised "
+                    f"pass ({str(error).splitlines()[0].rstrip('.')}); leave `batched` off."
+                ) from error
+            for number, task in enumerate(losses):
+                row = [None if block is None else block[number] for block in blocks]
+                self._take(task, row, seam.shared, replace(seam, own={task: []}))
 
     def _take(self, task: str, found: Sequence[Tensor | None], shared: Sequence[Tensor], seam: Seam) -> None:
         """Files what autograd gave for one task."""
