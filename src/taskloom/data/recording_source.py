@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from taskloom.data.sources import (
 from taskloom.data.splits import Parts, SplitRule, split_windows
 from taskloom.data.window_settings import WindowSettings
 from taskloom.data.windows import WindowDataset
-from taskloom.errors import DataError
+from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import TaskSet
 from taskloom.version import __version__
 
@@ -71,8 +71,8 @@ def load_opportunity(
     """
     check_settings("data", settings, (*COMMON_SETTINGS, *OPPORTUNITY_SETTINGS))
     reader = OpportunityReader(data_folder(settings, folder), **_only(settings, OPPORTUNITY_SETTINGS))
-    if dict(split) == {"by": "thesis"}:
-        split = THESIS_SPLIT
+    if split.get("by") == "thesis":
+        split = _thesis_split(split)
     usual = {"samples": 64, "stride": 32, "null": "own_class"}
     return load_recordings(
         reader,
@@ -84,7 +84,20 @@ def load_opportunity(
         window=usual,
         clip=10.0,
         group_by="recording",
+        named_rules=("thesis",),
     )
+
+
+def _thesis_split(split: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`THESIS_SPLIT`; refuses anything beside `by`, as nothing is drawn."""
+    others = [key for key in split if key != "by"]
+    if others:
+        fractions = "fractions" if others[0] in ("test", "validation") else f"`{others[0]}`"
+        raise ConfigError(
+            f"split.{others[0]}: `by: thesis` takes no {fractions}, as it lists the runs of every part; "
+            f"leave `{others[0]}` out, or list runs of your own with `by: files`."
+        )
+    return THESIS_SPLIT
 
 
 @SOURCES.register("edf")
@@ -121,6 +134,7 @@ def load_recordings(
     window: Mapping[str, Any],
     clip: float | None,
     group_by: str,
+    named_rules: Sequence[str] = (),
 ) -> DataSplits:
     """From a reader to three datasets.
 
@@ -131,6 +145,7 @@ def load_recordings(
         window: Window settings where the study file gives none.
         clip: Clipping of normalised channels, in standard deviations, where the study file gives none.
         group_by: What intervals are clustered by, where the study file does not say.
+        named_rules: Split rules that this source has besides those of all recordings.
 
     Raises:
         DataError, ConfigError: See `SourceLoader`.
@@ -144,7 +159,7 @@ def load_recordings(
     windows = windowing.build(store, task_set, columns, str(settings.get("group_by", group_by)))
     if windows.skipped:
         notes.append(f"{len(windows.skipped)} recordings are shorter than a window and were left out.")
-    parts = split_windows(windows, rule, seed=seed)
+    parts = split_windows(windows, rule, seed=seed, named_rules=named_rules)
     train = windows.subset(parts.train)
     normalizer = None if normalize is None else Normalizer.fit(train, **normalize)
     if normalizer is not None and normalizer.constant_channels:

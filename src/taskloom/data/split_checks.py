@@ -153,13 +153,13 @@ def check_classes(labels: Labels, tasks: TaskSet, parts: Parts) -> None:
     """
     for name, task in tasks.items():
         if name not in labels.values:
-            raise DataError(f"task {name}: no row has a label for it; leave the task out.")
+            raise DataError(f"tasks.{name}: no row has a label for it; leave the task out.")
         values, present = labels.values[name], labels.present[name]
         if not present[torch.from_numpy(parts.train)].any():
             nowhere = "" if present.any() else " (no other row has one either)"
             raise DataError(
-                f"task {name}: none of the {len(parts.train):,} rows of train has a label for it{nowhere}; "
-                "leave the task out or split another way."
+                f"split: task {name}: none of the {len(parts.train):,} rows of train has a label for it"
+                f"{nowhere}; leave the task out, or change `split.by`, its fractions or `split.seed`."
             )
         if isinstance(task, Binary | Multiclass):
             _check_task_classes(name, task.class_names, values, present, parts)
@@ -176,16 +176,24 @@ def _check_task_classes(
     if int(seen.sum()) == 1:
         only = classes[int(seen.nonzero()[0])]
         raise DataError(
-            f"task {task}: every label of train is `{only}`; at least two classes are needed to learn it."
+            f"split: task {task}: every label of train is `{only}`; at least two classes are needed to learn "
+            f"it. {_ways_out(task)}."
         )
     for part in ("validation", "test"):
         strange = (counts[part] > 0) & ~seen
         if bool(strange.any()):
             index = int(strange.nonzero()[0])
             raise DataError(
-                f"task {task}: {part} has {int(counts[part][index]):,} labels of class `{classes[index]}`, "
-                "which train never shows; split another way, or by another seed, or leave the class out."
+                f"split: task {task}: {part} has {int(counts[part][index]):,} labels of class "
+                f"`{classes[index]}`, which train never shows. {_ways_out(task)}, or blank these labels."
             )
+
+
+def _ways_out(task: str) -> str:
+    return (
+        f"Set `split.stratify: {task}` (where groups or rows are drawn), another `split.seed`, `split.by` or "
+        "fractions"
+    )
 
 
 def _listed(parts: Parts) -> str:

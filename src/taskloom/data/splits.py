@@ -66,13 +66,31 @@ __all__ = [
 ]
 
 
-def split_windows(windows: WindowDataset, rule: SplitRule, *, seed: int) -> Parts:
+RULES = (
+    "person",
+    "session",
+    "trial",
+    "recording",
+    "group",
+    "time",
+    "files",
+    "column",
+    "rows",
+    "within_person",
+)
+"""What `by` may be for recordings, besides the labels of a store."""
+
+
+def split_windows(
+    windows: WindowDataset, rule: SplitRule, *, seed: int, named_rules: Sequence[str] = ()
+) -> Parts:
     """Splits windows by a rule and verifies the result.
 
     Args:
         windows: The data set.
         rule: The rule.
         seed: Decides what is drawn, unless the rule has a seed of its own.
+        named_rules: Rules that the reader knows by name, for messages.
 
     Returns:
         Row indices of the three parts. Windows that reach across a cut in time, or that lie in its gap,
@@ -81,8 +99,14 @@ def split_windows(windows: WindowDataset, rule: SplitRule, *, seed: int) -> Part
     Raises:
         DataError: An empty part, windows of two parts that share a sample, a group on two sides, a class in
             test that train never shows, a task that train has no label of.
-        ConfigError: The rule does not fit a store.
+        ConfigError: The rule is unknown or does not fit a store.
     """
+    known = [*RULES, *named_rules, *windows.store.label_names]
+    if rule.by not in known or rule.by in named_rules:
+        raise ConfigError(
+            f"split.by: `{rule.by}` is not a rule for these recordings.{did_you_mean(rule.by, known)} "
+            f"Rules: {', '.join(known)}."
+        )
     seed = seed if rule.seed is None else rule.seed
     if rule.by == "group" and "group" not in windows.store.label_names:
         rule = replace(rule, by=windows.group_by)
@@ -139,10 +163,12 @@ def split_rows(num_rows: int, columns: Mapping[str, ArrayLike], rule: SplitRule,
     seed = seed if rule.seed is None else rule.seed
     if rule.by in ("time", "files", "within_person") and rule.by not in columns:
         raise ConfigError(f"split.by: `{rule.by}` is for recordings; a table has rows, a column or `column`.")
-    strata = None if rule.stratify is None else _codes(columns, rule.stratify, missing=True)[0]
-    groups, names = (None, ()) if rule.by in ("rows", "column") else _codes(columns, rule.by)
+    strata = (
+        None if rule.stratify is None else _codes(columns, rule.stratify, "split.stratify", missing=True)[0]
+    )
+    groups, names = (None, ()) if rule.by in ("rows", "column") else _codes(columns, rule.by, "split.by")
     if rule.column is not None:
-        codes, values = _codes(columns, rule.column)
+        codes, values = _codes(columns, rule.column, "split.column")
         parts = _from_column(
             np.array(values)[codes], rule, seed, np.arange(num_rows) if groups is None else groups
         )
@@ -239,19 +265,21 @@ def _drawn(
 
 
 def _codes(
-    columns: Mapping[str, ArrayLike], name: str, *, missing: bool = False
+    columns: Mapping[str, ArrayLike], name: str, setting: str, *, missing: bool = False
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Codes and texts of a column; an empty cell is refused, or is a value of its own with `missing`."""
     if name not in columns:
+        rules = ["rows", "column", "group"] if setting == "split.by" else []
+        listed = f"Rules: {', '.join(rules)}, or a column. " if rules else ""
         raise DataError(
-            f"split: the table has no column `{name}`.{did_you_mean(name, columns)} "
+            f"{setting}: the table has no column `{name}`.{did_you_mean(name, [*rules, *columns])} {listed}"
             f"Columns: {', '.join(list(columns)[:20])}."
         )
     cells = np.asarray(columns[name], dtype=object)
     empty = np.array([cell is None or cell != cell or cell == "" for cell in cells], dtype=bool)
     if empty.any() and not missing:
         raise DataError(
-            f"split: column `{name}` is empty in row {int(np.argmax(empty))} (counted from 0); the rule "
+            f"{setting}: column `{name}` is empty in row {int(np.argmax(empty))} (counted from 0); the rule "
             "needs it in every row."
         )
     texts = np.array(["" if none else str(cell) for cell, none in zip(cells, empty, strict=True)])

@@ -329,9 +329,13 @@ class WindowDataset:
         if source in self.store.label_names:
             return recording_column(self.store, source, self._tasks[task])
         known = [*self.store.track_tables, *self.store.label_names]
+        where, named = (
+            (f"tasks.{task}", "of that name") if source == task else (f"tasks.{task}.column", f"`{source}`")
+        )
         raise DataError(
-            f"task {task}: the store has neither a track nor a label `{source}`."
-            f"{did_you_mean(source, known)} It has: {', '.join(known) or 'none'}."
+            f"{where}: no track or label {named}.{did_you_mean(source, known)} "
+            f"Tracks: {', '.join(self.store.track_tables) or 'none'}; labels of recordings: "
+            f"{', '.join(self.store.label_names) or 'none'}."
         )
 
     def _keep(self, rows: NDArray[np.int64]) -> None:

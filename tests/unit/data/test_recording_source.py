@@ -46,6 +46,14 @@ def load_simulated(folder: Path, stores: Path, **changes: Any) -> DataSplits:
     return load("opportunity", settings, tasks, split, folder=folder, stores=stores, **changes)
 
 
+def test_what_is_beside_or_instead_of_the_thesis_split_is_named(simulated: Path, stores: Path) -> None:
+    with pytest.raises(ConfigError, match=r"split\.test: `by: thesis` takes no fractions"):
+        load_simulated(simulated, stores, split={"by": "thesis", "test": 0.2})
+    sentence = r"split\.by: `thesiss` is not .*Did you mean `thesis`\? Rules: person, session, .*, thesis"
+    with pytest.raises(ConfigError, match=sentence):
+        load_simulated(simulated, stores, split={"by": "thesiss"})
+
+
 def test_thesis_split_end_to_end(simulated: Path, stores: Path) -> None:
     data = load_simulated(simulated, stores)
     assert data.tasks["Locomotion"].class_names == ("NULL", "Stand", "Walk", "Sit", "Lie")

@@ -331,7 +331,7 @@ HALVES = Parts(np.array([0, 1]), np.array([2]), np.array([3]))
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        ([0, 1, 0, 2], "task y: test has 1 labels of class `c`, which train never shows"),
+        ([0, 1, 0, 2], r"split: task y: test .* `c`, which train never shows\. Set `split\.stratify: y`"),
         ([0, 1, 2, 0], "task y: validation has 1 labels of class `c`"),
         ([1, 1, 1, 1], "task y: every label of train is `b`"),
         ([None, 1, 0, 0], "task y: every label of train is `b`"),
@@ -349,7 +349,7 @@ def test_holes_in_test_and_unused_classes_are_fine() -> None:
     tasks = tl.TaskSet(tl.Multiclass("y", ("a", "b", "c")), tl.Regression("z"))
     labels = _labels(y=[0, 1, None, None], z=[5, None, None, None])
     check_classes(labels, tasks, HALVES)
-    with pytest.raises(DataError, match="task w: no row has a label"):
+    with pytest.raises(DataError, match=r"tasks\.w: no row has a label"):
         check_classes(labels, tl.TaskSet(tl.Binary("w")), HALVES)
 
 
@@ -413,7 +413,8 @@ def test_settings_survive_as_plain_values() -> None:
 
 
 def test_unknown_groups_suggest_the_nearest(windows: WindowDataset) -> None:
-    with pytest.raises(DataError, match="Did you mean `person`"):
+    sentence = r"split\.by: `persons` is not a rule .* Did you mean `person`\? Rules: .* within_person"
+    with pytest.raises(ConfigError, match=sentence):
         _split(windows, by="persons")
 
 

@@ -285,10 +285,11 @@ def test_refuses_short_recordings_or_skips_them(tmp_path: Path) -> None:
 
 def test_refuses_tasks_that_the_store_does_not_have(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", [20], per_recording=[{"labels": {"age": 3}}])
-    with pytest.raises(
-        DataError, match=r"neither a track nor a label `gate`\. Did you mean `gait`.* gait, age"
-    ):
-        _windows(store, tl.TaskSet(tl.Binary("gate")))
+    sentence = r"tasks\.gate: no track or label of that name\. Did you mean `gait`\? Tracks: gait; .*: age\."
+    with pytest.raises(DataError, match=sentence):
+        _windows(store, tl.TaskSet(tl.Multiclass("gate")))
+    with pytest.raises(DataError, match=r"tasks\.gait\.column: no track or label `aeg`\. Did you mean `age`"):
+        _windows(store, tl.TaskSet(tl.Binary("gait")), sources={"gait": "aeg"})
 
 
 def test_refuses_to_drop_everything(tmp_path: Path) -> None:
