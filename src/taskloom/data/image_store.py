@@ -27,7 +27,14 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import Batch
-from taskloom.data.store_files import GrowingArray, move_into_place, open_array, sync_folder
+from taskloom.data.store_files import (
+    GrowingArray,
+    make_parents,
+    move_into_place,
+    open_array,
+    remove_empty,
+    sync_folder,
+)
 from taskloom.data.tables import fingerprints, group_codes
 from taskloom.errors import DataError
 from taskloom.tasks import Labels, TaskSet
@@ -179,8 +186,9 @@ def _write_store(
     made_of: dict[str, Any],
 ) -> None:
     partial = store.absolute().parent / f".{store.name}.{secrets.token_hex(6)}.partial"
-    partial.mkdir(parents=True)
+    made = make_parents(partial)
     try:
+        partial.mkdir(parents=True)  # anew where another process removed them
         array = GrowingArray(partial / "images.npy", np.dtype(np.uint8), size * size * 3)
         rows: list[int] = []
         crops: list[tuple[int, int, int, int]] = []
@@ -219,6 +227,7 @@ def _write_store(
         move_into_place(partial, store)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        remove_empty(made)
 
 
 def _read_all(

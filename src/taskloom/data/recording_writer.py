@@ -18,7 +18,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taskloom.data.store_files import GrowingArray, is_replaceable, move_into_place, sync_folder
+from taskloom.data.store_files import (
+    GrowingArray,
+    is_replaceable,
+    make_parents,
+    move_into_place,
+    remove_empty,
+    sync_folder,
+)
 from taskloom.errors import DataError
 from taskloom.version import __version__
 
@@ -116,7 +123,9 @@ class RecordingWriter:
         self._check_header()
         self._codes = [np.array(sorted(table), dtype=np.int64) for table in self.tracks.values()]
         self._recordings: list[Recording] = []
+        self._names: set[str] = set()
         self._total_samples = 0
+        self._made: tuple[Path, ...] = ()
         self._done = False
         # A sibling, so that the rename at the end stays within one file system.
         self._partial = self.folder.absolute().parent / f".{self.folder.name}.{secrets.token_hex(6)}.partial"
@@ -126,8 +135,8 @@ class RecordingWriter:
                     f"{self.folder}: an empty or new folder, or an older store, expected; found other files. "
                     "Choose another folder."
                 )
-            self._partial.parent.mkdir(parents=True, exist_ok=True)
-            self._partial.mkdir()
+            self._made = make_parents(self._partial)
+            self._partial.mkdir(parents=True)  # anew where another process removed them
             self._samples = GrowingArray(self._partial / "samples.npy", np.dtype("<f4"), len(self.channels))
             self._tracks = GrowingArray(self._partial / "tracks.npy", np.dtype("<i4"), len(self.tracks))
 
@@ -158,7 +167,7 @@ class RecordingWriter:
         """
         if self._done:
             raise ValueError("the writer is closed")
-        if any(recording.name == name for recording in self._recordings):
+        if str(name) in self._names:
             raise DataError(f"recording {name}: the store has a recording of this name already.")
         values = np.asanyarray(samples)
         self._check_shape(name, values)
@@ -181,6 +190,7 @@ class RecordingWriter:
                 self._samples.append(chunk)
                 self._tracks.append(np.ascontiguousarray(codes[start : start + CHUNK_SAMPLES], dtype="<i4"))
         self._recordings.append(recording)
+        self._names.add(recording.name)
         self._total_samples += len(values)
 
     def close(self, *, sources: Mapping[str, str], reader: str, parameters: Mapping[str, Any]) -> None:
@@ -235,6 +245,7 @@ class RecordingWriter:
                 if hasattr(self, name):  # the constructor may have failed before
                     getattr(self, name).discard()
             shutil.rmtree(self._partial, ignore_errors=True)
+            remove_empty(self._made)
 
     def __enter__(self) -> Self:
         return self

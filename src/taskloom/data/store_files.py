@@ -113,6 +113,27 @@ def move_into_place(partial: Path, folder: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def make_parents(place: Path) -> tuple[Path, ...]:
+    """Makes the folders above a place that are missing; returns them, innermost first.
+
+    Example:
+        >>> import tempfile
+        >>> made = make_parents(Path(tempfile.mkdtemp()) / "stores" / "new" / "store")
+        >>> [folder.name for folder in made]
+        ['new', 'stores']
+    """
+    missing = tuple(folder for folder in place.absolute().parents if not folder.exists())
+    place.absolute().parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(folders: tuple[Path, ...]) -> None:
+    """Removes what `make_parents` made, where nothing has been put there."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not empty: another process uses it
+            folder.rmdir()
+
+
 def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

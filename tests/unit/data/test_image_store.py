@@ -175,7 +175,7 @@ def test_a_store_of_another_version_and_a_foreign_folder_are_refused(album: Path
 
 def test_nothing_is_left_behind_where_nothing_can_be_prepared(album: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of the 2 images.*text\.png: not a readable image"):
-        prepare_images(["text.png", "missing.png"], album, tmp_path / "store", 8)
+        prepare_images(["text.png", "missing.png"], album, tmp_path / "stores" / "store", 8)
     with pytest.raises(DataError, match="no such folder"):
         prepare_images(FILES, tmp_path / "nowhere", tmp_path / "store", 8)
     (tmp_path / "file").touch()

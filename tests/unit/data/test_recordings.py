@@ -320,3 +320,17 @@ def test_unknown_names_suggest_the_nearest(tmp_path: Path) -> None:
         store.track_index("gate")
     with pytest.raises(DataError, match="`z` is not a channel"):
         store.channel_indices(["c0", "z"])
+
+
+def test_refused_input_leaves_no_folder_that_was_not_there(tmp_path: Path) -> None:
+    def add_twice(writer: RecordingWriter) -> None:
+        _add_zeros(writer)
+        _add_zeros(writer)
+
+    with pytest.raises(DataError, match="recording A: the store has a recording of this name already"):
+        _write(tmp_path / "runs" / "stores" / "store", add_twice)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(DataError, match="recording A"):
+        _write(tmp_path / "runs" / "stores" / "store", add_twice)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
