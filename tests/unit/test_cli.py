@@ -271,7 +271,7 @@ class TestMistakes:
         table.loc[41:59, "part"], table.loc[60:, "part"] = "validation", "test"  # P10 on two sides
         table.to_csv("people.csv", index=False)
         sentence = refused("study", "people.yaml", "--set", "split={by: person, column: part}")
-        assert sentence.startswith("--set split: split: person P10 stands in train")
+        assert sentence.startswith("--set split: person P10 stands in train")
 
     def test_files_and_folders(self, folder: Path) -> None:
         assert "no such file" in refused("study", "nothing.yaml")

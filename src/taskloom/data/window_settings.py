@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from taskloom.data.label_rules import LABEL_RULES, NULL_POLICIES, check_choice
 from taskloom.data.recordings import RecordingStore
 from taskloom.data.sources import check_settings
 from taskloom.data.windows import WindowDataset
@@ -99,6 +100,7 @@ class WindowSettings:
                         f"data.window.{setting}.{name}: not a task.{did_you_mean(str(name), tasks)} "
                         f"Tasks: {', '.join(tasks)}, or `default`."
                     )
+        self._check_choices()
         return WindowDataset(
             store,
             tasks,
@@ -111,6 +113,16 @@ class WindowSettings:
             sources=sources,
             group_by=group_by,
         )
+
+    def _check_choices(self) -> None:
+        """Rules and policies by the setting's own path, which the rules themselves do not know."""
+        for setting, value, known in (
+            ("label_rule", self.label_rule, LABEL_RULES),
+            ("null", self.null, NULL_POLICIES),
+        ):
+            by_task = value.items() if isinstance(value, Mapping) else [("", value)]
+            for name, choice in by_task:
+                check_choice(f"data.window.{setting}{f'.{name}' if name else ''}", choice, known)
 
     def to_dict(self, rate_hz: float) -> dict[str, Any]:
         """Plain values, lengths in samples."""

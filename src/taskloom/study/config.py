@@ -165,15 +165,16 @@ def _check_encoder(document: Document) -> None:
         return  # pydantic says what is wrong
     name = settings.get("name")
     if name is not None and str(name) not in ENCODERS:
-        raise ConfigError(
-            f"{document.where(('encoder', 'name'))}: encoder.name: `{name}` is not a known encoder."
+        message = (
+            f"encoder.name: `{name}` is not a known encoder."
             f"{did_you_mean(str(name), ENCODERS)} Known: {', '.join(ENCODERS)}."
         )
+        raise ConfigError(document.say(("encoder", "name"), message))
     known = ["name", *(() if name is None else _keyword_names(ENCODERS[str(name)]))]
     for key in settings:
         if key not in known:
             path: KeyPath = ("encoder", key)
-            raise ConfigError(f"{document.where(path)}: {unknown_setting(path, known)}")
+            raise ConfigError(document.say(path, unknown_setting(path, known)))
 
 
 def _keyword_names(function: Any) -> list[str]:

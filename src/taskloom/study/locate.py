@@ -33,7 +33,7 @@ def located(document: Document) -> Iterator[None]:
     except (ConfigError, DataError) as error:
         path = leading_path(str(error), document.value)
         if path:
-            raise type(error)(f"{document.where(path)}: {error}") from error
+            raise type(error)(document.say(path, str(error))) from error
         raise
 
 
@@ -87,15 +87,14 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document, 
     rank = {"extra_forbidden": 0, "missing": 2}
     first = min(error.errors(include_url=False), key=lambda item: rank.get(item["type"], 1))
     path = (*at, *_real_path(first["loc"], document, at))
-    place = f"{document.where(path)}: {dotted(path)}"
     if first["type"] == "extra_forbidden":
         known = _settings_at(model, path[len(at) : -1])
-        return f"{document.where(path)}: {unknown_setting(path, known)}"
+        return document.say(path, unknown_setting(path, known))
     if first["type"] == "missing":
-        return f"{place} is missing."
+        return document.say(path, f"{dotted(path)} is missing.")
     expected = re.sub(r"^(Value error, |Input |List |Dictionary |Tuple |String )", "", str(first["msg"]))
     expected = re.sub(r" after validation, not \d+", "", expected).rstrip(".")
-    return f"{place} {expected}, found {_shown(first['input'])}."
+    return document.say(path, f"{dotted(path)} {expected}, found {_shown(first['input'])}.")
 
 
 def unknown_setting(path: KeyPath, known: Sequence[str]) -> str:

@@ -86,7 +86,9 @@ def execute(spec: RunSpec, cache: DataCache) -> RunRecord:
         result = _train_and_evaluate(spec, cache)
     except TaskloomError as error:
         _refuse_storage(error, spec)
-        return _failed(spec, started, time.monotonic() - clock, str(error))
+        # Whoever shows the record names the run.
+        reason = str(error).removeprefix(f"run {run_folder(spec.out, spec.id).name}: ")
+        return _failed(spec, started, time.monotonic() - clock, reason)
     except Exception as error:  # noqa: BLE001
         # One run may fail in ways nobody foresaw (memory, a defect, anything in a user's module): the days
         # of the other runs must not hang on it. It is told, with its traceback in a file; Ctrl-C passes.

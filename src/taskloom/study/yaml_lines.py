@@ -45,6 +45,21 @@ class Document:
                 return f"{self.path}:{self.lines[path[:end]]}"
         return self.path
 
+    def say(self, path: KeyPath, message: str) -> str:
+        """Returns a message that begins with a setting's path, with its place before it; no path twice.
+
+        Example:
+            >>> Document("a.yaml", {}, lines={("seed",): 3}).say(("seed",), "seed: a number expected.")
+            'a.yaml:3: seed: a number expected.'
+            >>> Document("a.yaml", {}, overridden={("seed",)}).say(("seed",), "seed: a number expected.")
+            '--set seed: a number expected.'
+        """
+        place = self.where(path)
+        key = place.removeprefix("--set ")
+        if key != place and message.startswith((f"{key}:", f"{key} ")):
+            return f"--set {message}"
+        return f"{place}: {message}"
+
 
 def dotted(path: KeyPath) -> str:
     """Writes a key path as messages do.
@@ -142,18 +157,22 @@ def parse_document(text: str, name: str) -> Document:
 
 
 def parse_value(text: str) -> Any:
-    """Parses one value, as `--set key=value` gives it.
+    """Parses one value, as `--set key=value` gives it; keys are text, as in a file (`null: drop`).
 
     Raises:
         yaml.YAMLError: The text is not YAML.
+        ConfigError: A key stands twice, or is none.
 
     Example:
         >>> parse_value("[1, 1e-3, no]")
         [1, 0.001, 'no']
+        >>> parse_value("{null: drop}")
+        {'null': 'drop'}
     """
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        return None if node is None else _value(loader, node, (), Document("--set", {}))
     finally:
         loader.dispose()
 

@@ -181,10 +181,8 @@ class TestErrors:
         assert message(TEXT[: TEXT.index("cells:")]) == "faces.yaml: cells is missing."
 
     def test_an_override_is_named_in_place_of_file_and_line(self) -> None:
-        assert message(TEXT, "training.epochs=0").startswith(
-            "--set training.epochs: training.epochs should be"
-        )
-        assert message(TEXT, "training.epoch=1").startswith("--set training.epoch: training.epoch is not")
+        assert message(TEXT, "training.epochs=0").startswith("--set training.epochs should be")
+        assert message(TEXT, "training.epoch=1").startswith("--set training.epoch is not")
 
     @pytest.mark.parametrize(
         ("override", "expected"),
