@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from taskloom.data.batch import DataSplits, TaskDataset
+from taskloom.data.batch import Batch, DataSplits, TaskDataset
 from taskloom.data.inspect import Inspection, TaskLabels, inspect_splits
 from taskloom.errors import ConfigError, DataError
+from taskloom.losses import per_task
 from taskloom.study.cells import Cell
 from taskloom.study.config import Study
 from taskloom.study.locate import located
 from taskloom.study.runs import DataRequest, RunSpec, data_request
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
+from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
+from taskloom.training.devices import choose_device, make_fabric
 
 _PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
 
@@ -113,7 +117,7 @@ def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict
     return {
         "tasks": splits.tasks.to_dicts(),
         "labels": [_label_count(task) for task in inspection.tasks],
-        "clusters": f"{groups:,} {_plural(splits.about.get('group'))}",
+        "clusters": _clusters(groups, splits.about.get("group")),
         "test_over_train": rows["test"] / rows["train"] if redrawn else None,
         "data_notes": notes,
         "warnings": [*map(str, splits.about.get("warnings", [])), *_group_warnings(inspection)],
@@ -131,9 +135,13 @@ def _group_warnings(inspection: Inspection) -> list[str]:
     ]
 
 
-def _plural(group: str | None) -> str:
-    """What the clusters of the intervals are, in the plural."""
-    return "rows" if group is None else _PLURALS.get(group, f"values of {group}")
+def _clusters(number: int, group: str | None) -> str:
+    """How many of what the clusters of the intervals are: "1 person", "12 people"."""
+    if group is None:
+        return f"{number:,} row{'' if number == 1 else 's'}"
+    if number == 1:
+        return f"1 {group if group in _PLURALS else f'value of {group}'}"
+    return f"{number:,} {_PLURALS.get(group, f'values of {group}')}"
 
 
 def _label_count(task: TaskLabels) -> dict[str, Any]:
@@ -168,12 +176,17 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
             if balancer is not None:
                 balancer.check_tasks(network.tasks)
             network.eval()
+            rows = _two_rows(splits.train)
             with torch.inference_mode():
-                network(_two_rows(splits.train))
+                predictions = network(rows.inputs)
         except TypeError as error:  # a balancer's setting that it does not have
             raise ConfigError(f"{study.document.where(path)}: {dotted(path)}: {error}.") from error
         except (ConfigError, DataError) as error:
             raise type(error)(f"{study.document.where(path)}: {_at(path, error)}") from error
+        try:
+            check_losses(cell.name, predictions, rows.labels, network.tasks)
+        except ConfigError as error:
+            raise ConfigError(f"{study.document.where(('head',))}: {error}") from error
 
 
 def _at(path: KeyPath, error: Exception) -> str:
@@ -181,8 +194,62 @@ def _at(path: KeyPath, error: Exception) -> str:
     return message if message.startswith(dotted(path)) else f"{dotted(path)}: {message}"
 
 
-def _two_rows(dataset: TaskDataset) -> torch.Tensor:
-    return dataset.__getitems__([0, len(dataset) - 1]).inputs
+def _two_rows(dataset: TaskDataset) -> Batch:
+    return dataset.__getitems__([0, len(dataset) - 1])
+
+
+def check_losses(cell: str, predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) -> None:
+    """Computes every task's loss once, so that heads and labels that do not fit show before training.
+
+    Args:
+        cell: Name of the cell, for the message.
+        predictions: What the cell's network returned for some rows.
+        labels: Labels of the same rows.
+        tasks: The network's tasks.
+
+    Raises:
+        ConfigError: Names cell and task, and says what to do.
+    """
+    for name, output in predictions.items():
+        if not isinstance(tasks[name], Binary | Multiclass) or name not in labels.values:
+            continue
+        labelled, predicted = labels.values[name].ndim == 2, output.ndim == 3
+        if labelled and not predicted:
+            raise ConfigError(
+                f"cell {cell}, task {name}: its labels are per sample of a window, its head gives one output "
+                "per window; set `head.per_sample: true`, or another `data.window.label_rule`."
+            )
+        if predicted and not labelled:
+            raise ConfigError(
+                f"cell {cell}, task {name}: `head.per_sample` gives an output per sample of a window, its "
+                "labels are one per row; leave it out, or set `data.window.label_rule: per_sample`."
+            )
+    try:
+        per_task(predictions, labels, tasks)
+    except ValueError as error:
+        raise ConfigError(
+            f"cell {cell}: {error}; the encoder, `head` or `data.window` must be changed until they fit."
+        ) from error
+
+
+def check_devices(study: Study, cells: Sequence[Cell]) -> None:
+    """Refuses a device, a number of devices or a precision that this machine does not have.
+
+    Raises:
+        ConfigError: With file and line.
+    """
+    for cell in {cell.training.model_dump_json(): cell for cell in reversed(cells)}.values():
+        training = cell.training
+        own = cell.entry >= 0 and "training" in study.config.cells[cell.entry]
+        try:
+            choose_device(training.device)
+            if training.devices > 1 or training.precision != "32":
+                make_fabric(training)
+        except ConfigError as error:
+            path: KeyPath = ("cells", cell.entry, "training") if own else ("training",)
+            setting = str(error).removeprefix("training.")
+            key = setting.partition(":")[0]
+            raise ConfigError(study.document.say((*path, key), f"{dotted(path)}.{setting}")) from error
 
 
 def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: int) -> dict[str, Any]:
@@ -211,7 +278,9 @@ def describe(facts: Mapping[str, Any]) -> str:
 
 __all__ = [
     "Prepared",
+    "check_devices",
     "check_labels",
+    "check_losses",
     "data_facts",
     "describe",
     "dry_build",

@@ -14,7 +14,7 @@ from taskloom.study.cells import Cell, baselines, expand_cells
 from taskloom.study.config import Study
 from taskloom.study.lock import study_lock
 from taskloom.study.pool import do_runs
-from taskloom.study.prepare import Prepared, dry_build, prepare_data, study_facts
+from taskloom.study.prepare import Prepared, check_devices, dry_build, prepare_data, study_facts
 from taskloom.study.progress import Progress
 from taskloom.study.results import ResultsStore, run_folder, storage_error
 from taskloom.study.runs import RunSpec, plan_runs
@@ -70,9 +70,10 @@ def plan_study(study: Study, out: Path, *, data: Path | None = None, stores: Pat
         ConfigError, DataError: One sentence on what is wrong.
     """
     cells = expand_cells(study)
+    everything = [*baselines(study), *cells]
+    check_devices(study, everything)  # before the data, which may take long to read
     cache = DataCache()
     prepared = prepare_data(study, data, stores_beside(out) if stores is None else stores, cache)
-    everything = [*baselines(study), *cells]
     specs = plan_runs(study, everything, prepared.requests, prepared.checksums, out)
     dry_build(study, everything, specs, cache.get(prepared.requests[0]))
     return Plan(cells, specs, prepared)

@@ -12,7 +12,7 @@ from taskloom.study.cells import baselines, expand_cells
 from taskloom.study.config import Study
 from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
-from taskloom.study.prepare import dry_build, prepare_data
+from taskloom.study.prepare import check_devices, dry_build, prepare_data
 from taskloom.study.runs import RunSpec, data_request, plan_runs
 from taskloom.study.views import labelled_rows
 from taskloom.study.worker import DataCache, build_balancer, build_network
@@ -67,6 +67,7 @@ def train_cell(
         found = f"`{name}` is not a cell of this study.{did_you_mean(name, names)} " if name else ""
         raise ConfigError(f"--cell: {found}Cells: {', '.join(names)}.")
     cell = cells[names.index(name)]
+    check_devices(study, [cell])
     cache = DataCache()
     prepared = prepare_data(study, data, stores, cache, repeats=1)
     spec = plan_runs(study, [cell], prepared.requests, prepared.checksums, stores)[0]
