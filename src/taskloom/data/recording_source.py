@@ -244,6 +244,7 @@ def _write(
                 person=recording.person,
                 session=recording.session,
                 trial=recording.trial,
+                gaps=recording.gaps,
             )
         writer.close(sources=sums, reader=reader.name, parameters={**parameters, _NOTES: reader.notes})
 

@@ -13,6 +13,7 @@ import torch
 
 from taskloom.data import recording_source
 from taskloom.data.batch import DataSplits, TaskDataset
+from taskloom.data.readers.opportunity import OpportunityReader
 from taskloom.data.recordings import RecordingStore
 from taskloom.data.simulate import simulate_opportunity
 from taskloom.data.sources import checksums, find_source, load, resolve_tasks
@@ -127,6 +128,18 @@ def test_store_is_used_again_until_something_changes(simulated: Path, tmp_path: 
     assert changed.about["notes"][-1] == "The store was prepared again: source file S1-ADL1.dat changed."
     assert changed.train.store.folder == place
     assert (place / "store.json").stat().st_mtime_ns != before
+
+
+def test_gaps_of_a_reader_reach_the_store(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = OpportunityReader(simulated, channels="quickstart")
+    read = list(reader.recordings())
+    read[1].gaps = [(100, 100), (200, 300)]
+    monkeypatch.setattr(reader, "recordings", lambda: iter(read))
+    store, _ = recording_source.prepare(reader, tmp_path)
+    assert [recording.gaps for recording in store.recordings[:2]] == [(), ((100, 100), (200, 300))]
+    assert store.recordings[1].segments == [(0, 100), (100, 200), (300, store.recordings[1].length)]
 
 
 def test_store_of_another_version(simulated: Path, stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,17 @@ class TestFile:
 
 
 class TestReader:
+    def test_a_table_of_file_names_needs_no_key(self, tmp_path: Path) -> None:
+        for number, name in enumerate(("a", "b", "c")):
+            write(tmp_path / f"{name}.wav", number)
+        (tmp_path / "t.csv").write_text("file_name,mood,person\na.wav,calm,p1\nb.WAV,loud,p2\nc,,p1\n")
+        found = list(WavReader(tmp_path, table="t.csv").recordings())
+        assert [(each.name, each.labels["mood"], each.person) for each in found] == [
+            ("a", "calm", "p1"),
+            ("b", "loud", "p2"),
+            ("c", None, "p1"),
+        ]
+
     def test_labels_from_names_and_table(self, tmp_path: Path) -> None:
         reader = WavReader(
             digits(tmp_path),
@@ -148,7 +159,6 @@ class TestReader:
         write(tmp_path / "b.wav", channels=2)
         assert "b.wav: left, right found, audio expected as in a.wav" in refused(tmp_path)
         assert "`middle` is not a channel of a.wav" in refused(tmp_path, channels=["middle"])
-        assert "data.key: a pair `group: column`" in refused(tmp_path, table="t.csv")
         assert "the name does not match `data.file_pattern`" in refused(tmp_path, file_pattern=PATTERN)
         assert "files `*.wave` (.wav) expected, found a.wav, b.wav" in refused(tmp_path, files="*.wave")
         write(tmp_path / "more/a.wav")

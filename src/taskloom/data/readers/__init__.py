@@ -21,6 +21,7 @@ class ReadRecording:
         tracks: Label codes per sample, int32 [n, tracks]; None where the reader has no tracks.
         labels: Labels of the whole recording; None where one is missing.
         person, session, trial: Whom and what it is of, where known.
+        gaps: Sample ranges [start, stop) that no window may touch or cross; see `RecordingWriter.add`.
     """
 
     name: str
@@ -30,6 +31,7 @@ class ReadRecording:
     person: str | None = None
     session: str | None = None
     trial: str | None = None
+    gaps: Sequence[tuple[int, int]] = ()
 
 
 class RecordingReader(Protocol):

@@ -18,7 +18,7 @@ from scipy.signal import resample_poly
 
 from taskloom.data.readers import ReadRecording
 from taskloom.data.readers.edf_header import EdfHeader, read_header
-from taskloom.data.readers.edf_labels import LabelSpec, RecordingLabels, label_specs
+from taskloom.data.readers.edf_labels import LabelSettings, RecordingLabels, layout_settings
 from taskloom.errors import ConfigError, DataError, did_you_mean
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -77,26 +77,17 @@ class EdfReader:
         resample_hz: float | None = None,
     ) -> None:
         self.root = Path(folder)
-        if layout is not None and layout not in LAYOUTS:
-            raise ConfigError(
-                f"data.layout: `{layout}` is not known.{did_you_mean(layout, LAYOUTS)} "
-                f"Known: {', '.join(LAYOUTS)}."
-            )
-        usual = LAYOUTS[layout] if layout else {}
-        pattern = file_pattern or usual.get("file_pattern", r".+")
-        table_name = table or usual.get("table")
-        specs = label_specs(labels if labels is not None else usual.get("labels", {}))
-        self._recordings = _find_files(self.root)
-        self._labels = RecordingLabels.read(
-            self._recordings,
-            pattern,
-            self.root / table_name if table_name else None,
-            key or usual.get("key"),
-            specs,
+        self._settings = LabelSettings.choose(
+            self.root,
+            layout_settings(LAYOUTS, layout),
+            file_pattern=file_pattern,
+            table=table,
+            key=key,
+            labels=labels,
         )
-        self.files = [*self._recordings, *([self.root / table_name] if table_name else [])]
-        self._specs: dict[str, LabelSpec] = specs
-        self._pattern, self._key = pattern, dict(key or usual.get("key") or {})
+        self._recordings = _find_files(self.root)
+        self._labels = RecordingLabels.read(self._recordings, self._settings)
+        self.files = self._settings.files(self._recordings)
         first = read_header(self._recordings[0])
         self.channels = _chosen_channels(channels, first)
         self.units = [first.units[first.labels.index(channel)] for channel in self.channels]
@@ -113,9 +104,7 @@ class EdfReader:
     @property
     def parameters(self) -> dict[str, Any]:
         return {
-            "file_pattern": self._pattern,
-            "key": self._key,
-            "labels": {name: spec.to_dict() for name, spec in self._specs.items()},
+            **self._settings.to_dict(),
             "channels": list(self.channels),
             "units": self.units,
             "resampled_from_hz": self.native_rate_hz if self.rate_hz != self.native_rate_hz else None,
@@ -153,15 +142,7 @@ class EdfReader:
                 "one rate for all recordings expected."
             )
         samples = resample(_read_signals(path, header, self.channels), rate_hz, self.rate_hz)
-        found = self._labels.of(path)
-        return ReadRecording(
-            name=path.stem,
-            samples=samples,
-            labels=found.labels,
-            person=found.identity.get("person"),
-            session=found.identity.get("session"),
-            trial=found.identity.get("trial"),
-        )
+        return self._labels.recording(path, samples)
 
 
 def resample(samples: NDArray[np.float32], from_hz: float, to_hz: float) -> NDArray[np.float32]:

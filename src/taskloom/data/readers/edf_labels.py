@@ -6,13 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.data.readers import ReadRecording
 from taskloom.data.tables import Table, read_table
 from taskloom.errors import ConfigError, DataError, did_you_mean
 
 _IDENTITY = ("person", "session", "trial")
 _FILE_COLUMNS = ("file_name", "file")
+_SUFFIXES = (".edf", ".wav")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,64 @@ def label_specs(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, LabelSpe
     return specs
 
 
+def layout_settings(layouts: Mapping[str, dict[str, Any]], layout: str | None) -> dict[str, Any]:
+    """Settings of a well-known data set by its name; none where `layout` is None.
+
+    Raises:
+        ConfigError: No such layout.
+    """
+    if layout is None:
+        return {}
+    if layout not in layouts:
+        raise ConfigError(
+            f"data.layout: `{layout}` is not known.{did_you_mean(layout, layouts)} "
+            f"Known: {', '.join(layouts)}."
+        )
+    return layouts[layout]
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Where labels of whole recordings come from; see `EdfReader` for each."""
+
+    file_pattern: str
+    table: Path | None
+    key: Mapping[str, str]
+    specs: Mapping[str, LabelSpec]
+
+    @classmethod
+    def choose(
+        cls,
+        root: Path,
+        usual: Mapping[str, Any],
+        *,
+        file_pattern: str | None,
+        table: str | None,
+        key: Mapping[str, str] | None,
+        labels: Mapping[str, Mapping[str, Any]] | None,
+    ) -> Self:
+        """The settings given, with what is usual for a layout in place of those that are not."""
+        table = table or usual.get("table")
+        return cls(
+            file_pattern or usual.get("file_pattern", r".+"),
+            root / table if table else None,
+            dict(key or usual.get("key") or {}),
+            label_specs(labels if labels is not None else usual.get("labels", {})),
+        )
+
+    def files(self, recordings: Sequence[Path]) -> list[Path]:
+        """The recordings and the table."""
+        return [*recordings, *([self.table] if self.table else [])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a reader's `parameters`."""
+        return {
+            "file_pattern": self.file_pattern,
+            "key": dict(self.key),
+            "labels": {name: spec.to_dict() for name, spec in self.specs.items()},
+        }
+
+
 class RecordingLabels:
     """Labels of every file, read at once from names and table."""
 
@@ -70,33 +133,32 @@ class RecordingLabels:
     def of(self, path: Path) -> FoundLabels:
         return self._found[path.name]
 
-    @classmethod
-    def read(
-        cls,
-        paths: Sequence[Path],
-        file_pattern: str,
-        table_path: Path | None,
-        key: Mapping[str, str] | None,
-        specs: Mapping[str, LabelSpec],
-    ) -> RecordingLabels:
-        """Joins names and table.
+    def recording(self, path: Path, samples: NDArray[np.float32]) -> ReadRecording:
+        """A file's samples [n, channels] with what is known about them."""
+        found = self.of(path)
+        return ReadRecording(
+            name=path.stem,
+            samples=samples,
+            labels=found.labels,
+            person=found.identity.get("person"),
+            session=found.identity.get("session"),
+            trial=found.identity.get("trial"),
+        )
 
-        Args:
-            paths: The recordings.
-            file_pattern: See `EdfReader`, as all of the following.
-            table_path: The table, or None.
-            key: Named group -> column.
-            specs: Labels under names of their own.
+    @classmethod
+    def read(cls, paths: Sequence[Path], settings: LabelSettings) -> RecordingLabels:
+        """Joins names and table.
 
         Raises:
             DataError: A name that does not fit, two different values for one key, an unknown value.
             ConfigError: A pattern, key or source that is not there.
         """
-        groups = _named_groups(paths, file_pattern)
+        specs, table_path = settings.specs, settings.table
+        groups = _named_groups(paths, settings.file_pattern)
         columns: dict[str, dict[str, Any]] = {path.name: {} for path in paths}
         result = cls()
         if table_path is not None:
-            rows, join = _table_rows(read_table(table_path), key, groups)
+            rows, join = _table_rows(read_table(table_path), settings.key, groups)
             without = [path.name for path in paths if join(path) not in rows]
             columns = {path.name: rows.get(join(path), {}) for path in paths}
             if without:
@@ -170,7 +232,7 @@ def _table_rows(
             return path.stem
 
     table.column_name(column, "`data.key`")
-    keys = [text.removesuffix(".edf") if not key else text for text in table.text(column)]
+    keys = [text if key else _without_suffix(text) for text in table.text(column)]
     rows: dict[str, dict[str, Any]] = {}
     first_row: dict[tuple[str, str], int] = {}
     for name in (name for name in table.columns if name != column):
@@ -186,6 +248,11 @@ def _table_rows(
                 values[name] = value
                 first_row[owner, name] = row
     return rows, join
+
+
+def _without_suffix(file: str) -> str:
+    """A file's name as tables give it, with or without a suffix that recordings have."""
+    return file[:-4] if file.lower().endswith(_SUFFIXES) else file
 
 
 def _column_values(table: Table, name: str) -> list[Any]:

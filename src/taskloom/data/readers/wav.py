@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.data.readers import ReadRecording
-from taskloom.data.readers.edf_labels import LabelSpec, RecordingLabels, label_specs
+from taskloom.data.readers.edf_labels import LabelSettings, RecordingLabels, layout_settings
 from taskloom.data.readers.wav_file import WavHeader, read_wav, read_wav_header
 from taskloom.data.signals import SignalSteps
 from taskloom.errors import ConfigError, DataError, did_you_mean
@@ -37,8 +37,9 @@ class WavReader:
         files: Shell pattern of the files below `folder`; `**/*.wav` looks into subfolders too.
         file_pattern: Regular expression that every file name without `.wav` matches as a whole; its named
             groups become labels; `person`, `session` and `trial` also say whom and what a recording is of.
-        table: CSV or Parquet file below `folder` with one row per value of `key`.
-        key: Named group -> column of the table that holds its values, one pair.
+        table: CSV or Parquet file below `folder` with one row per value of `key`, or per file.
+        key: Named group -> column of the table that holds its values, one pair. Without it the column
+            `file_name` or `file` names the recording.
         labels: Label -> `{from: group or column, values: {text in the data: name}}`, besides the groups and
             columns under their own names.
         channels: "all", "mix" (their mean, as channel `audio`), or names: mono is `audio`, stereo is `left`
@@ -68,31 +69,14 @@ class WavReader:
         steps: SignalSteps | None = None,
     ) -> None:
         self.root = Path(folder)
-        if layout is not None and layout not in LAYOUTS:
-            raise ConfigError(
-                f"data.layout: `{layout}` is not known.{did_you_mean(layout, LAYOUTS)} "
-                f"Known: {', '.join(LAYOUTS)}."
-            )
-        usual = LAYOUTS[layout] if layout else {}
-        self._pattern = file_pattern or usual.get("file_pattern", r".+")
-        self._key = dict(key or usual.get("key") or {})
-        self._specs: dict[str, LabelSpec] = label_specs(labels or usual.get("labels", {}))
-        table_name = table or usual.get("table")
-        if table_name and not self._key:
-            raise ConfigError(
-                "data.key: a pair `group: column` that joins the table expected; for a table with one row "
-                "per file take `reader: recordings`."
-            )
+        usual = layout_settings(LAYOUTS, layout)
+        self._settings = LabelSettings.choose(
+            self.root, usual, file_pattern=file_pattern, table=table, key=key, labels=labels
+        )
         self._recordings = find_files(self.root, files or usual.get("files", "*.wav"), (".wav",))
         _check_unique(self._recordings)
-        self._labels = RecordingLabels.read(
-            self._recordings,
-            self._pattern,
-            self.root / table_name if table_name else None,
-            self._key or None,
-            self._specs,
-        )
-        self.files = [*self._recordings, *([self.root / table_name] if table_name else [])]
+        self._labels = RecordingLabels.read(self._recordings, self._settings)
+        self.files = self._settings.files(self._recordings)
         self.steps = steps or SignalSteps()
         first = read_wav_header(self._recordings[0])
         self._choice: str | tuple[str, ...] = channels if isinstance(channels, str) else tuple(channels)
@@ -117,9 +101,7 @@ class WavReader:
     def parameters(self) -> dict[str, Any]:
         return {
             "files": [path.relative_to(self.root).as_posix() for path in self._recordings],
-            "file_pattern": self._pattern,
-            "key": self._key,
-            "labels": {name: spec.to_dict() for name, spec in self._specs.items()},
+            **self._settings.to_dict(),
             "channels": self._choice if isinstance(self._choice, str) else list(self._choice),
             "native_rate_hz": self.native_rate_hz,
             "signals": self.steps.to_dict(),
@@ -143,17 +125,10 @@ class WavReader:
                 f"{path.name}: {', '.join(header.channels)} found, {', '.join(self._channels)} expected as "
                 f"in {self._recordings[0].name}; `data.channels: mix` makes one channel of all."
             )
-        found = self._labels.of(path)
-        return ReadRecording(
-            name=path.stem,
-            samples=self.steps.apply(
-                pick_wav_channels(header, columns), self.native_rate_hz, path.name, self._channels
-            ),
-            labels=found.labels,
-            person=found.identity.get("person"),
-            session=found.identity.get("session"),
-            trial=found.identity.get("trial"),
+        samples = self.steps.apply(
+            pick_wav_channels(header, columns), self.native_rate_hz, path.name, self._channels
         )
+        return self._labels.recording(path, samples)
 
 
 def chosen_wav_channels(
