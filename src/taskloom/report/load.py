@@ -45,12 +45,13 @@ def load(folder: Path) -> ReportData:
 
 def from_summary(summary: Mapping[str, Any]) -> ReportData:
     """Builds the page's data from the content of `summary.json`."""
+    overall = summary.get("overall") or {"task": None, "gains": []}
     return ReportData(
         title=summary["title"],
         created=summary["created"],
         tasks=[_row(TaskRow, row) for row in summary["tasks"]],
         cells=[_row(CellRow, {**row, "tasks": tuple(row["tasks"])}) for row in summary["cells"]],
-        gains=[_row(GainRow, row) for row in summary["gains"]],
+        gains=[_row(GainRow, row) for row in (*summary["gains"], *overall["gains"])],
         curves=[_row(Curve, {**row, "values": _numbers(row["values"])}) for row in summary["curves"]],
         mixing=[_row(Mixing, {**row, "tasks": tuple(row["tasks"])}) for row in summary["mixing"]],
         labels=[_row(LabelCount, row) for row in summary["labels"]],
@@ -62,6 +63,7 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         data_notes=summary["data_notes"],
         environment=summary["environment"],
         study_file=summary["study_file"],
+        overall=_row(TaskRow, overall["task"]) if overall["task"] else None,
     )
 
 

@@ -163,6 +163,8 @@ class ReportData:
         data_notes: Sentences about source, groups and split.
         environment: Versions, device, threads.
         study_file: The resolved configuration as YAML.
+        overall: All judged tasks together as one more row, where one metric judges them all; its gains stand
+            among `gains` under its name.
     """
 
     title: str
@@ -181,6 +183,7 @@ class ReportData:
     data_notes: Sequence[str] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     study_file: str = ""
+    overall: TaskRow | None = None
 
     def gain(self, task: str, cell: str) -> GainRow | None:
         """The gain of a task in a cell, None where there is none (yet)."""

@@ -35,14 +35,15 @@ def render(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     judged = [task for task in data.tasks if not task.auxiliary]
+    rows = [data.overall, *judged] if data.overall else judged
     return environment.get_template("report.html.j2").render(
         data=data,
         words=words,
-        judged=judged,
+        rows=rows,
         auxiliary=[task for task in data.tasks if task.auxiliary],
         headline=words.headline(data),
-        matrix=[(task, baseline_value(data, task), _matrix_row(data, task)) for task in judged],
-        sentences=[(task, words.task_sentence(data, task), _verdict(data, task)) for task in judged],
+        matrix=[(task, baseline_value(data, task), _matrix_row(data, task)) for task in rows],
+        sentences=[(task, words.task_sentence(data, task), _verdict(data, task)) for task in rows],
         hurt=hurt_rows(data),
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
         mixing=[

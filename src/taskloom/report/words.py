@@ -132,7 +132,18 @@ def headline(data: ReportData) -> str:
     tasks = f"{len(judged)} task{'s' if len(judged) != 1 else ''}"
     if not parts:
         return f"{tasks}; no verdict yet."
-    return f"Of {tasks}, each judged in the cell that was best on validation: {', '.join(parts)}."
+    each = f"Of {tasks}, each judged in the cell that was best on validation: {', '.join(parts)}."
+    return each + _together(data)
+
+
+def _together(data: ReportData) -> str:
+    """What holds on average over all judged tasks, where that can be said."""
+    row = data.gain(data.overall.name, data.overall.chosen_cell) if data.overall else None
+    if row is None or data.overall is None:
+        return ""
+    outcome = {"helped": "sharing helped", "hurt": "sharing hurt"}.get(row.verdict, "no difference was shown")
+    change = f"{metric_name(data.overall.metric)} {interval(row, data.overall.metric)}"
+    return f" On average over them {outcome}: {change}."
 
 
 def duration(seconds: float) -> str:

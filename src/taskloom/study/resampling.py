@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.metrics import METRICS, Summary
+from taskloom.study.mean_of_tasks import MeanOfTasks
 
 Floats = NDArray[np.float64]
 
@@ -22,7 +23,7 @@ class Resampling:
     resamples, so that the difference of two of them is a paired one.
 
     Args:
-        metric: The metric's name.
+        metric: The metric's name, or a mean of one over several tasks.
         num_resamples: Number of resamples, B.
         seed: Seed of the drawing.
 
@@ -33,8 +34,8 @@ class Resampling:
         (0.0, 3)
     """
 
-    def __init__(self, metric: str, num_resamples: int, seed: int) -> None:
-        self.metric = METRICS[metric]
+    def __init__(self, metric: str | MeanOfTasks, num_resamples: int, seed: int) -> None:
+        self.metric = METRICS[metric] if isinstance(metric, str) else metric
         self.num_resamples = num_resamples
         self.seed = seed
         self._known: dict[int, tuple[Summary, Floats]] = {}

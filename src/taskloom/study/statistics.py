@@ -41,6 +41,7 @@ from scipy import stats
 
 from taskloom.metrics import METRICS
 from taskloom.study.gains import Gain, Scores, Source, Verdict
+from taskloom.study.mean_of_tasks import MeanOfTasks
 from taskloom.study.resampling import Resampling
 
 __all__ = [
@@ -82,6 +83,7 @@ def compare(
     alpha: float = 0.05,
     num_resamples: int = 1000,
     seed: int = 0,
+    mean: MeanOfTasks | None = None,
 ) -> dict[str, Gain]:
     """Compares every cell with the single-task baseline of one task.
 
@@ -95,6 +97,7 @@ def compare(
         alpha: Level of the verdicts; the interval's level is 1 - alpha.
         num_resamples: Resamples of the test's groups.
         seed: Seed of the resampling.
+        mean: Where the values are means over several tasks: what evaluates their joined summaries.
 
     Returns:
         One gain per cell, in the order of `cells`.
@@ -112,7 +115,7 @@ def compare(
     """
     if test_over_train is not None and not test_over_train > 0:
         raise ValueError(f"test_over_train above 0 expected, found {test_over_train}")
-    resampling = Resampling(metric, num_resamples, seed)
+    resampling = Resampling(mean or metric, num_resamples, seed)
     single = [
         _one_gain(task, metric, baseline, name, scores, test_over_train, alpha, resampling)
         for name, scores in cells.items()

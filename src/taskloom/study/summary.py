@@ -1,9 +1,9 @@
 """From the results store to verdicts: `summary.json`, `results.parquet`, and the table for the terminal.
 
 `summary.json` holds what the report shows, under the names of `taskloom.report.model.ReportData`: title,
-created, tasks, cells, gains, curves, mixing, labels, num_repeats, clusters, design, failed, warnings,
-data_notes, environment, study_file; undefined numbers are null. Beside it `format` (of this file) and `runs`
-(planned, done, failed, missing).
+created, tasks, cells, gains, overall (`{task, gains}` or null), curves, mixing, labels, num_repeats,
+clusters, design, failed, warnings, data_notes, environment, study_file; undefined numbers are null. Beside
+it `format` (of this file) and `runs` (planned, done, failed, missing).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,24 +19,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from taskloom.metrics import METRICS, load_summaries
+from taskloom.metrics import METRICS
 from taskloom.study.cells import SINGLE_TASK
-from taskloom.study.results import ResultsStore, RunRecord, run_folder
+from taskloom.study.results import ResultsStore, RunRecord
 from taskloom.study.statistics import (
     LEAST_REPEATS,
     Gain,
-    Scores,
-    choose_on_validation,
-    compare,
     what_would_help,
 )
+from taskloom.study.verdicts import Groups, Overall, by_cell_and_task, chosen_cells, overall, task_gains
 from taskloom.tasks import TaskSet
 from taskloom.training.checkpoints import write_atomically
 
 SUMMARY_FORMAT = 1
-
-Groups = dict[tuple[str, str], list[RunRecord]]
-"""Finished runs by (cell id, task); a baseline's under (single_task, task)."""
 
 
 def write_summary(folder: Path) -> dict[str, Any]:
@@ -76,9 +70,9 @@ def summarize(
         planned: Number of runs that the study file names.
     """
     tasks = TaskSet.from_dicts(facts["tasks"])
-    done = _by_cell_and_task(records)
-    gains = _gains(folder, tasks, facts, done)
-    chosen = _chosen(tasks, facts, done)
+    done = by_cell_and_task(records)
+    gains = task_gains(folder, tasks, facts, done)
+    chosen = chosen_cells(tasks, facts, done)
     failed = [record for record in records if record.status == "failed"]
     missing = planned - len(records)
     return {
@@ -94,6 +88,7 @@ def summarize(
         "tasks": [_task_row(tasks, name, chosen.get(name, "")) for name in tasks],
         "cells": [_cell_row(cell, facts, done) for cell in facts["cells"]],
         "gains": [_gain_row(gain) for gain in gains],
+        "overall": _overall_row(overall(folder, tasks, facts, done), tasks),
         "curves": [curve for record in records for curve in _curves(record, tasks)],
         "mixing": [mixing for cell in facts["cells"] if (mixing := _mixing(cell, done)) is not None],
         "labels": facts["labels"],
@@ -151,68 +146,6 @@ _RESULT_COLUMNS = {
 }
 
 
-# -- verdicts
-
-
-def _by_cell_and_task(records: Sequence[RunRecord]) -> Groups:
-    groups: Groups = defaultdict(list)
-    for record in records:
-        if record.status == "done":
-            for task in record.tasks:
-                groups[record.cell, task].append(record)
-    return groups
-
-
-def _scores(folder: Path, runs: Sequence[RunRecord], task: str, metric: str, *, groups: bool) -> Scores:
-    """Test values, and where the test set is one and the same, the summaries that resample it."""
-    summaries = {}
-    if groups:
-        for run in runs:
-            path = run_folder(folder, run.id) / "test_summary.npz"
-            summaries[run.repeat] = load_summaries(path)[task][metric]
-    return Scores(_values(runs, task, metric, "test"), summaries)
-
-
-def _values(runs: Sequence[RunRecord], task: str, metric: str, part: str) -> dict[int, float]:
-    return {
-        run.repeat: value.value
-        for run in runs
-        for value in run.metrics
-        if (value.task, value.part, value.metric) == (task, part, metric)
-    }
-
-
-def _gains(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> list[Gain]:
-    gains: list[Gain] = []
-    ratio = facts["test_over_train"]
-    for name, task in tasks.items():
-        metric = task.primary_metric
-        cells = [cell["id"] for cell in facts["cells"] if done.get((cell["id"], name))]
-        if not cells or not done.get((SINGLE_TASK, name)):
-            continue
-        scores = {
-            cell: _scores(
-                folder, done[cell, name], name, metric, groups=ratio is None or facts["repeats"] == 1
-            )
-            for cell in [SINGLE_TASK, *cells]
-        }
-        baseline = scores.pop(SINGLE_TASK)
-        gains += compare(name, metric, baseline, scores, test_over_train=ratio).values()
-    return gains
-
-
-def _chosen(tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> dict[str, str]:
-    validation = {
-        name: {
-            cell["id"]: _values(done[cell["id"], name], name, task.primary_metric, "validation")
-            for cell in facts["cells"]
-            if done.get((cell["id"], name))
-        }
-        for name, task in tasks.items()
-    }
-    return choose_on_validation(validation, {name: task.primary_metric for name, task in tasks.items()})
-
-
 # -- rows of the summary
 
 
@@ -226,6 +159,17 @@ def _task_row(tasks: TaskSet, name: str, chosen: str) -> dict[str, Any]:
         "higher_is_better": task.higher_is_better,
         "chosen_cell": chosen,
         "auxiliary": task.role == "auxiliary",
+    }
+
+
+def _overall_row(together: Overall | None, tasks: TaskSet) -> dict[str, Any] | None:
+    """The mean over all judged tasks as a task of its own, with its gains."""
+    if together is None:
+        return None
+    row = _task_row(tasks, together.tasks[0], together.chosen)
+    return {
+        "task": {**row, "name": together.name, "kind": "mean"},
+        "gains": [_gain_row(gain) for gain in together.gains],
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from _report import finished_study
+from _report import finished_study, with_overall
 from taskloom.report import plots
 from taskloom.report.render import hurt_rows, render, write
 
@@ -126,3 +126,12 @@ def test_heatmap_prints_every_weight_of_a_small_matrix() -> None:
     svg = plots.mixing_heatmaps(finished_study().mixing[0])
     for weight in ("0.90", "0.10", "0.20", "0.80", "0.50", "0.40", "0.60"):
         assert f">{weight}<" in svg
+
+
+def test_all_tasks_together_stand_first() -> None:
+    page = render(with_overall())
+    rows = re.findall(r"<tr(?: class=\"overall\")?><th>(.*?)<br>", page)
+    assert rows == ["mean of 3 tasks", "age", "gender", "smiling"]
+    assert page.count('<tr class="overall">') == 1
+    assert "On average over them sharing helped: accuracy +2.0 [1.0, 3.0]." in page
+    assert '<tr class="overall">' not in render(finished_study())
