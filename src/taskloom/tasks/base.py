@@ -1,0 +1,157 @@
+"""What every task kind has: a name, a role, a loss, metrics, and the shapes of labels and outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from taskloom.errors import ConfigError, did_you_mean
+
+HIGHER_IS_BETTER: dict[str, bool] = {
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "f1_macro": True,
+    "f1_weighted": True,
+    "f1_micro": True,
+    "f1": True,
+    "auc": True,
+    "mae": False,
+    "mse": False,
+    "rmse": False,
+    "r2": True,
+    "landmark_error": False,
+    "failure_rate": False,
+}
+"""Direction of every metric by name; `taskloom.metrics` computes exactly these (a test holds them equal)."""
+
+Role = Literal["main", "auxiliary"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to predict. Use a subclass: Binary, Multiclass, Multilabel, Regression or Landmarks.
+
+    Args:
+        name: The task's name; also its column in a table unless the data say otherwise.
+        metric: The metric the task is judged by; the kind's default where empty.
+        loss: The loss it is trained with; the kind's default where empty.
+        role: "main" tasks are judged; "auxiliary" ones are trained and reported apart.
+
+    Raises:
+        ConfigError: The metric or loss does not fit the kind, or the name is empty.
+    """
+
+    name: str
+    metric: str = field(default="", kw_only=True)
+    loss: str = field(default="", kw_only=True)
+    role: Role = field(default="main", kw_only=True)
+
+    kind: ClassVar[str] = ""
+    known_metrics: ClassVar[tuple[str, ...]] = ()
+    known_losses: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise ConfigError(f"a task needs a name, found {self.name!r}.")
+        if self.role not in get_args(Role):
+            raise ConfigError(
+                f"tasks.{self.name}.role: `{self.role}` is not a role."
+                f"{did_you_mean(str(self.role), get_args(Role))} Possible: {', '.join(get_args(Role))}."
+            )
+        for setting, chosen, known in (
+            ("metric", self.metric, self.known_metrics),
+            ("loss", self.loss, self.known_losses),
+        ):
+            if chosen and chosen not in known:
+                raise ConfigError(
+                    f"tasks.{self.name}.{setting}: `{chosen}` does not fit a {self.kind} task."
+                    f"{did_you_mean(chosen, known)} Possible: {', '.join(known)}."
+                )
+
+    # -- what the network and the labels look like
+
+    @property
+    def width(self) -> int:
+        """Number of outputs of the task's head."""
+        raise NotImplementedError
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        """Shape of one row's value, without the row axis."""
+        return ()
+
+    @property
+    def presence_shape(self) -> tuple[int, ...]:
+        """Shape of one row's presence, without the row axis: () or (K,)."""
+        return ()
+
+    @property
+    def value_dtype(self) -> torch.dtype:
+        return torch.int64
+
+    # -- what the task is trained with and judged by
+
+    @property
+    def default_loss(self) -> str:
+        """Name of the loss in `taskloom.losses`."""
+        return self.loss or self.known_losses[0]
+
+    @property
+    def primary_metric(self) -> str:
+        """Name of the metric that verdicts are about."""
+        return self.metric or self.known_metrics[0]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric reported for the task, the primary one first."""
+        return (self.primary_metric, *(m for m in self.known_metrics if m != self.primary_metric))
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the primary metric."""
+        return HIGHER_IS_BETTER[self.primary_metric]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes (binary, multiclass), labels (multilabel) or points; () for a regression."""
+        return ()
+
+    # -- from outputs to predictions
+
+    def decode(self, output: Tensor) -> Tensor:
+        """Turns head outputs into predictions a person can read.
+
+        Args:
+            output: Head outputs, [N, width] (or [N, width, W] for labels per sample).
+
+        Returns:
+            Binary: probability of the second class, [N] (or [N, W]). Multiclass: class probabilities,
+            shaped like `output`. Multilabel: probabilities [N, K]. Regression: values in the task's unit,
+            [N] or [N, D]. Landmarks: pixels, [N, K, 2].
+        """
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values from which `task_from_dict` rebuilds an equal task."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+def read_names(task: str, setting: str, given: Sequence[Any] | int) -> tuple[str, ...]:
+    """Names from names or from their number; refuses duplicates."""
+    if isinstance(given, bool) or not isinstance(given, int | list | tuple):
+        # A text is a sequence too: `classes: yes` would become the classes y, e, s.
+        raise ConfigError(
+            f"tasks.{task}.{setting}: a list of names or their number expected, found {given!r}."
+        )
+    if isinstance(given, int):
+        return tuple(str(index) for index in range(given))
+    names = tuple(str(name) for name in given)
+    doubles = sorted({name for name in names if names.count(name) > 1})
+    if doubles:
+        raise ConfigError(f"tasks.{task}.{setting}: `{doubles[0]}` stands twice.")
+    return names

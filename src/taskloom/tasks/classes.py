@@ -1,0 +1,158 @@
+"""Tasks of classes: one of two, one of several, and several yes/no labels at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from taskloom.errors import ConfigError
+from taskloom.tasks.base import Task, read_names
+
+
+@dataclass(frozen=True)
+class Binary(Task):
+    """One of two classes; the head gives one logit for the second class.
+
+    Args:
+        classes: Labels of the two classes as they stand in the data, the positive class second. Where they
+            are not given, a reader finds them in the data; until then they are "0" and "1".
+
+    Example:
+        >>> Binary("gender", ("F", "M")).width
+        1
+    """
+
+    classes: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "binary"
+    known_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "f1", "auc")
+    known_losses: ClassVar[tuple[str, ...]] = ("binary_cross_entropy",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "classes", read_names(self.name, "classes", self.classes))
+        if len(self.classes) not in (0, 2):
+            raise ConfigError(
+                f"tasks.{self.name}.classes: a binary task has two classes, found {len(self.classes)}; "
+                "use a multiclass task."
+            )
+
+    @property
+    def width(self) -> int:
+        return 1
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.classes or ("0", "1")
+
+    def decode(self, output: Tensor) -> Tensor:
+        return output.squeeze(1).sigmoid()
+
+
+@dataclass(frozen=True)
+class Multiclass(Task):
+    """One of C classes.
+
+    Args:
+        classes: The class labels as they stand in the data, in code order, or their number (then "0".."C-1").
+            Where they are not given, a reader finds them in the data; until then there is no width.
+
+    Raises:
+        ConfigError: One class only; or `width` and `class_names` are asked for before the classes are known.
+
+    Example:
+        >>> Multiclass("digit", 10).class_names[:3]
+        ('0', '1', '2')
+    """
+
+    classes: tuple[str, ...] | int = ()
+
+    kind: ClassVar[str] = "multiclass"
+    known_metrics: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "balanced_accuracy",
+        "f1_macro",
+        "f1_weighted",
+        "f1_micro",
+    )
+    known_losses: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = read_names(self.name, "classes", self.classes)
+        # () says that the data know; the number 0 is a mistake.
+        if len(names) == 1 or self.classes == 0:
+            raise ConfigError(
+                f"tasks.{self.name}.classes: a multiclass task needs two classes or more, found {len(names)}."
+            )
+        object.__setattr__(self, "classes", names)
+
+    @property
+    def width(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        assert isinstance(self.classes, tuple)  # __post_init__ replaced a number by names
+        if not self.classes:
+            raise ConfigError(
+                f"tasks.{self.name}.classes: not known yet; name them, or take the tasks of the loaded data "
+                "(`data.tasks`), which has found them."
+            )
+        return self.classes
+
+    def decode(self, output: Tensor) -> Tensor:
+        return output.softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Multilabel(Task):
+    """K yes/no labels, each present or missing by itself.
+
+    Args:
+        labels: Names of the labels, or their number.
+
+    Example:
+        >>> Multilabel("attributes", ("hat", "scarf")).presence_shape
+        (2,)
+    """
+
+    labels: tuple[str, ...] | int = ()
+
+    kind: ClassVar[str] = "multilabel"
+    known_metrics: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "balanced_accuracy",
+        "f1_macro",
+        "f1_micro",
+        "auc",
+    )
+    known_losses: ClassVar[tuple[str, ...]] = ("binary_cross_entropy",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "labels", read_names(self.name, "labels", self.labels))
+        if not self.labels:
+            raise ConfigError(f"tasks.{self.name}.labels: a multilabel task needs at least one label.")
+
+    @property
+    def width(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        assert isinstance(self.labels, tuple)  # __post_init__ replaced a number by names
+        return self.labels
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        return (self.width,)
+
+    @property
+    def presence_shape(self) -> tuple[int, ...]:
+        return (self.width,)
+
+    def decode(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
