@@ -12,21 +12,20 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from taskloom.errors import DataError, TaskloomError
+from taskloom.terminal import announce, console, print_dry_run, print_verdicts, say
 from taskloom.version import __version__
 
 if TYPE_CHECKING:
     from taskloom.data.batch import DataSplits
     from taskloom.deploy import Bundle
     from taskloom.study.config import Study
-    from taskloom.study.runner import Outcome, Plan
     from taskloom.study.single import Trained
 
 app = typer.Typer(
@@ -67,10 +66,10 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
         except TaskloomError as error:
             if _debug:
                 raise
-            _say(str(error), stderr=True)
+            say(str(error), stderr=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            _say("Stopped; type the same command to continue.", stderr=True)
+            say("Stopped; type the same command to continue.", stderr=True)
             raise typer.Exit(130) from None
 
     return run
@@ -81,7 +80,7 @@ _debug = False
 
 def _version(wanted: bool) -> None:
     if wanted:
-        _say(f"taskloom {__version__}")
+        say(f"taskloom {__version__}")
         raise typer.Exit
 
 
@@ -118,22 +117,22 @@ def study(
     loaded = load_study(file, settings or ())
     folder = out or Path("runs") / loaded.name
     if dry_run:
-        _dry_run(loaded, file, folder, data)
+        print_dry_run(loaded, file, folder, data)
         return
     keep_freed_memory()
     outcome = run_study(
         loaded,
         folder,
-        ConsoleProgress(_console()),
+        ConsoleProgress(console()),
         data=data,
         jobs=jobs,
         retry_failed=retry_failed,
-        announce=lambda plan: _announce(file, loaded, plan),
+        announce=lambda plan: announce(file, loaded, plan),
     )
     with writable(folder):
         report_path = _render(folder)
-    _print_verdicts(outcome)
-    _say(f"report   {report_path}")
+    print_verdicts(outcome.summary)
+    say(f"report   {report_path}")
     if outcome.failed:
         raise typer.Exit(1)
 
@@ -160,8 +159,8 @@ def train(
     keep_freed_memory()
     trained = train_cell(loaded, cell, data=data, stores=_stores(loaded))
     path = _save(trained, out or Path(cell.replace(" ", "_").replace("/", "_")))
-    _console().print(trained.test.table())
-    _say(f"bundle   {path}")
+    console().print(trained.test.table())
+    say(f"bundle   {path}")
 
 
 @app.command()
@@ -182,7 +181,7 @@ def evaluate(
     loaded = load_bundle(bundle)
     splits = _load(load_study(file, settings or ()), data)
     _check_same_preparation(bundle, loaded, splits)
-    _console().print(evaluate_network(loaded.model, part_of(splits, part)).table())
+    console().print(evaluate_network(loaded.model, part_of(splits, part)).table())
 
 
 @app.command()
@@ -195,7 +194,7 @@ def prepare(file: StudyFile, data: DataFolder = None, settings: Settings = None)
     splits = _load(loaded, data)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     rows = ", ".join(f"{name} {len(part):,}" for name, part in parts.items())
-    _say(f"{file}  rows: {rows}   stores in {_stores(loaded)}")
+    say(f"{file}  rows: {rows}   stores in {_stores(loaded)}")
 
 
 @app.command()
@@ -205,7 +204,7 @@ def inspect(file: StudyFile, data: DataFolder = None, settings: Settings = None)
     from taskloom.data.inspect import inspect_splits, render
     from taskloom.study.config import load_study
 
-    _say(render(inspect_splits(_load(load_study(file, settings or ()), data))).rstrip("\n"))
+    say(render(inspect_splits(_load(load_study(file, settings or ()), data))).rstrip("\n"))
 
 
 @app.command()
@@ -219,7 +218,7 @@ def report(
 
     with writable(folder):
         write_summary(folder)
-        _say(f"report   {_render(folder)}")
+        say(f"report   {_render(folder)}")
 
 
 @app.command()
@@ -235,7 +234,7 @@ def doctor(
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, found in examine(stores):
         table.add_row(Text(name), Text(found))  # names in brackets are not markup
-    _console().print(table)
+    console().print(table)
 
 
 @simulate_app.command()
@@ -256,7 +255,7 @@ def opportunity(
         simulate_opportunity(
             folder, people=people, seconds_per_run=seconds, seed=seed, preset=preset, if_missing=if_missing
         )
-    _say(f"simulated OPPORTUNITY in {folder}")
+    say(f"simulated OPPORTUNITY in {folder}")
 
 
 @simulate_app.command()
@@ -282,7 +281,7 @@ def deap(
             formats=("mat",) if mat else ("dat",),
             if_missing=if_missing,
         )
-    _say(f"simulated DEAP in {folder}")
+    say(f"simulated DEAP in {folder}")
 
 
 def main() -> None:
@@ -291,18 +290,6 @@ def main() -> None:
 
 
 # -- helpers
-
-
-def _console(*, stderr: bool = False) -> Console:
-    # A log keeps whole lines; a terminal wraps by itself.
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, width=160)
-    return console
-
-
-def _say(text: str, *, stderr: bool = False) -> None:
-    typer.echo(text, err=stderr)
 
 
 def _stores(study: Study) -> Path:
@@ -351,72 +338,7 @@ def _check_same_preparation(path: Path, bundle: Bundle, splits: DataSplits) -> N
             )
 
 
-def _announce(file: Path, study: Study, plan: Plan) -> None:
-    """The first line: what is about to be run."""
-    from taskloom.study.prepare import describe
-
-    tasks, repeats = len(study.config.tasks), study.config.repeats
-    num_cells = len(plan.cells)
-    cells = f"{num_cells} cell{'s' if num_cells != 1 else ''}"
-    line = (
-        f"{file}  {tasks} task{'s' if tasks != 1 else ''}, {cells} x {repeats} seeds + "
-        f"{tasks * repeats} single-task "
-        f"= {len(plan.specs)} runs"
-    )
-    holes = describe(plan.prepared.facts)
-    _say(f"{line}   {holes}" if holes else line)
-
-
-def _dry_run(study: Study, file: Path, folder: Path, data: Path | None) -> None:
-    from taskloom.study.runner import missing_runs, plan_study, writable
-
-    with writable(folder):
-        plan = plan_study(study, folder, data=data)
-        missing = {spec.id for spec in missing_runs(plan.specs, folder)}
-    _announce(file, study, plan)
-    for spec in plan.specs:
-        _say(f"{'missing' if spec.id in missing else 'there   '}  {spec.id[:16]}  {spec.label}")
-
-
 def _render(folder: Path) -> Path:
     from taskloom.report import render_report
 
     return render_report(folder)
-
-
-def _print_verdicts(outcome: Outcome) -> None:
-    """The verdict per task, in the cell that was best on validation, by the report's wording."""
-    from taskloom.report import words
-    from taskloom.report.model import GainRow, TaskRow
-
-    summary: dict[str, Any] = outcome.summary
-    names = {cell["id"]: cell["name"] for cell in summary["cells"]}
-    table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("task")
-    table.add_column("alone", no_wrap=True)
-    table.add_column("chosen on validation")
-    table.add_column("test", no_wrap=True)
-    table.add_column("gain, 95 % interval", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for entry in summary["tasks"]:
-        task = TaskRow(**entry)
-        gain = next(
-            (g for g in summary["gains"] if (g["task"], g["cell"]) == (task.name, task.chosen_cell)), None
-        )
-        if gain is None:
-            table.add_row(task.name, "–", "no finished cell to compare with", "", "", "")
-            continue
-        row = GainRow(**gain)
-        colour = {"helped": "green", "hurt": "red"}.get(row.verdict, "")
-        table.add_row(
-            task.name,
-            f"{words.with_unit(row.baseline, task.metric, task.unit)} {words.metric_name(task.metric)}",
-            names[row.cell],
-            words.number(row.value, task.metric),
-            words.interval(row, task.metric),
-            f"[{colour}]{row.verdict}[/]" if colour else row.verdict,
-        )
-    _console().print(table)
-    _say(summary["design"])
-    for line in (*summary["failed"], *summary["warnings"]):
-        _say(line)

@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 import taskloom.cli
+import taskloom.terminal
 from taskloom.data.simulate import simulate_opportunity
 from taskloom.version import __version__
 
@@ -96,15 +97,16 @@ class TestCommands:
         for command in ("study", "train", "evaluate", "prepare", "simulate", "inspect", "doctor", "report"):
             assert command in output
         # Every import at the top of the module is made before the help is shown.
-        tree = ast.parse(Path(taskloom.cli.__file__).read_text())
+        modules = (taskloom.cli, taskloom.terminal)
         imported = {
             alias.name if isinstance(node, ast.Import) else node.module
-            for node in tree.body
+            for module in modules
+            for node in ast.parse(Path(module.__file__).read_text()).body
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
         ours = {name for name in imported if name and name.startswith("taskloom")}
-        assert ours == {"taskloom.errors", "taskloom.version"}
+        assert ours == {"taskloom.errors", "taskloom.terminal", "taskloom.version"}
         assert not {"torch", "pandas", "numpy"} & imported
 
     def test_a_study_from_file_to_report_and_nothing_the_second_time(self, folder: Path) -> None:
@@ -114,7 +116,8 @@ class TestCommands:
         assert lines[0] == (
             "people.yaml  2 tasks, 1 cell x 2 seeds + 4 single-task = 6 runs   age: 20 % missing"
         )
-        assert [line.split("  ")[0] for line in lines[1:7]] == [f"runs {n}/6" for n in range(1, 7)]
+        assert lines[1].startswith("note     no verdicts are given")  # of two repeats
+        assert [line.split("  ")[0] for line in lines[2:8]] == [f"runs {n}/6" for n in range(1, 7)]
         assert re.search(r"^age +.* years MAE +hard sharing 1 ", first.stdout, re.M)
         assert lines[-1] == "report   runs/people/report.html"
         assert "<html" in (folder / "runs/people/report.html").read_text()
@@ -149,6 +152,19 @@ class TestCommands:
         call("study", "people.yaml", "--set", "repeats=1")
         again = call("study", "people.yaml", "--dry-run")
         assert (again.stdout.count("missing "), again.stdout.count("there ")) == (3, 3)
+
+    def test_what_one_should_know_is_printed_before_anything_is_trained(self, folder: Path) -> None:
+        settings = ("--set", "split={by: rows, test: 0.3, validation: 0.2}", "--set", "repeats=1")
+        for options in (("--dry-run",), ()):
+            result = call("study", "people.yaml", *settings, *options)
+            assert result.exit_code == 0, result.output
+            first, *others = result.stdout.splitlines()
+            assert "1 cell x 1 seed + 2 single-task = 3 runs" in first
+            before = others[: next(i for i, line in enumerate(others) if re.match("missing |runs ", line))]
+            assert any(re.match(r"warning  \d+ groups stand in both", line) for line in before), before
+            assert before[-1] == (
+                "note     no verdicts are given: they need at least 3 repeats, and the study has one."
+            )
 
     def test_failed_runs_give_exit_code_1_and_their_step(self, folder: Path) -> None:
         extra = "  - hard_sharing: {stages: 2}\n    training: {optimizer: {sgd: {lr: 1e30}}}\n"
