@@ -65,7 +65,10 @@ def _is_there(folder: Path, parameters: Mapping[str, Any], if_missing: bool) -> 
             f"{folder}: a new or empty folder expected, found other files; choose another folder for the "
             "simulation."
         )
-    found = json.loads(marker.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+    except ValueError:
+        raise DataError(f"{marker}: not the description of a simulation; choose another folder.") from None
     if found != json.loads(json.dumps(dict(parameters))):
         raise DataError(
             f"{folder}: holds a simulation with other parameters ({json.dumps(found)}); delete it or choose "

@@ -5,9 +5,6 @@ For trying everything out without the real data set, and for tests of the reader
 
 from __future__ import annotations
 
-import json
-import secrets
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,9 +13,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from taskloom.data.readers.opportunity_codes import FIRST_TRACK_COLUMN, NUM_COLUMNS, RATE_HZ
+from taskloom.data.simulate.folder import write_simulation
 from taskloom.data.simulate.opportunity_script import daily_run, drill_run, track_codes
 from taskloom.data.simulate.opportunity_sensors import SENSORS, Person, sense
-from taskloom.errors import ConfigError, DataError, did_you_mean
+from taskloom.errors import ConfigError, did_you_mean
 
 RUNS = ("ADL1", "ADL2", "ADL3", "ADL4", "ADL5", "Drill")
 PRESETS: dict[str, tuple[int, float]] = {"quickstart": (4, 110.0), "full": (4, 1115.0)}
@@ -81,23 +79,12 @@ def simulate_opportunity(
     """
     folder = Path(folder)
     simulation = _resolve(people, seconds_per_run, seed, preset)
-    if _is_there(folder, simulation, if_missing):
-        return folder
-    partial = folder.absolute().parent / f".{folder.name}.{secrets.token_hex(6)}.partial"
-    try:
-        partial.mkdir(parents=True)
+
+    def write(partial: Path) -> None:
         for number in range(1, simulation.people + 1):
             _write_person(partial, number, simulation)
-        (partial / "README.txt").write_text(_readme(simulation), encoding="utf-8")
-        (partial / "simulation.json").write_text(json.dumps(asdict(simulation)) + "\n", encoding="utf-8")
-        partial.rename(folder.absolute())
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the simulation cannot be written ({error.strerror or error}); nothing was written."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+
+    return write_simulation(folder, asdict(simulation), _readme(simulation), write, if_missing=if_missing)
 
 
 def _resolve(people: int | None, seconds: float | None, seed: int, preset: str | None) -> Simulation:
@@ -113,32 +100,6 @@ def _resolve(people: int | None, seconds: float | None, seed: int, preset: str |
     if seconds < 5:
         raise ConfigError(f"seconds_per_run: at least 5 expected, found {seconds:g}.")
     return Simulation(people, seconds, seed)
-
-
-def _is_there(folder: Path, simulation: Simulation, if_missing: bool) -> bool:
-    """Whether the folder holds this very simulation and that is fine; refuses any other content."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    marker = folder / "simulation.json"
-    if not folder.is_dir() or not marker.is_file():
-        raise DataError(
-            f"{folder}: a new or empty folder expected, found other files; choose another folder for the "
-            "simulation."
-        )
-    try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError:
-        raise DataError(f"{marker}: not the description of a simulation; choose another folder.") from None
-    if found != asdict(simulation):
-        raise DataError(
-            f"{folder}: holds a simulation with other parameters ({json.dumps(found)}); delete it or choose "
-            "another folder."
-        )
-    if not if_missing:
-        raise DataError(
-            f"{folder}: holds this simulation already; delete it, or use --if-missing to keep it."
-        )
-    return True
 
 
 def _readme(simulation: Simulation) -> str:
