@@ -5,7 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from taskloom.report.model import CellRow, Curve, GainRow, LabelCount, Mixing, ReportData, TaskRow, Verdict
+from taskloom.report.model import (
+    Balancing,
+    CellRow,
+    Curve,
+    GainRow,
+    LabelCount,
+    Mixing,
+    ReportData,
+    TaskRow,
+    Verdict,
+)
 
 _HARD, _STITCH = "hard sharing 3 from input", "cross-stitch <per channel>"
 _UNCLEAR: Verdict = "no difference shown"
@@ -16,7 +26,13 @@ def with_overall() -> ReportData:
     data = finished_study()
     together = TaskRow("mean of 3 tasks", "mean", "accuracy", "", higher_is_better=True, chosen_cell="c1")
     gain = GainRow(together.name, "c1", 0.90, 0.92, 0.02, 0.01, 0.03, 0.004, "helped")
-    return dataclasses.replace(data, overall=together, gains=(*data.gains, gain))
+    weighed = Balancing(
+        "c1", {"age": [0.2, 0.4], "gender": [0.8, 0.6]}, {"age, gender": [0.1, -0.3]}, [0.2, 0.7]
+    )
+    ends = ("hard sharing: age converged in epoch 4, 6, by repeat.",)
+    return dataclasses.replace(
+        data, overall=together, gains=(*data.gains, gain), balancing=(weighed,), task_ends=ends
+    )
 
 
 def finished_study() -> ReportData:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from taskloom.errors import DataError
-from taskloom.report.model import CellRow, Curve, GainRow, LabelCount, Mixing, ReportData, TaskRow
+from taskloom.report.model import Balancing, CellRow, Curve, GainRow, LabelCount, Mixing, ReportData, TaskRow
 from taskloom.report.render import write
 
 SUMMARY_FORMAT = 1
@@ -64,6 +64,8 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         environment=summary["environment"],
         study_file=summary["study_file"],
         overall=_row(TaskRow, overall["task"]) if overall["task"] else None,
+        balancing=[_balancing(row) for row in summary.get("balancing", ())],
+        task_ends=summary.get("task_ends", ()),
     )
 
 
@@ -79,6 +81,15 @@ def render_report(folder: Path) -> Path:
 def _row(kind: type[Row], values: Mapping[str, Any]) -> Row:
     """A row in which null, JSON's word for an undefined number, is NaN again."""
     return kind(**{key: math.nan if value is None else value for key, value in values.items()})
+
+
+def _balancing(row: Mapping[str, Any]) -> Balancing:
+    return Balancing(
+        row["cell"],
+        {name: _numbers(values) for name, values in row["weights"].items()},
+        {name: _numbers(values) for name, values in row["cosines"].items()},
+        _numbers(row["conflict_rate"]),
+    )
 
 
 def _numbers(values: list[float | None]) -> list[float]:

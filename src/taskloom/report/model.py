@@ -129,6 +129,23 @@ class Mixing:
 
 
 @dataclass(frozen=True)
+class Balancing:
+    """What the balancer of one cell did, epoch by epoch, in the first repeat.
+
+    Args:
+        cell: Cell id.
+        weights: Per task, its weight in every epoch; empty where weights never change.
+        cosines: Per pair of tasks ("a, b"), the mean cosine of their gradients in every epoch.
+        conflict_rate: Share of steps and pairs with a negative cosine, in every epoch; empty where not known.
+    """
+
+    cell: str
+    weights: Mapping[str, Sequence[float]]
+    cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    conflict_rate: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
 class LabelCount:
     """Labels of one task in the three parts.
 
@@ -165,6 +182,8 @@ class ReportData:
         study_file: The resolved configuration as YAML.
         overall: All judged tasks together as one more row, where one metric judges them all; its gains stand
             among `gains` under its name.
+        balancing: Cells whose losses were weighed by more than constants.
+        task_ends: Sentences on when tasks converged, where they stop one by one.
     """
 
     title: str
@@ -184,6 +203,8 @@ class ReportData:
     environment: Mapping[str, Any] = field(default_factory=dict)
     study_file: str = ""
     overall: TaskRow | None = None
+    balancing: Sequence[Balancing] = ()
+    task_ends: Sequence[str] = ()
 
     def gain(self, task: str, cell: str) -> GainRow | None:
         """The gain of a task in a cell, None where there is none (yet)."""

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from taskloom.report.model import Curve, Mixing, ReportData, TaskRow
+from taskloom.report.model import Balancing, Curve, Mixing, ReportData, TaskRow
 from taskloom.report.words import metric_name
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the baseline is always dark grey.
@@ -101,6 +101,33 @@ def mixing_over_time(mixing: Mixing) -> str:
         axes.set_ylabel("mean mixing weight")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return _svg(figure, "Mixing weights over time, first repeat")
+
+
+def balancing(entry: Balancing) -> str:
+    """Weights per task and cosines between the tasks' gradients over epochs, one panel each. Returns SVG."""
+    panels = [
+        (title, series)
+        for title, series in (
+            ("weight", entry.weights),
+            ("cosine of gradients", entry.cosines),
+            ("share of conflicts", {"all pairs": entry.conflict_rate} if len(entry.conflict_rate) else {}),
+        )
+        if series
+    ]
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(4.2 * len(panels), 3.0), layout="constrained")
+        for axes, (title, series) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            for index, (name, values) in enumerate(series.items()):
+                colour = PALETTE[index % len(PALETTE)]
+                axes.plot(np.arange(1, len(values) + 1), values, color=colour, linewidth=1.4, label=name)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.set_xlabel("epoch")
+            axes.set_title(title, fontsize=9)
+            if len(series) <= 2 * len(PALETTE):  # dozens of pairs have no colours of their own
+                axes.legend(frameon=False, fontsize=7, ncols=2)
+        return _svg(figure, "What the balancer did over the epochs, first repeat")
 
 
 def _cells_to_show(task: TaskRow, by_cell: Mapping[str, Sequence[Curve]]) -> list[str]:

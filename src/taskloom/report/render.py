@@ -46,6 +46,7 @@ def render(data: ReportData) -> str:
         sentences=[(task, words.task_sentence(data, task), _verdict(data, task)) for task in rows],
         hurt=hurt_rows(data),
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
+        balancing=[(data.cell(entry.cell), plots.balancing(entry)) for entry in data.balancing],
         mixing=[
             (data.cell(entry.cell), plots.mixing_heatmaps(entry), plots.mixing_over_time(entry))
             for entry in data.mixing

@@ -135,3 +135,12 @@ def test_all_tasks_together_stand_first() -> None:
     assert page.count('<tr class="overall">') == 1
     assert "On average over them sharing helped: accuracy +2.0 [1.0, 3.0]." in page
     assert '<tr class="overall">' not in render(finished_study())
+
+
+def test_balancing_is_shown_where_there_is_something_to_show() -> None:
+    page = render(with_overall())
+    assert "How the losses were balanced" in page
+    assert "hard sharing: age converged in epoch 4, 6, by repeat." in page
+    for text in (">weight<", ">cosine of gradients<", ">share of conflicts<", ">age, gender<"):
+        assert text in page
+    assert "How the losses were balanced" not in render(finished_study())
