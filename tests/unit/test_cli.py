@@ -154,7 +154,12 @@ class TestCommands:
         assert (again.stdout.count("missing "), again.stdout.count("there ")) == (3, 3)
 
     def test_what_one_should_know_is_printed_before_anything_is_trained(self, folder: Path) -> None:
-        settings = ("--set", "split={by: rows, test: 0.3, validation: 0.2}", "--set", "repeats=1")
+        settings = (
+            "--set",
+            "split={by: rows, test: 0.3, validation: 0.2, shared_groups: allowed}",
+            "--set",
+            "repeats=1",
+        )
         for options in (("--dry-run",), ()):
             result = call("study", "people.yaml", *settings, *options)
             assert result.exit_code == 0, result.output
