@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import Batch
+from taskloom.data.row_dataset import RowDataset, fingerprints
 from taskloom.data.store_files import (
     GrowingArray,
     make_parents,
@@ -35,7 +36,6 @@ from taskloom.data.store_files import (
     remove_empty,
     sync_folder,
 )
-from taskloom.data.tables import fingerprints, group_codes
 from taskloom.errors import DataError
 from taskloom.tasks import Labels, TaskSet
 from taskloom.version import __version__
@@ -339,7 +339,7 @@ class ImageStandardization:
         return {"mean": list(self.mean), "deviation": list(self.deviation)}
 
 
-class ImageDataset:
+class ImageDataset(RowDataset):
     """Images with labels: inputs [B, 3, H, W] float32, standardised per channel.
 
     Args:
@@ -362,37 +362,17 @@ class ImageDataset:
     ) -> None:
         if len(labels) != len(store.images):
             raise ValueError(f"labels of {len(store.images)} images expected, found {len(labels)}")
+        super().__init__(positions, tasks, labels, groups)
         self.store = store
-        self.rows = np.asarray(positions, dtype=np.int64)
         self.standardization = standardization
-        self._tasks = tasks
-        self._labels = labels[torch.from_numpy(self.rows)]
-        self.group_names, self._groups = group_codes(groups, self.rows)
         mean = torch.tensor(standardization.mean).view(1, 3, 1, 1)
         deviation = torch.tensor(standardization.deviation).view(1, 3, 1, 1)
         self._factor, self._offset = 1.0 / (255.0 * deviation), -mean / deviation
 
     @property
-    def tasks(self) -> TaskSet:
-        return self._tasks
-
-    @property
     def input_shape(self) -> tuple[int, ...]:
         """(3, size, size)."""
         return (3, self.store.size, self.store.size)
-
-    @property
-    def labels(self) -> Labels:
-        """Labels of the N images."""
-        return self._labels
-
-    @property
-    def groups(self) -> NDArray[np.int64]:
-        """Group of every image, [N], 0..G-1; `group_names[g]` is its name in the table."""
-        return self._groups
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Gathers images `indices` (0..N-1) in one indexed read."""

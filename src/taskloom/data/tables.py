@@ -7,8 +7,7 @@ that a class code `007` stays what it is and a message can quote the cell it is 
 from __future__ import annotations
 
 import csv
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from taskloom.data.batch import Batch
 from taskloom.data.feature_rows import FeatureRows
+from taskloom.data.row_dataset import RowDataset, fingerprints
 from taskloom.errors import DataError, did_you_mean
 from taskloom.tasks import Labels, TaskSet
 
@@ -298,7 +298,7 @@ def _shortened(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
-class TableDataset:
+class TableDataset(RowDataset):
     """Rows of a table: features [N, F] float32 and labels with holes.
 
     Args:
@@ -333,35 +333,16 @@ class TableDataset:
         lengths = {len(features), len(labels)} | ({len(groups)} if groups is not None else set())
         if len(lengths) > 1:
             raise ValueError(f"features, labels and groups differ in their number of rows: {sorted(lengths)}")
+        rows = np.asarray(rows, dtype=np.int64)
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(features):
+            raise ValueError(f"rows outside 0..{len(features) - 1}: {rows.min()}..{rows.max()}")
+        super().__init__(rows, tasks, labels, groups)
         self.features = features
-        self.rows = np.asarray(rows, dtype=np.int64)
-        if self.rows.size and not 0 <= self.rows.min() <= self.rows.max() < len(features):
-            raise ValueError(f"rows outside 0..{len(features) - 1}: {self.rows.min()}..{self.rows.max()}")
-        self._tasks = tasks
-        self._labels = labels[torch.from_numpy(self.rows)]
-        self.group_names, self._groups = group_codes(groups, self.rows)
-
-    @property
-    def tasks(self) -> TaskSet:
-        return self._tasks
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(F,)."""
         return (self.features.num_features,)
-
-    @property
-    def labels(self) -> Labels:
-        """Labels of the N rows."""
-        return self._labels
-
-    @property
-    def groups(self) -> NDArray[np.int64]:
-        """Group of every row, [N], 0..G-1; `group_names[g]` is its name in the table."""
-        return self._groups
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Gathers rows `indices` (0..N-1) in one indexed read: inputs [B, F] float32."""
@@ -374,29 +355,3 @@ class TableDataset:
     def fingerprints(self) -> NDArray[np.bytes_]:
         """Checksum of every row's features, [N]: equal rows have equal ones."""
         return fingerprints(self.features.array[row] for row in self.rows)
-
-
-def fingerprints(inputs: Iterable[NDArray[Any]]) -> NDArray[np.bytes_]:
-    """Returns a checksum of 16 bytes for each array; 0.0 and -0.0 differ."""
-    # Bytes of NumPy's type S lose trailing zeros, which hexadecimal digits do not have.
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in inputs]
-    return np.array(digests, dtype="S32")
-
-
-def group_codes(
-    groups: Sequence[str] | NDArray[Any] | None, rows: NDArray[np.int64]
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Returns the names of the groups that `rows` belong to and the code of each row, [N], 0..G-1.
-
-    Args:
-        groups: Name of the group of every row of the table; None makes every row a group of its own.
-        rows: Rows of the table, [N].
-
-    Example:
-        >>> group_codes(["a", "b", "a"], np.array([2, 1, 0]))
-        (('a', 'b'), array([0, 1, 0]))
-    """
-    if groups is None:
-        return tuple(str(row) for row in rows), np.arange(len(rows), dtype=np.int64)
-    names, codes = np.unique(np.asarray(groups, dtype=object)[rows].astype(str), return_inverse=True)
-    return tuple(str(name) for name in names), codes.astype(np.int64)

@@ -11,7 +11,8 @@ import torch
 
 from taskloom.data.batch import TaskDataset
 from taskloom.data.feature_rows import FeatureRows, Standardization, check_values, read_features
-from taskloom.data.tables import Table, TableDataset, group_codes, read_table
+from taskloom.data.row_dataset import group_codes
+from taskloom.data.tables import Table, TableDataset, read_table
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Labels, Regression, TaskSet
 
