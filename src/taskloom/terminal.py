@@ -79,11 +79,11 @@ def print_verdicts(summary: dict[str, Any]) -> None:
     table.add_column("test", no_wrap=True)
     table.add_column("gain, 95 % interval", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for entry in summary["tasks"]:
+    overall = summary["overall"] or {"gains": []}
+    gains = {(gain["task"], gain["cell"]): gain for gain in (*summary["gains"], *overall["gains"])}
+    for entry in (*summary["tasks"], *([overall["task"]] if "task" in overall else [])):
         task = TaskRow(**entry)
-        gain = next(
-            (g for g in summary["gains"] if (g["task"], g["cell"]) == (task.name, task.chosen_cell)), None
-        )
+        gain = gains.get((task.name, task.chosen_cell))
         if gain is None:
             table.add_row(task.name, "–", "no finished cell to compare with", "", "", "")
             continue

@@ -15,6 +15,7 @@ from taskloom.metrics import METRICS
 from taskloom.study import load_study, run_study
 from taskloom.study.mean_of_tasks import MeanOfTasks
 from taskloom.study.statistics import Scores, compare
+from taskloom.terminal import print_verdicts
 
 GROUPS = 9
 STUDY = """\
@@ -98,7 +99,7 @@ def test_undefined_for_one_task_is_undefined_for_the_mean() -> None:
 
 @pytest.mark.parametrize(("same_metric", "expected"), [(True, "mean of 2 tasks"), (False, None)])
 def test_a_study_has_the_row_only_where_one_metric_judges_all(
-    tmp_path: Path, same_metric: bool, expected: str | None
+    tmp_path: Path, same_metric: bool, expected: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw = np.random.default_rng(0)
     table = pd.DataFrame(draw.normal(size=(120, 3)), columns=list("xyz"))
@@ -110,6 +111,8 @@ def test_a_study_has_the_row_only_where_one_metric_judges_all(
     (tmp_path / "s.yaml").write_text(text)
     run_study(load_study(tmp_path / "s.yaml"), tmp_path / "out", Watcher(), data=tmp_path)
     summary = json.loads((tmp_path / "out/summary.json").read_text())
+    print_verdicts(summary)
+    assert ("mean of" in capsys.readouterr().out) == (expected is not None)
     if expected is None:
         assert summary["overall"] is None
         return
