@@ -12,6 +12,8 @@ What the ratios count, keys `<method>_<trunk>_T<n>`:
 - `memory_copies_<method>_T<n>`: most memory that the backward passes took beyond the forward pass, in copies
   of the shared gradient (one matrix of 16.8 million numbers, a batch of 4 rows).
 
+Freed memory stays with the process (as in `taskloom study`, see training/allocator.py) unless
+`--allocator system`; memory is measured in processes of their own, with the system's.
 All methods of one problem take turns in every round; a ratio is the median over rounds of method / plain.
 Last line: one JSON object.
 """
@@ -22,6 +24,8 @@ import argparse
 import gc
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +42,7 @@ from taskloom.balancing import Balancer, build
 from taskloom.balancing.weightings import OwnProjector
 from taskloom.losses import per_task
 from taskloom.sharing import MultiTaskNetwork
+from taskloom.training import keep_freed_memory
 
 Step = Callable[[], None]
 
@@ -203,6 +208,7 @@ def memory_copies(name: str, settings: Mapping[str, Any], num_tasks: int) -> flo
         {task: torch.ones(4, dtype=torch.long) for task in tasks},
         {task: torch.ones(4).bool() for task in tasks},
     )
+    Problem("mlp", num_tasks, "cpu").step(build(name, settings))()  # what is loaded once, at the first step
     balancer = build(name, settings)
     balancer.start(model)
     losses = per_task(model(torch.randn(4, 4096)), labels, tasks)
@@ -228,7 +234,15 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", type=int, default=[3, 10])
     parser.add_argument("--rounds", type=int, help="rounds of the small network; a sixth for the large one")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--allocator", choices=["keep", "system"], default="keep")
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory_of:
+        name, num_tasks = arguments.memory_of
+        print(memory_copies(name, {}, int(num_tasks)))
+        return
+    if arguments.allocator == "keep":
+        keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rounds = arguments.rounds or (30 if arguments.quick else 60)
@@ -257,7 +271,10 @@ def main() -> None:
         for num_tasks in arguments.tasks:
             for name in ("pcgrad", "graddrop"):
                 key = f"memory_copies_{name}_T{num_tasks}"
-                ratios[key] = memory_copies(name, {}, num_tasks)
+                command = [sys.executable, __file__, "--memory-of", name, str(num_tasks)]
+                ratios[key] = float(
+                    subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                )
                 print(f"  {key:48} {ratios[key]:6.3f}", flush=True)
     print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
 
