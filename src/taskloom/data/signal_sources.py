@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,83 +38,6 @@ class SteppedReader(RecordingReader, Protocol):
         ...
 
 
-@SOURCES.register("wav")
-def load_wav(
-    settings: Mapping[str, Any],
-    tasks: TaskSettings,
-    split: Mapping[str, Any],
-    *,
-    seed: int,
-    folder: Path | None,
-    stores: Path,
-) -> DataSplits:
-    """Loads a folder of WAV recordings; see `SourceLoader` for the arguments, docs/data.md for the settings.
-
-    A task has the name of a label of whole recordings, or names it as `column`. Defaults: one window per
-    recording where `fit_seconds` makes them equally long, else windows of 1 s side by side; intervals
-    clustered by person where every recording has one.
-    """
-    check_settings("data", settings, (*COMMON_SETTINGS, *WAV_SETTINGS, *SIGNAL_SETTINGS))
-    reader = WavReader(
-        data_folder(settings, folder),
-        **{name: settings[name] for name in WAV_SETTINGS if name in settings},
-        steps=SignalSteps.from_settings(settings),
-    )
-    return load_stepped(reader, settings, tasks, split, seed=seed, stores=stores, window={"seconds": 1.0})
-
-
-@SOURCES.register("recordings")
-def load_folder(
-    settings: Mapping[str, Any],
-    tasks: TaskSettings,
-    split: Mapping[str, Any],
-    *,
-    seed: int,
-    folder: Path | None,
-    stores: Path,
-) -> DataSplits:
-    """Loads a folder of recordings with tables; see `SourceLoader`, and docs/data.md for the settings.
-
-    A task has the name of a column of one of the tables or of a track, or names it as `column`. Defaults:
-    windows of 2 s side by side, intervals clustered by person where every recording has one.
-    """
-    check_settings("data", settings, (*COMMON_SETTINGS, *FOLDER_SETTINGS, *SIGNAL_SETTINGS))
-    reader = RecordingsReader(
-        data_folder(settings, folder),
-        **{name: settings[name] for name in FOLDER_SETTINGS if name in settings},
-        steps=SignalSteps.from_settings(settings),
-    )
-    return load_stepped(reader, settings, tasks, split, seed=seed, stores=stores, window={"seconds": 2.0})
-
-
-@SOURCES.register("deap")
-def load_deap(
-    settings: Mapping[str, Any],
-    tasks: TaskSettings,
-    split: Mapping[str, Any],
-    *,
-    seed: int,
-    folder: Path | None,
-    stores: Path,
-) -> DataSplits:
-    """Loads DEAP; see `SourceLoader` for the arguments and docs/data.md for the settings.
-
-    A task has the name of a rating, or names it as `column`; its kind decides whether the label is low or
-    high (binary), low, medium or high (multiclass), or the rating itself (regression). Defaults: windows of 1
-    s at stride 0.5 s as in thesis 002, intervals clustered by person.
-    """
-    check_settings("data", settings, (*COMMON_SETTINGS, *DEAP_SETTINGS, *SIGNAL_SETTINGS))
-    reader = DeapReader(
-        data_folder(settings, folder),
-        **{name: settings[name] for name in DEAP_SETTINGS if name in settings},
-        steps=SignalSteps.from_settings(settings),
-    )
-    usual = {"seconds": 1.0, "stride_seconds": 0.5}
-    return load_stepped(
-        reader, settings, rating_columns(tasks), split, seed=seed, stores=stores, window=usual
-    )
-
-
 def rating_columns(tasks: TaskSettings) -> TaskSettings:
     """Returns the tasks with the label of each rating as `column`, by the task's kind.
 
@@ -134,45 +58,79 @@ def rating_columns(tasks: TaskSettings) -> TaskSettings:
     return named
 
 
-def load_stepped(
-    reader: SteppedReader,
-    settings: Mapping[str, Any],
-    tasks: TaskSettings,
-    split: Mapping[str, Any],
-    *,
-    seed: int,
-    stores: Path,
-    window: Mapping[str, Any],
-    group_by: str = "auto",
-) -> DataSplits:
-    """From a reader with steps to three datasets; the steps stand in `preprocessing["signals"]`.
+def _unchanged(tasks: TaskSettings) -> TaskSettings:
+    return tasks
+
+
+@dataclass(frozen=True)
+class SteppedSource:
+    """A `SourceLoader` over a reader that takes steps; the steps stand in `preprocessing["signals"]`.
+
+    Intervals are clustered by person where every recording has one.
 
     Args:
-        reader: Gives the recordings, where the store has to be prepared.
-        settings, tasks, split, seed, stores: See `SourceLoader`.
-        window: Window settings where the study file gives none and recordings differ in length.
-        group_by: What intervals are clustered by, where the study file does not say.
+        reader: Makes a reader of a folder, its settings by name, and `steps`.
+        settings: Names of the reader's settings, besides those of all recordings and steps.
+        window: Window settings where the study file gives none and recordings differ in length; where
+            `fit_seconds` makes them equally long, each is one window.
+        columns: Gives tasks the `column` of their label, where it is not of their name.
     """
-    length = reader.steps.fixed_length(reader.native_rate_hz)
-    splits = load_recordings(
-        reader,
-        settings,
-        tasks,
-        split,
-        seed=seed,
-        stores=stores,
-        window=window if length is None else {"samples": length},
-        clip=None,
-        group_by=group_by,
-    )
-    splits.preprocessing["signals"] = {
-        "native_rate_hz": reader.native_rate_hz,
-        **reader.steps.to_dict(),
-    }
-    band_pass = reader.steps.band_pass
-    if split.get("by") == "time" and band_pass is not None and not band_pass.causal:
-        splits.about["notes"].append(
-            "The band-pass looks at the future: near a cut in time the training part was filtered with "
-            "samples of the next one; `band_pass.causal` avoids it, `split.gap` leaves the stretch out."
+
+    reader: Callable[..., SteppedReader]
+    settings: tuple[str, ...]
+    window: Mapping[str, Any]
+    columns: Callable[[TaskSettings], TaskSettings] = _unchanged
+
+    def __call__(
+        self,
+        settings: Mapping[str, Any],
+        tasks: TaskSettings,
+        split: Mapping[str, Any],
+        *,
+        seed: int,
+        folder: Path | None,
+        stores: Path,
+    ) -> DataSplits:
+        """Loads recordings; see `SourceLoader` for the arguments and docs/data.md for the settings."""
+        check_settings("data", settings, (*COMMON_SETTINGS, *self.settings, *SIGNAL_SETTINGS))
+        reader = self.reader(
+            data_folder(settings, folder),
+            **{name: settings[name] for name in self.settings if name in settings},
+            steps=SignalSteps.from_settings(settings),
         )
-    return splits
+        length = reader.steps.fixed_length(reader.native_rate_hz)
+        window = self.window if length is None else {"samples": length}
+        splits = load_recordings(
+            reader,
+            settings,
+            self.columns(tasks),
+            split,
+            seed=seed,
+            stores=stores,
+            window=window,
+            clip=None,
+            group_by="auto",
+        )
+        splits.preprocessing["signals"] = {"native_rate_hz": reader.native_rate_hz, **reader.steps.to_dict()}
+        band_pass = reader.steps.band_pass
+        if split.get("by") == "time" and band_pass is not None and not band_pass.causal:
+            splits.about["notes"].append(
+                "The band-pass looks at the future: near a cut in time the training part was filtered with "
+                "samples of the next one; `band_pass.causal` avoids it, `split.gap` leaves the stretch out."
+            )
+        return splits
+
+
+load_wav = SOURCES.register("wav")(SteppedSource(WavReader, WAV_SETTINGS, {"seconds": 1.0}))
+"""A folder of WAV recordings; a task has the name of a label of whole recordings."""
+
+load_folder = SOURCES.register("recordings")(
+    SteppedSource(RecordingsReader, FOLDER_SETTINGS, {"seconds": 2.0})
+)
+"""A folder of recordings with tables; a task has the name of a column of one of the tables or of a track."""
+
+load_deap = SOURCES.register("deap")(
+    SteppedSource(DeapReader, DEAP_SETTINGS, {"seconds": 1.0, "stride_seconds": 0.5}, rating_columns)
+)
+"""DEAP; a task has the name of a rating, and its kind decides whether the label is low or high (binary), low,
+medium or high (multiclass), or the rating itself (regression). Windows are those of thesis 002."""
