@@ -91,7 +91,8 @@ def _matrix_cell(data: ReportData, task: TaskRow, cell_id: str, cell_name: str) 
     hover = (
         f"{task.name}, {cell_name}: {words.with_unit(row.value, task.metric, task.unit)} against "
         f"{words.with_unit(row.baseline, task.metric, task.unit)} alone; gain "
-        f"{words.interval(row, task.metric)}{' ' + unit if unit else ''}, p = {row.p_value:.3f} (Holm); "
+        f"{words.interval(row, task.metric)}{' ' + unit if unit else ''}, "
+        f"p {words.p_value(row.p_value)} (Holm); "
         f"{row.verdict}{'. ' + row.note if row.note else ''}"
     )
     css = {"helped": "helped", "hurt": "hurt", "no difference shown": "unclear"}[row.verdict]

@@ -90,6 +90,17 @@ def interval(row: GainRow, metric: str) -> str:
     return f"{gain} [{low}, {high}]"
 
 
+def p_value(value: float) -> str:
+    """A p-value with its relation.
+
+    >>> p_value(0.0123), p_value(0.00002)
+    ('= 0.012', '< 0.001')
+    """
+    if not math.isfinite(value):
+        return "not known"
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
 def gain_unit(task: TaskRow) -> str:
     """Unit of a difference of the task's metric."""
     if task.metric in _PERCENT:

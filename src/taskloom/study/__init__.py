@@ -4,11 +4,12 @@
 `statistics` compares, `summary` writes what the report shows.
 """
 
+from taskloom.study.advice import what_would_help
 from taskloom.study.cells import Cell, expand_cells
 from taskloom.study.config import Study, StudyConfig, load_study
 from taskloom.study.results import MetricValue, ResultsStore, RunRecord
 from taskloom.study.runner import Outcome, Plan, plan_study, run_study
-from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare, what_would_help
+from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare
 from taskloom.study.summary import write_summary
 
 __all__ = [

@@ -46,13 +46,11 @@ from taskloom.study.resampling import Resampling
 
 __all__ = [
     "LEAST_REPEATS",
-    "Advice",
     "Gain",
     "Scores",
     "choose_on_validation",
     "compare",
     "holm",
-    "what_would_help",
 ]
 
 LEAST_REPEATS = 3
@@ -62,15 +60,6 @@ Floats = NDArray[np.float64]
 
 # A standard error below this share of the values compared is rounding, not spread.
 _ROUNDING = 1e-12
-
-
-@dataclass(frozen=True)
-class Advice:
-    """About how much more of each would halve the interval; None where no amount of it alone would."""
-
-    repeats: int | None
-    clusters: int | None
-    text: str
 
 
 def compare(
@@ -185,39 +174,6 @@ def choose_on_validation(
     return chosen
 
 
-def what_would_help(gain: Gain, *, alpha: float = 0.05) -> Advice:
-    """Says roughly how many repeats or groups would halve the interval, the other number staying as it is.
-
-    The parts of the variance shrink as 1 / R and 1 / G, and the t quantile falls with the degrees of freedom.
-    Both parts are themselves estimates, from few repeats poor ones: a plan, not a promise.
-
-    Args:
-        gain: A gain from `compare`.
-        alpha: As in `compare`.
-
-    Example:
-        >>> alone, shared = Scores({0: 0.80, 1: 0.82, 2: 0.81}), Scores({0: 0.84, 1: 0.87, 2: 0.85})
-        >>> what_would_help(compare("gender", "accuracy", alone, {"hard": shared})["hard"]).repeats
-        5
-    """
-    if np.isnan(gain.low) or gain.standard_error == 0:
-        return Advice(
-            None,
-            None,
-            f"No spread could be measured; at least {LEAST_REPEATS} repeats, better 5, are needed.",
-        )
-    half = _half_width(gain, gain.num_repeats, gain.num_clusters, alpha) / 2
-    more = np.unique(np.geomspace(1, 1000, 2000))
-    repeats = clusters = None
-    if gain.num_repeats > 1:
-        numbers = np.unique(np.ceil(gain.num_repeats * more))
-        repeats = _first(numbers, _half_width(gain, numbers, gain.num_clusters, alpha) <= half)
-    if gain.variance_clusters > 0:
-        numbers = np.unique(np.ceil(gain.num_clusters * more))
-        clusters = _first(numbers, _half_width(gain, gain.num_repeats, numbers, alpha) <= half)
-    return Advice(repeats, clusters, _advice_text(gain, repeats, clusters))
-
-
 def _one_gain(
     task: str,
     metric: str,
@@ -304,7 +260,7 @@ def _variances(
         return _Variances(0.0, 0.0, 0.0, 0, np.nan)
     pairs = [(scores.summaries.get(repeat), baseline.summaries.get(repeat)) for repeat in repeats]
     clusters, num_clusters = resampling.variance(pairs, notes)
-    degrees = _degrees_of_freedom(spread / num_repeats, num_repeats, clusters, num_clusters)
+    degrees = degrees_of_freedom_of(spread / num_repeats, num_repeats, clusters, num_clusters)
     return _Variances(spread / num_repeats, clusters, 0.0, num_clusters, degrees)
 
 
@@ -332,7 +288,7 @@ def _interval(
     return mean - half, mean + half, p_value
 
 
-def _degrees_of_freedom(
+def degrees_of_freedom_of(
     repeats: float | Floats, num_repeats: int | Floats, clusters: float | Floats, num_clusters: int | Floats
 ) -> Any:
     """Welch-Satterthwaite degrees of freedom of the sum of two variances; NaN where neither has any.
@@ -384,39 +340,3 @@ def _verdict(gain: Gain, p_adjusted: float, alpha: float) -> Verdict:
     if np.isnan(p_adjusted) or p_adjusted >= alpha or gain.num_repeats < LEAST_REPEATS:
         return "no difference shown"
     return "helped" if gain.gain > 0 else "hurt"
-
-
-def _half_width(gain: Gain, num_repeats: Any, num_clusters: Any, alpha: float) -> Any:
-    """Half of the interval if there were so many repeats and groups; broadcasts."""
-    repeats = gain.variance_repeats * gain.num_repeats / np.maximum(num_repeats, 1)
-    clusters = gain.variance_clusters * gain.num_clusters / np.maximum(num_clusters, 1)
-    if gain.variance_overlap > 0:
-        degrees = np.asarray(num_repeats, dtype=np.float64) - 1
-    else:
-        degrees = _degrees_of_freedom(repeats, num_repeats, clusters, num_clusters)
-    return stats.t.ppf(1 - alpha / 2, degrees) * np.sqrt(repeats + clusters + gain.variance_overlap)
-
-
-def _first(numbers: Floats, enough: NDArray[np.bool_]) -> int | None:
-    return int(numbers[np.argmax(enough)]) if enough.any() else None
-
-
-_SOURCES: dict[Source, str] = {
-    "repeats": "Chance in training (seeds, or the draw of the split)",
-    "clusters": "The choice of the groups in test",
-    "overlap": "That redrawn splits train on mostly the same rows",
-}
-
-
-def _advice_text(gain: Gain, repeats: int | None, clusters: int | None) -> str:
-    ways = []
-    if repeats is not None:
-        ways.append(f"about {repeats} repeats instead of {gain.num_repeats}")
-    if clusters is not None:
-        ways.append(f"about {clusters} labelled groups in test instead of {gain.num_clusters}")
-    source = f"{_SOURCES[gain.dominant]} adds most to the doubt"
-    if ways:
-        return f"{source}; {' or '.join(ways)} would halve the interval."
-    if gain.variance_overlap > 0:
-        return f"{source}; only more data would halve the interval."
-    return f"{source}; only more repeats together with more groups in test would halve the interval."

@@ -20,13 +20,10 @@ import numpy as np
 import pandas as pd
 
 from taskloom.metrics import METRICS
+from taskloom.study.advice import what_would_help
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.results import ResultsStore, RunRecord
-from taskloom.study.statistics import (
-    LEAST_REPEATS,
-    Gain,
-    what_would_help,
-)
+from taskloom.study.statistics import LEAST_REPEATS, Gain
 from taskloom.study.verdicts import Groups, Overall, by_cell_and_task, chosen_cells, overall, task_gains
 from taskloom.tasks import TaskSet
 from taskloom.training.checkpoints import write_atomically

@@ -71,7 +71,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must agree on with a run that goes on from it."""
         return {
-            "training": self.config.model_dump(mode="json", exclude={"num_workers"}),
+            "training": self.config.model_dump(mode="json", exclude={"num_workers", "evaluation_batch"}),
             "seed": self.seed,
             "tasks": {name: _plain(task.to_dict()) for name, task in self.model.tasks.items()},
             "balancer": type(self.balancer).__name__,

@@ -11,7 +11,8 @@ from scipy import stats
 import taskloom as tl
 from taskloom.errors import ConfigError
 from taskloom.metrics import METRICS
-from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare, holm, what_would_help
+from taskloom.study.advice import what_would_help
+from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare, holm
 
 NUM_GROUPS = 12
 

@@ -1,0 +1,93 @@
+"""What would make a gain surer: about how many repeats or groups would halve its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from taskloom.study.gains import Gain, Source
+from taskloom.study.statistics import LEAST_REPEATS, degrees_of_freedom_of
+
+Floats = NDArray[np.float64]
+
+_SOURCES: dict[Source, str] = {
+    "repeats": "Chance in training (seeds, or the draw of the split)",
+    "clusters": "The choice of the groups in test",
+    "overlap": "That redrawn splits train on mostly the same rows",
+}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """About how much more of each would halve the interval; None where no amount of it alone would."""
+
+    repeats: int | None
+    clusters: int | None
+    text: str
+
+
+def what_would_help(gain: Gain, *, alpha: float = 0.05) -> Advice:
+    """Says roughly how many repeats or groups would halve the interval, the other number staying as it is.
+
+    The parts of the variance shrink as 1 / R and 1 / G, and the t quantile falls with the degrees of freedom.
+    Both parts are themselves estimates, from few repeats poor ones: a plan, not a promise.
+
+    Args:
+        gain: A gain from `compare`.
+        alpha: As in `compare`.
+
+    Example:
+        >>> from taskloom.study.statistics import Scores, compare
+        >>> alone, shared = Scores({0: 0.80, 1: 0.82, 2: 0.81}), Scores({0: 0.84, 1: 0.87, 2: 0.85})
+        >>> what_would_help(compare("gender", "accuracy", alone, {"hard": shared})["hard"]).repeats
+        5
+    """
+    if np.isnan(gain.low) or gain.standard_error == 0:
+        return Advice(
+            None,
+            None,
+            f"No spread could be measured; at least {LEAST_REPEATS} repeats, better 5, are needed.",
+        )
+    half = _half_width(gain, gain.num_repeats, gain.num_clusters, alpha) / 2
+    more = np.unique(np.geomspace(1, 1000, 2000))
+    repeats = clusters = None
+    if gain.num_repeats > 1:
+        numbers = np.unique(np.ceil(gain.num_repeats * more))
+        repeats = _first(numbers, _half_width(gain, numbers, gain.num_clusters, alpha) <= half)
+    if gain.variance_clusters > 0:
+        numbers = np.unique(np.ceil(gain.num_clusters * more))
+        clusters = _first(numbers, _half_width(gain, gain.num_repeats, numbers, alpha) <= half)
+    return Advice(repeats, clusters, _advice_text(gain, repeats, clusters))
+
+
+def _half_width(gain: Gain, num_repeats: Any, num_clusters: Any, alpha: float) -> Any:
+    """Half of the interval if there were so many repeats and groups; broadcasts."""
+    repeats = gain.variance_repeats * gain.num_repeats / np.maximum(num_repeats, 1)
+    clusters = gain.variance_clusters * gain.num_clusters / np.maximum(num_clusters, 1)
+    if gain.variance_overlap > 0:
+        degrees = np.asarray(num_repeats, dtype=np.float64) - 1
+    else:
+        degrees = degrees_of_freedom_of(repeats, num_repeats, clusters, num_clusters)
+    return stats.t.ppf(1 - alpha / 2, degrees) * np.sqrt(repeats + clusters + gain.variance_overlap)
+
+
+def _first(numbers: Floats, enough: NDArray[np.bool_]) -> int | None:
+    return int(numbers[np.argmax(enough)]) if enough.any() else None
+
+
+def _advice_text(gain: Gain, repeats: int | None, clusters: int | None) -> str:
+    ways = []
+    if repeats is not None:
+        ways.append(f"about {repeats} repeats instead of {gain.num_repeats}")
+    if clusters is not None:
+        ways.append(f"about {clusters} labelled groups in test instead of {gain.num_clusters}")
+    source = f"{_SOURCES[gain.dominant]} adds most to the doubt"
+    if ways:
+        return f"{source}; {' or '.join(ways)} would halve the interval."
+    if gain.variance_overlap > 0:
+        return f"{source}; only more data would halve the interval."
+    return f"{source}; only more repeats together with more groups in test would halve the interval."
