@@ -15,6 +15,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "serve": ("fastapi", "uvicorn"),
     "ray": ("ray",),
     "backbones": ("timm",),
+    "balancing": ("quadprog", "qpsolvers", "cvxpy", "clarabel"),
 }
 """Modules that each extra of the package brings."""
 
