@@ -71,7 +71,8 @@ class RecordingStore:
         """Opens a store; nothing but its description is read.
 
         Raises:
-            DataError: No store is there, it is of another format version, or a file is cut off.
+            DataError: No store is there, it is of another format version, a file is cut off, or another
+                process replaces the store at this moment.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -96,7 +97,14 @@ class RecordingStore:
                 f"{folder}: format version {FORMAT_VERSION} expected, found {about.get('version')} "
                 f"(written by taskloom {about.get('taskloom', '?')}); prepare the data again."
             )
-        return cls(folder, about, hashlib.sha256(content).hexdigest())
+        store = cls(folder, about, hashlib.sha256(content).hexdigest())
+        try:
+            unchanged = (folder / "store.json").read_bytes() == content
+        except FileNotFoundError:
+            unchanged = False
+        if not unchanged:  # the arrays may be the old store's and the description the new one's
+            raise DataError(f"{folder}: the store was replaced while it was being opened; open it again.")
+        return store
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (RecordingStore.open, (self.folder.absolute(),))

@@ -52,9 +52,18 @@ class GrowingArray:
 
 
 def open_array(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: the file is missing from the store; prepare the data again.")
-    with open(path, "rb") as file:
+    """Maps an array of a store, read-only, after a look at its header and size.
+
+    Everything is asked of the opened file, not of its name: another process may replace the store meanwhile.
+
+    Raises:
+        DataError: The file is missing, of another shape or type, or cut off.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115  # the with statement below closes it
+    except (FileNotFoundError, IsADirectoryError):
+        raise DataError(f"{path}: the file is missing from the store; prepare the data again.") from None
+    with file:
         try:
             version = np.lib.format.read_magic(file)
             if version != (1, 0):
@@ -63,21 +72,21 @@ def open_array(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDAr
         except ValueError as error:
             raise DataError(f"{path}: not an array of a store ({error}); prepare the data again.") from None
         offset = file.tell()
-    expected_bytes = offset + shape[0] * shape[1] * dtype.itemsize
-    found_bytes = path.stat().st_size
-    if found_shape != shape or found_dtype != dtype or fortran:
-        raise DataError(
-            f"{path}: {dtype} {list(shape)} expected from store.json, found {found_dtype} "
-            f"{list(found_shape)}; prepare the data again."
-        )
-    if found_bytes != expected_bytes:
-        raise DataError(
-            f"{path}: {expected_bytes:,} bytes expected, found {found_bytes:,}; the file seems cut off, "
-            "prepare the data again."
-        )
-    if shape[1] == 0:  # an empty range cannot be mapped
-        return np.zeros(shape, dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+        expected_bytes = offset + shape[0] * shape[1] * dtype.itemsize
+        found_bytes = os.fstat(file.fileno()).st_size
+        if found_shape != shape or found_dtype != dtype or fortran:
+            raise DataError(
+                f"{path}: {dtype} {list(shape)} expected from store.json, found {found_dtype} "
+                f"{list(found_shape)}; prepare the data again."
+            )
+        if found_bytes != expected_bytes:
+            raise DataError(
+                f"{path}: {expected_bytes:,} bytes expected, found {found_bytes:,}; the file seems cut off, "
+                "prepare the data again."
+            )
+        if shape[1] == 0:  # an empty range cannot be mapped
+            return np.zeros(shape, dtype)
+        return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape)
 
 
 def is_replaceable(folder: Path) -> bool:

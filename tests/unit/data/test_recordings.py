@@ -265,6 +265,25 @@ def _write_only(folder: Path, seed: int) -> None:
 # -- opening
 
 
+def test_a_store_replaced_while_it_is_opened_is_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The description is of the old store, the arrays already of the new one."""
+    write_store(tmp_path / "store", [30], seed=0)
+    write_store(tmp_path / "new", [30], seed=1)
+    read = json.loads
+
+    def replaced(content: bytes) -> object:
+        monkeypatch.undo()
+        os.replace(tmp_path / "store", tmp_path / "old")
+        os.replace(tmp_path / "new", tmp_path / "store")
+        return read(content)
+
+    monkeypatch.setattr(json, "loads", replaced)
+    with pytest.raises(DataError, match="was replaced while it was being opened"):
+        RecordingStore.open(tmp_path / "store")
+
+
 def test_opening_refuses_what_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing there"):
         RecordingStore.open(tmp_path / "missing")
