@@ -326,8 +326,8 @@ class WindowDataset:
         if torch.get_num_threads() == 1:
             windows = torch.from_numpy(np.ascontiguousarray(self._view.numpy()[starts]))
         else:
-            # Into a block of NumPy's: aligned blocks of PyTorch's, one a batch, tear glibc's heap to pieces and
-            # leave a dozen batches of memory behind.
+            # Into a block of NumPy's: aligned blocks of PyTorch's, one a batch, tear glibc's heap to pieces
+            # and leave a dozen batches of memory behind.
             shape = (len(starts), *self._view.shape[1:])
             windows = torch.from_numpy(np.empty(shape, dtype=np.float32))
             torch.index_select(self._view, 0, torch.from_numpy(starts), out=windows)
