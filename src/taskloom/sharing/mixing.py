@@ -2,8 +2,8 @@
 
 One unit is one matrix product over the stacked copies. It is bound by memory traffic, not by arithmetic, so
 it runs over blocks of rows that stay in the cache and stores nothing but its result: the stack never exists
-as a whole, neither forward nor backward. For few tasks on a CPU the product within a block is written out as
-scaled additions, which is two to three times as fast.
+as a whole, neither forward nor backward. For two tasks on a CPU the product within a block is written out as
+scaled additions, which halves the time; from three tasks on the product is the faster one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from taskloom.errors import ConfigError
 Per = Literal["layer", "channel"]
 Start = Literal["identity", "uniform", "equal"] | Mapping[str, float]
 
-_MOST_SCALARS = 4
+_MOST_SCALARS = 2
 """Tasks up to which the product within a block is written out on a CPU; see `_few`."""
 _BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 28}
 """Bytes of one stacked block: on a CPU what stays in a core's cache, on a GPU what keeps launches few."""
