@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from taskloom.data.batch import DataSplits
-from taskloom.data.image_store import Box, ImageDataset, ImageStandardization, ImageStore, prepare_images
+from taskloom.data.face_source import read_size
+from taskloom.data.face_table import BOX_COLUMNS, read_boxes
+from taskloom.data.image_splits import split_images
+from taskloom.data.image_store import prepare_images
 from taskloom.data.sources import SOURCES, TaskSettings, check_settings, data_folder, store_folder
 from taskloom.data.table_source import LABEL_SETTINGS, read_labelled_table
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError
-from taskloom.tasks import Labels, Landmarks, TaskSet
 
 IMAGE_SETTINGS = (*LABEL_SETTINGS, "images", "size", "file", "box")
 FILE_COLUMNS = ("file_name", "file")
 """Columns that are looked for where `file` does not name one."""
-BOX_COLUMNS = ("x", "y", "w", "h")
-"""The box that is cut out of each image, in pixels, where the table has all four columns."""
-
-_MOST_LISTED = 20
 
 
 @SOURCES.register("images")
@@ -49,9 +43,7 @@ def load_images(
     check_settings("data", settings, IMAGE_SETTINGS)
     if "images" not in settings:
         raise ConfigError("data.images is missing: the folder of images expected.")
-    size = settings.get("size", 64)
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ConfigError(f"data.size: a whole number of pixels above 0 expected, found {size!r}.")
+    size = read_size(settings)
     root = data_folder(settings, folder)
     labelled = read_labelled_table(settings, tasks, split, root)
     table = labelled.table
@@ -63,29 +55,9 @@ def load_images(
         image_folder,
         store_folder(stores, "images", image_folder, parameters),
         size,
-        _boxes(table, box_columns) if box_columns else None,
+        read_boxes(table, box_columns) if box_columns else None,
     )
-    labels = _moved_landmarks(labelled.labels[torch.from_numpy(store.rows)], labelled.tasks, store)
-    parts, notes, warnings = labelled.split(store.rows, labels, seed=seed)
-    if store.unreadable:
-        notes.append(f"{len(store.unreadable)} of {len(table)} images could not be read and were left out.")
-    about = labelled.about("images", labels, parts, notes, warnings)
-    about["images"] = {
-        "folder": str(settings["images"]),
-        "size": size,
-        "made_of": store.about["made_of"],
-        "unreadable": len(store.unreadable),
-        "unreadable_examples": [_with_place(table, entry) for entry in store.unreadable[:_MOST_LISTED]],
-    }
-    standardization = ImageStandardization.fit(store.images, parts.train)
-    task_set = labelled.tasks.fit(labels[torch.from_numpy(parts.train)])
-    groups = None if labelled.groups is None else labelled.groups[store.rows]
-    datasets = {
-        name: ImageDataset(store, positions, task_set, labels, standardization, groups)
-        for name, positions in parts.items()
-    }
-    preprocessing = {"reader": "images", "size": size, "standardization": standardization.to_dict()}
-    return DataSplits(**datasets, about=about, preprocessing=preprocessing)
+    return split_images(labelled, store, reader="images", folder=str(settings["images"]), seed=seed)
 
 
 def images(
@@ -186,38 +158,3 @@ def _box_columns(table: Table, settings: Mapping[str, Any]) -> tuple[str, ...] |
             f"data.box: four columns (x, y, width, height), true or false expected, found {given!r}."
         )
     return tuple(table.column_name(str(name), "data.box") for name in given)
-
-
-def _boxes(table: Table, columns: Sequence[str]) -> list[Box | None]:
-    """The box of every row; None where all four cells are blank."""
-    numbers = np.stack([table.numbers(column) for column in columns], axis=1)
-    missing = np.isnan(numbers)
-    for row in np.flatnonzero(missing.any(axis=1) & ~missing.all(axis=1)):
-        column = columns[int(np.flatnonzero(missing[row])[0])]
-        raise DataError(
-            f"{table.where(int(row), column)}: a part of the box is missing while the rest is there."
-        )
-    flat = np.flatnonzero((numbers[:, 2:] <= 0).any(axis=1))
-    if len(flat):
-        raise DataError(
-            f"{table.where(int(flat[0]), columns[2])}: a box of width and height above 0 expected, found "
-            f"{numbers[flat[0], 2]:g} x {numbers[flat[0], 3]:g}."
-        )
-    return [None if np.isnan(x) else (x, y, w, h) for x, y, w, h in numbers.tolist()]
-
-
-def _moved_landmarks(labels: Labels, tasks: TaskSet, store: ImageStore) -> Labels:
-    """Labels of the store's images with landmarks in the pixels of the stored images."""
-    values = dict(labels.values)
-    positions: NDArray[np.int64] = np.arange(len(labels), dtype=np.int64)
-    for name, task in tasks.items():
-        if isinstance(task, Landmarks):
-            moved = store.to_pixels(values[name].numpy().astype(np.float64), positions)
-            moved[~labels.present[name].numpy()] = 0.0
-            values[name] = torch.from_numpy(moved).to(task.value_dtype)
-    return Labels(values, labels.present)
-
-
-def _with_place(table: Table, entry: Mapping[str, Any]) -> dict[str, Any]:
-    place = {} if table.separator is None else {"line": table.line(entry["row"])}
-    return {**entry, **place}

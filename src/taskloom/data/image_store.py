@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import Batch
+from taskloom.data.face_table import Box
 from taskloom.data.row_dataset import RowDataset, fingerprints
 from taskloom.data.store_files import (
     GrowingArray,
@@ -41,14 +42,11 @@ from taskloom.tasks import Labels, TaskSet
 from taskloom.version import __version__
 
 FORMAT = "taskloom-images"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _FIT_ROWS = 256
 _JPEG_START, _JPEG_END, _PNG_START, _PNG_END = b"\xff\xd8", b"\xff\xd9", b"\x89PNG", b"IEND"
 _logger = logging.getLogger(__name__)
-
-Box = tuple[float, float, float, float]
-"""x, y, width, height in pixels of the upright source image."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +159,18 @@ def read_image(path: Path, box: Box | None, size: int) -> tuple[NDArray[np.uint8
     Raises:
         DataError: Missing, cut off, not an image, or a box outside the image.
     """
+    return _read_pixels(_read_file(path), box, size)
+
+
+def _read_file(path: Path) -> bytes:
     if not path.is_file():
         raise DataError("no such file")
-    data = path.read_bytes()
+    return path.read_bytes()
+
+
+def _read_pixels(
+    data: bytes, box: Box | None, size: int
+) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
     if _is_cut_off(data):
         raise DataError("the file is cut off")
     image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR) if data else None
@@ -193,8 +200,10 @@ def _write_store(
         rows: list[int] = []
         crops: list[tuple[int, int, int, int]] = []
         unreadable: list[dict[str, Any]] = []
+        content = hashlib.sha256()
         try:
-            for row, result in enumerate(_read_all(files, folder, boxes, size)):
+            for row, (checksum, result) in enumerate(_read_all(files, folder, boxes, size)):
+                content.update(json.dumps([files[row], checksum]).encode())
                 if isinstance(result, DataError):
                     unreadable.append({"row": row, "file": files[row], "reason": str(result)})
                     continue
@@ -218,6 +227,7 @@ def _write_store(
             "taskloom": __version__,
             "size": size,
             "made_of": made_of,
+            "content": content.hexdigest(),
             "rows": rows,
             "crops": crops,
             "unreadable": unreadable,
@@ -232,16 +242,24 @@ def _write_store(
 
 def _read_all(
     files: Sequence[str], folder: Path, boxes: Sequence[Box | None], size: int
-) -> Iterator[tuple[NDArray[np.uint8], tuple[int, int, int, int]] | DataError]:
-    """Reads images in row order, a few ahead on threads (OpenCV decodes outside the interpreter's lock)."""
+) -> Iterator[tuple[str | None, tuple[NDArray[np.uint8], tuple[int, int, int, int]] | DataError]]:
+    """Reads images in row order, a few ahead on threads (OpenCV decodes outside the interpreter's lock).
 
-    def read(row: int) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]] | DataError:
+    Gives the SHA-256 of each file (None where there is none), and the image or why there is none.
+    """
+
+    def read(
+        row: int,
+    ) -> tuple[str | None, tuple[NDArray[np.uint8], tuple[int, int, int, int]] | DataError]:
+        checksum = None
         try:
-            return read_image(folder / files[row], boxes[row], size)
+            data = _read_file(folder / files[row])
+            checksum = hashlib.sha256(data).hexdigest()
+            return checksum, _read_pixels(data, boxes[row], size)
         except DataError as error:
-            return error
+            return checksum, error
         except (OSError, cv2.error) as error:
-            return DataError(f"not a readable image ({str(error).splitlines()[0]})")
+            return checksum, DataError(f"not a readable image ({str(error).splitlines()[0]})")
 
     remaining = iter(range(len(files)))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:

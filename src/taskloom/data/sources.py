@@ -60,6 +60,7 @@ _BUILT_IN = (
     "taskloom.data.signal_sources",
     "taskloom.data.table_source",
     "taskloom.data.image_source",
+    "taskloom.data.face_source",
 )
 
 

@@ -111,13 +111,20 @@ class LabelledTable:
         warnings: Sequence[str],
         *,
         beside: Sequence[Path] = (),
+        sources: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Plain values for `DataSplits.about`; `beside` are the other files that were read."""
+        """Plain values for `DataSplits.about`.
+
+        Args:
+            reader, labels, parts, notes, warnings: What it is made of.
+            beside: The other files that were read, besides the table.
+            sources: Checksums of the sources, where the table is not a file.
+        """
         path = self.table.path
         counts = {part: labels[torch.from_numpy(rows)].counts() for part, rows in parts.items()}
         return {
             "reader": reader,
-            "sources": checksums([path, *beside], path.parent),
+            "sources": checksums([path, *beside], path.parent) if sources is None else dict(sources),
             "separator": self.table.separator,
             "rows": {"table": len(self.table), **parts.counts()},
             "labels": {name: {part: counts[part][name] for part in counts} for name in self.tasks},
@@ -166,12 +173,20 @@ def read_labelled_table(
     """
     if "table" not in settings:
         raise ConfigError("data.table is missing: the CSV, TSV or Parquet file expected.")
-    rule = SplitRule.from_settings(split)
+    SplitRule.from_settings(split)  # its mistakes are found before a large table is read
     table = read_table(
         root / str(settings["table"]),
         separator=settings.get("separator"),
         missing=_listed(settings.get("missing", ())),
     )
+    return label_table(table, settings, tasks, split)
+
+
+def label_table(
+    table: Table, settings: Mapping[str, Any], tasks: TaskSettings, split: Mapping[str, Any]
+) -> LabelledTable:
+    """Finds labels, groups and split rule of a table that has been read; see `read_labelled_table`."""
+    rule = SplitRule.from_settings(split)
     task_set, columns = resolve_label_columns(table, tasks, settings.get("columns"))
     if rule.by == "group" and "group" not in table.columns:
         if not settings.get("group"):

@@ -162,13 +162,21 @@ class Table:
         return cells
 
 
-def read_table(path: Path | str, *, separator: str | None = None, missing: Sequence[Any] = ()) -> Table:
+def read_table(
+    path: Path | str,
+    *,
+    separator: str | None = None,
+    missing: Sequence[Any] = (),
+    unnamed_index: bool = False,
+) -> Table:
     """Reads a CSV, TSV or Parquet table.
 
     Args:
         path: A `.parquet` or `.pq` file is Parquet; everything else is text in UTF-8 with a header line.
         separator: Separator of a text file; looked for among comma, semicolon and tab where None.
         missing: Cells with these texts are missing, as blank ones always are.
+        unnamed_index: Whether a first column without a name, as pandas writes its index, is called `index`
+            instead of being refused.
 
     Raises:
         DataError: No such file, no rows, a column that stands twice, a row that is too long or too short, or
@@ -196,7 +204,7 @@ def read_table(path: Path | str, *, separator: str | None = None, missing: Seque
             raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)}).") from error
         table = Table(path, _checked_header(path, data.column_names), None, marks, data)
     else:
-        table = _read_text(path, separator, marks)
+        table = _read_text(path, separator, marks, unnamed_index=unnamed_index)
     if len(table) == 0:
         raise DataError(f"{path}: the table is empty; a header and at least one row expected.")
     return table
@@ -208,13 +216,14 @@ def sniff_separator(path: Path) -> str:
     return max(counts, key=lambda separator: counts[separator])
 
 
-def _read_text(path: Path, separator: str | None, missing: tuple[str, ...]) -> Table:
+def _read_text(path: Path, separator: str | None, missing: tuple[str, ...], *, unnamed_index: bool) -> Table:
     if separator is not None and len(separator) != 1:
         raise DataError(f"{path}: a separator of one character expected, found {separator!r}.")
     try:
         separator = separator or sniff_separator(path)
         header = _header(path, separator)
-        columns = _checked_header(path, header)
+        named = ["index", *header[1:]] if unnamed_index and not header[0] else header
+        columns = _checked_header(path, named)
         data = pyarrow.csv.read_csv(
             path,
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),

@@ -162,7 +162,7 @@ def test_a_store_of_another_version_and_a_foreign_folder_are_refused(album: Path
     prepare_images(FILES, album, place, 8)
     about = json.loads((place / "store.json").read_text())
     (place / "store.json").write_text(json.dumps({**about, "version": 99}))
-    with pytest.raises(DataError, match="version 1 expected, found taskloom-images version 99"):
+    with pytest.raises(DataError, match="version 2 expected, found taskloom-images version 99"):
         prepare_images(FILES, album, place, 8)
     (place / "store.json").write_text("{")
     with pytest.raises(DataError, match="not readable"):

@@ -1,0 +1,84 @@
+"""From a table of images and a store of their pixels to three datasets: labels, split, standardisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from taskloom.data.batch import DataSplits
+from taskloom.data.image_store import ImageDataset, ImageStandardization, ImageStore
+from taskloom.data.table_source import LabelledTable
+from taskloom.data.tables import Table
+from taskloom.tasks import Labels, Landmarks, TaskSet
+
+_MOST_LISTED = 20
+
+
+def split_images(
+    labelled: LabelledTable,
+    store: ImageStore,
+    *,
+    reader: str,
+    folder: str,
+    seed: int,
+    notes: Sequence[str] = (),
+    sources: Mapping[str, str] | None = None,
+) -> DataSplits:
+    """Splits the images of a store and fits standardisation and tasks on those of train.
+
+    Args:
+        labelled: The table, with labels and the rule of the split.
+        store: The images of its rows.
+        reader: Name of the reader, for `about` and `preprocessing`.
+        folder: Folder of the source images, for `about`.
+        seed: Decides a drawn split.
+        notes: What the reader has to say.
+        sources: Checksums of the sources, where the table is not a file.
+
+    Raises:
+        DataError: The split is not what it should be.
+    """
+    table = labelled.table
+    labels = moved_landmarks(labelled.labels[torch.from_numpy(store.rows)], labelled.tasks, store)
+    parts, found, warnings = labelled.split(store.rows, labels, seed=seed)
+    notes = [*notes, *found]
+    if store.unreadable:
+        notes.append(f"{len(store.unreadable)} of {len(table)} images could not be read and were left out.")
+    about = labelled.about(reader, labels, parts, notes, warnings, sources=sources)
+    about["images"] = {
+        "folder": folder,
+        "size": store.size,
+        "made_of": store.about["made_of"],
+        "unreadable": len(store.unreadable),
+        "unreadable_examples": [_with_place(table, entry) for entry in store.unreadable[:_MOST_LISTED]],
+    }
+    standardization = ImageStandardization.fit(store.images, parts.train)
+    task_set = labelled.tasks.fit(labels[torch.from_numpy(parts.train)])
+    groups = None if labelled.groups is None else labelled.groups[store.rows]
+    datasets = {
+        name: ImageDataset(store, positions, task_set, labels, standardization, groups)
+        for name, positions in parts.items()
+    }
+    preprocessing = {"reader": "images", "size": store.size, "standardization": standardization.to_dict()}
+    return DataSplits(**datasets, about=about, preprocessing=preprocessing)
+
+
+def moved_landmarks(labels: Labels, tasks: TaskSet, store: ImageStore) -> Labels:
+    """Labels of the store's images with landmarks in the pixels of the stored images."""
+    values = dict(labels.values)
+    positions: NDArray[np.int64] = np.arange(len(labels), dtype=np.int64)
+    for name, task in tasks.items():
+        if isinstance(task, Landmarks):
+            moved = store.to_pixels(values[name].numpy().astype(np.float64), positions)
+            moved[~labels.present[name].numpy()] = 0.0
+            values[name] = torch.from_numpy(moved).to(task.value_dtype)
+    return Labels(values, labels.present)
+
+
+def _with_place(table: Table, entry: Mapping[str, Any]) -> dict[str, Any]:
+    place = {} if table.separator is None else {"line": table.line(entry["row"])}
+    return {**entry, **place}

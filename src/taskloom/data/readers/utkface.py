@@ -1,0 +1,194 @@
+"""UTKFace in its native layout: labels stand in the file names.
+
+`{age}_{gender}_{race}_{date}.jpg` (or `.jpg.chip.jpg` for the aligned crops), gender 0 male and 1 female,
+race 0 White, 1 Black, 2 Asian, 3 Indian, 4 Others (Zhang, Song and Qi 2017). A few names lack a field: the
+image is kept and what cannot be told is missing. Of three fields the first is the age and the last the date,
+but whether the one between them is gender or race cannot be told, so both are missing.
+
+The CORAL split (Cao, Mirjalili and Raschka 2020) names 13,147 images to train and 3,287 to test on, ages 21
+to 60, in two CSV files whose `age` is the age less 21.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskloom.data.face_table import FILE_COLUMN, FaceTable, NamedSplit, face_table
+from taskloom.data.tables import Table, read_table
+from taskloom.errors import ConfigError, DataError, did_you_mean
+
+GENDERS = ("male", "female")
+RACES = ("White", "Black", "Asian", "Indian", "Others")
+CORAL_FIRST_AGE = 21
+"""What the CORAL files take off every age."""
+CORAL_VALIDATION = 0.2
+"""Share of the CORAL training rows that thesis 001 holds out for validation."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_AGE_DIGITS = 3
+
+
+def read_utkface(root: Path, *, images: str = "", coral: Mapping[str, Any] | None = None) -> FaceTable:
+    """Reads the labels of every image of a folder from its name.
+
+    Args:
+        root: Folder of the data.
+        images: Folder of the images, below `root`.
+        coral: `{train: file, test: file}`, relative to `root`: only the images that these CSV files name are
+            read, with the columns `coral` (train or test) and `coral_age` (age - 21).
+
+    Returns:
+        Rows with `file`, `age` in years, `gender`, `race` (also as `ethnicity`).
+
+    Raises:
+        DataError: No such folder, no image in it, or a CSV file that names an image which is not there or has
+            another age than its name.
+        ConfigError: `coral` is not two files.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("31_1_3_2017.jpg", "39_1_2017.jpg.chip.jpg"):
+        ...     (folder / name).touch()
+        >>> rows = read_utkface(folder)
+        >>> rows.text("gender").tolist(), rows.text("race").tolist(), rows.numbers("age").tolist()
+        (['female', ''], ['Indian', ''], [31.0, 39.0])
+        >>> rows.notes
+        ('1 of 2 file names lacks fields: 0 ages, 1 genders, 1 races missing (39_1_2017.jpg.chip.jpg).',)
+    """
+    folder = root / images
+    files = image_files(folder)
+    table = _from_names(folder, files)
+    return table if coral is None else _with_coral(table, root, coral)
+
+
+def image_files(folder: Path) -> list[str]:
+    """Names of the images of a folder, sorted.
+
+    Raises:
+        DataError: There is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of images.")
+    found = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    if not found:
+        inside = sorted(path.name for path in folder.iterdir() if path.is_dir())[:5]
+        below = f" Its folders: {', '.join(inside)}; name one with `data.images`." if inside else ""
+        raise DataError(f"{folder}: no image ({', '.join(IMAGE_SUFFIXES)}) there.{below}")
+    return found
+
+
+def labels_of_name(name: str) -> tuple[int | None, int | None, int | None]:
+    """Age, gender code and race code of a file name; None where a field is missing or not what it can be.
+
+    Example:
+        >>> labels_of_name("26_1_0_20170116171048641.jpg.chip.jpg"), labels_of_name("61_1_20170109.jpg")
+        ((26, 1, 0), (61, None, None))
+    """
+    fields = name.split(".", 1)[0].split("_")
+    age = int(fields[0]) if fields[0].isdecimal() and len(fields[0]) <= _AGE_DIGITS else None
+    if len(fields) != 4:
+        return age if len(fields) == 3 else None, None, None
+    gender, race = (
+        _code(text, len(names)) for text, names in zip(fields[1:3], (GENDERS, RACES), strict=True)
+    )
+    return age, gender, race
+
+
+def _code(text: str, num_classes: int) -> int | None:
+    return int(text) if text.isdecimal() and int(text) < num_classes else None
+
+
+def _from_names(folder: Path, files: list[str]) -> FaceTable:
+    labels = [labels_of_name(name) for name in files]
+    races = [None if race is None else RACES[race] for _, _, race in labels]
+    columns: dict[str, Any] = {
+        FILE_COLUMN: files,
+        "age": [age for age, _, _ in labels],
+        "gender": [None if gender is None else GENDERS[gender] for _, gender, _ in labels],
+        "race": races,
+        "ethnicity": races,
+    }
+    lacking = [name for name, found in zip(files, labels, strict=True) if None in found]
+    notes = []
+    if lacking:
+        missing = [sum(found[field] is None for found in labels) for field in range(3)]
+        verb = "lacks" if len(lacking) == 1 else "lack"
+        notes.append(
+            f"{len(lacking)} of {len(files)} file names {verb} fields: {missing[0]} ages, "
+            f"{missing[1]} genders, {missing[2]} races missing "
+            f"({', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''})."
+        )
+    return face_table(
+        columns,
+        path=folder,
+        reader="utkface",
+        images=folder,
+        places=[str(folder / name) for name in files],
+        class_names={"gender": GENDERS, "race": RACES, "ethnicity": RACES},
+        notes=tuple(notes),
+    )
+
+
+def _with_coral(table: FaceTable, root: Path, coral: Mapping[str, Any]) -> FaceTable:
+    """Only the rows that the CORAL files name, in the order of the folder, with their part."""
+    if not isinstance(coral, Mapping) or sorted(coral) != ["test", "train"]:
+        raise ConfigError(f"data.coral: {{train: CSV file, test: CSV file}} expected, found {coral!r}.")
+    row_of = {name: row for row, name in enumerate(table.files)}
+    ages = table.numbers("age")
+    part_of: dict[int, str] = {}
+    paths = {part: root / str(coral[part]) for part in ("train", "test")}
+    for part, path in paths.items():
+        listed = _read_coral(path)
+        names, listed_ages = listed.text("file"), listed.numbers("age")
+        for position, (name, age) in enumerate(zip(names, listed_ages, strict=True)):
+            row = row_of.get(str(name))
+            if row is None:
+                raise DataError(
+                    f"{listed.where(position, 'file')}: `{name}` is not an image of {table.path}."
+                    f"{did_you_mean(str(name), row_of) if len(row_of) < 1000 else ''}"
+                )
+            if ages[row] != age + CORAL_FIRST_AGE:
+                raise DataError(
+                    f"{listed.where(position, 'age')}: {ages[row] - CORAL_FIRST_AGE:g} expected (the age in "
+                    f"the name of {name}, less {CORAL_FIRST_AGE}), found {age:g}."
+                )
+            if row in part_of:
+                raise DataError(f"{listed.where(position, 'file')}: `{name}` is listed twice.")
+            part_of[row] = part
+    rows = np.array(sorted(part_of), dtype=np.int64)
+    parts = Counter(part_of.values())
+    data = table.taken(rows)
+    note = (
+        f"CORAL split: {parts['train']} images to train and {parts['test']} to test on, of {len(table)} in "
+        "the folder."
+    )
+    return replace(
+        data.with_columns(
+            {
+                "coral": [part_of[int(row)] for row in rows],
+                "coral_age": (ages[rows] - CORAL_FIRST_AGE).astype(np.int64),
+            }
+        ),
+        sources=tuple(paths.values()),
+        named_splits={"coral": NamedSplit("coral", CORAL_VALIDATION)},
+        notes=(*table.notes, note),
+    )
+
+
+def _read_coral(path: Path) -> Table:
+    """A CORAL file; its first column, an index, has no name."""
+    table = read_table(path, unnamed_index=True)
+    for name in ("file", "age"):
+        table.column_name(name, "data.coral")
+    return table
