@@ -65,8 +65,10 @@ class Watch(Callback):
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         groups = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
         self.weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        self.optimised.append({names[id(parameter)] for parameter in groups})
-        self.with_state.append({names[id(p)] for p in state.optimizer.state if isinstance(p, Tensor)})
+        self.optimised.append({names.get(id(parameter), "balancer") for parameter in groups})
+        self.with_state.append(
+            {names.get(id(p), "balancer") for p in state.optimizer.state if isinstance(p, Tensor)}
+        )
         modes = {module: module.training for module in model.modules()}
         model.eval()
         with torch.no_grad():

@@ -111,7 +111,9 @@ class GradNorm(LossWeighting):
     sum |G_i - G r_i^alpha| (the target is a constant), and is then scaled to its sum before. W is the last
     weight matrix or kernel of `shared_parameters()` that every loss reaches: the backward passes for the
     norms go through the heads and down to W, no further. Over the tasks present; an absent one keeps its w.
-    No weight falls below 0.01: the paper does not say what a negative one should do.
+    No weight falls below 0.01: the paper does not say what a negative one should do. Once nothing shared is
+    trainable any more (early freeze), there is no W and no rivalry over it: the weights stay as they are, and
+    `report_state` says so.
 
     Args:
         alpha: Strength, 0 or more; the paper uses 0.12 to 1.5.
@@ -126,10 +128,14 @@ class GradNorm(LossWeighting):
         self.lr = check_number("balancing.gradnorm.lr", lr, above=0)
         self._weights: dict[str, float] = {}
         self._first: dict[str, float] = {}
+        self._rests = False
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
+        if not _kernels(model):
+            raise _no_shared_weights()
         self._weights, self._first = dict.fromkeys(self._names, 1.0), {}
+        self._rests = False
 
     def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
         del present
@@ -145,7 +151,8 @@ class GradNorm(LossWeighting):
                 self._first.setdefault(task, value)
         known = {task: value for task, value in zip(here, values, strict=True) if task in self._first}
         trainable = {task: here[task] for task in known if here[task].sum.requires_grad}
-        if len(trainable) > 1:
+        self._rests = not _kernels(model)
+        if len(trainable) > 1 and not self._rests:
             self.follow(self._norms(trainable, model), {task: known[task] for task in trainable})
         return total
 
@@ -209,7 +216,8 @@ class GradNorm(LossWeighting):
         return dict(zip(losses, torch.nan_to_num(norms, posinf=0.0).tolist(), strict=True))
 
     def report_state(self) -> dict[str, float]:
-        return {f"weight/{task}": weight for task, weight in self._weights.items()}
+        weights = {f"weight/{task}": weight for task, weight in self._weights.items()}
+        return {**weights, "shared_frozen": 1.0} if self._rests else weights
 
     def state_dict(self) -> dict[str, Any]:
         return {"tasks": list(self._names), "weights": dict(self._weights), "first": dict(self._first)}
@@ -226,10 +234,19 @@ def last_shared_weights(losses: Mapping[str, SumCount], model: MultiTaskNetwork)
         ConfigError: There is none.
     """
     reached = [leaves(loss.sum) for loss in losses.values()]
-    for parameter in reversed(list(model.shared_parameters())):
-        if parameter.ndim >= 2 and all(id(parameter) in leaf for leaf in reached):
+    for parameter in reversed(_kernels(model)):
+        if all(id(parameter) in leaf for leaf in reached):
             return parameter
-    raise ConfigError(
+    raise _no_shared_weights()
+
+
+def _kernels(model: MultiTaskNetwork) -> list[Tensor]:
+    """The trainable matrices and kernels among the shared parameters."""
+    return [p for p in model.shared_parameters() if p.requires_grad and p.ndim >= 2]
+
+
+def _no_shared_weights() -> ConfigError:
+    return ConfigError(
         "balancing.gradnorm: this network has no weights that the losses of all tasks reach; share a stage, "
         "or choose another balancer."
     )

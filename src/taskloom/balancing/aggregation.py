@@ -19,6 +19,7 @@ from taskloom.balancing.gradients import Rows, Seam, add_gradient, combine, find
 from taskloom.balancing.solvers import SolverError
 from taskloom.balancing.weightings import Smoothed, Weighting
 from taskloom.errors import ConfigError, TrainingError
+from taskloom.tasks import TaskSet
 
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
@@ -33,6 +34,11 @@ class MatrixMethod(ABC):
     def start(self, num_tasks: int, seed: int) -> None:
         """Forgets everything; `seed` decides what is drawn."""
         del num_tasks, seed
+
+    def least_tasks(self, num_tasks: int) -> int:
+        """How many of `num_tasks` tasks must be there in every step; 0 unless overridden."""
+        del num_tasks
+        return 0
 
     @abstractmethod
     def aggregate(self, matrix: Tensor, index: Sequence[int]) -> Tensor:
@@ -106,6 +112,17 @@ class GradientAggregation(Balancer):
         self._conflicts = Conflicts(())
         self._seam: Seam | None = None
         self._seam_key: object = None
+
+    def check_tasks(self, tasks: TaskSet) -> None:
+        least = self._method.least_tasks(len(tasks))
+        if least > len(tasks):
+            raise ConfigError(
+                f"balancing.{self.name}: at least {least} tasks expected with these settings, found "
+                f"{len(tasks)} ({', '.join(tasks)}); choose another method, or other settings of this one."
+            )
+
+    def least_tasks(self, num_tasks: int) -> int:
+        return self._method.least_tasks(num_tasks)
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)

@@ -148,6 +148,8 @@ class Balancer(ABC):
             "weight/<task>": weight of the task's loss or gradient. Of gradient methods, the mean over the
             epoch's steps, and "cosine/<task>/<task>" (mean cosine of the two gradients), "conflicts/<task>/
             <task>" (share of steps where it was negative) and "conflict_rate" (the same over all pairs).
+            "shared_frozen": 1, where a method that works on what is shared found nothing of it to train, so
+            that its weights stay as they are.
         """
         return {}
 
@@ -169,8 +171,17 @@ class Balancer(ABC):
         return ()
 
     def check_tasks(self, tasks: TaskSet) -> None:
-        """Called once before training. Raises ConfigError if the balancer names a task that is not there."""
+        """Called once before training.
+
+        Raises:
+            ConfigError: The balancer names a task that is not there, or needs more tasks than there are.
+        """
         del tasks
+
+    def least_tasks(self, num_tasks: int) -> int:
+        """How many of `num_tasks` tasks must have a label in every batch; 0 unless overridden."""
+        del num_tasks
+        return 0
 
     def settings(self) -> dict[str, Any]:
         """The settings as plain values: what a checkpoint must agree on."""

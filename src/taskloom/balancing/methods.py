@@ -148,7 +148,7 @@ def krum(
     """
     byzantine = check_count("balancing.krum.byzantine", byzantine, least=0)
     selected = check_count("balancing.krum.selected", selected)
-    weighting = TorchJD(torchjd.KrumWeighting(n_byzantine=byzantine, n_selected=selected))
+    weighting = TorchJD(torchjd.KrumWeighting(byzantine, selected), least=max(byzantine + 3, selected))
     settings = {"byzantine": byzantine, "selected": selected}
     return GradientAggregation("krum", weighting, at=at, smooth=smooth, settings=settings)
 
@@ -230,11 +230,17 @@ class OfTorchJD(MatrixMethod):
         module: The aggregator.
         by_columns: Whether every column is aggregated by itself; it then sees blocks of columns.
         remembers: Whether it keeps something per task; it then needs every task in every batch.
+        least: How many tasks it needs in every batch.
     """
 
-    def __init__(self, module: nn.Module, *, by_columns: bool = False, remembers: bool = False) -> None:
-        self.module, self.by_columns, self.remembers = module, by_columns, remembers
+    def __init__(
+        self, module: nn.Module, *, by_columns: bool = False, remembers: bool = False, least: int = 0
+    ) -> None:
+        self.module, self.by_columns, self.remembers, self.least = module, by_columns, remembers, least
         self._num_tasks = 0
+
+    def least_tasks(self, num_tasks: int) -> int:
+        return num_tasks if self.remembers else self.least
 
     def start(self, num_tasks: int, seed: int) -> None:
         del seed
@@ -271,7 +277,7 @@ def trimmed_mean(trim: int = 1) -> GradientAggregation:
     Needs 2 `trim` + 1 tasks in every batch.
     """
     trim = check_count("balancing.trimmed_mean.trim", trim, least=0)
-    method = OfTorchJD(torchjd.TrimmedMean(trim_number=trim), by_columns=True)
+    method = OfTorchJD(torchjd.TrimmedMean(trim_number=trim), by_columns=True, least=2 * trim + 1)
     return GradientAggregation("trimmed_mean", method, settings={"trim": trim})
 
 

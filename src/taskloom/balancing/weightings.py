@@ -39,6 +39,11 @@ class Weighting(ABC):
         """Forgets everything; `seed` decides what is drawn."""
         del num_tasks, seed
 
+    def least_tasks(self, num_tasks: int) -> int:
+        """How many of `num_tasks` tasks must be there in every step; 0 unless overridden."""
+        del num_tasks
+        return 0
+
     @abstractmethod
     def weights(self, gramian: Array, index: Sequence[int]) -> Array:
         """Weights [m] of the gradients in the update.
@@ -217,6 +222,9 @@ class Smoothed(Weighting):
         self.inner.start(num_tasks, seed)
         self._average = np.full(num_tasks, np.nan)
 
+    def least_tasks(self, num_tasks: int) -> int:
+        return self.inner.least_tasks(num_tasks)
+
     def weights(self, gramian: Array, index: Sequence[int]) -> Array:
         new, places = self.inner.weights(gramian, index), list(index)
         before = self._average[places]
@@ -239,11 +247,15 @@ class TorchJD(Weighting):
     Args:
         module: The weighting.
         remembers: Whether it keeps a value per task; it then needs every task in every batch.
+        least: How many tasks it needs in every batch.
     """
 
-    def __init__(self, module: nn.Module, *, remembers: bool = False) -> None:
-        self.module, self.remembers = module, remembers
+    def __init__(self, module: nn.Module, *, remembers: bool = False, least: int = 0) -> None:
+        self.module, self.remembers, self.least = module, remembers, least
         self._num_tasks = 0
+
+    def least_tasks(self, num_tasks: int) -> int:
+        return num_tasks if self.remembers else self.least
 
     def start(self, num_tasks: int, seed: int) -> None:
         del seed

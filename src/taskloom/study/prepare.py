@@ -11,17 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taskloom.balancing import Balancer
 from taskloom.data.batch import Batch, DataSplits, TaskDataset
 from taskloom.data.inspect import Inspection, TaskLabels, inspect_splits
 from taskloom.errors import ConfigError, DataError
 from taskloom.losses import per_task
+from taskloom.sharing import MultiTaskNetwork
 from taskloom.study.cells import Cell
 from taskloom.study.config import Study
+from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
 from taskloom.study.runs import DataRequest, RunSpec, data_request
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
+from taskloom.training.checks import check_stopping
 from taskloom.training.devices import choose_device, make_fabric
 
 _PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
@@ -166,27 +170,42 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         ConfigError: With file and line: a setting that does not fit encoder, tasks or data.
     """
     first = {spec.cell.id + spec.cell.tasks[0]: spec for spec in reversed(specs)}
-    # Before the networks: a balancer's tasks and settings need no data.
     for cell in cells:
         spec = first[cell.id + cell.tasks[0]]
         path: KeyPath = ("encoder",) if cell.entry < 0 else ("cells", cell.entry)
         try:
-            balancer = build_balancer(spec)
             network = build_network(spec, splits)
-            if balancer is not None:
-                balancer.check_tasks(network.tasks)
             network.eval()
             rows = _two_rows(splits.train)
             with torch.inference_mode():
                 predictions = network(rows.inputs)
-        except TypeError as error:  # a balancer's setting that it does not have
+        except TypeError as error:  # a setting of a type that it cannot have
             raise ConfigError(f"{study.document.where(path)}: {dotted(path)}: {error}.") from error
         except (ConfigError, DataError) as error:
             raise type(error)(f"{study.document.where(path)}: {_at(path, error)}") from error
+        if cell.balancing is not None:
+            check_balancing(study, cell, build_balancer(spec), network)
         try:
             check_losses(cell.name, predictions, rows.labels, network.tasks)
         except ConfigError as error:
             raise ConfigError(f"{study.document.where(('head',))}: {error}") from error
+
+
+def check_balancing(study: Study, cell: Cell, balancer: Balancer | None, network: MultiTaskNetwork) -> None:
+    """Starts a cell's balancer on its network, so that what it cannot do shows before anything is trained.
+
+    Raises:
+        ConfigError: With file and line: a task that is not there, too few tasks for the method, no shared
+            feature where it works on one, or callbacks that may stop more tasks than it can do without.
+    """
+    path: KeyPath = ("cells", cell.entry, "balancing")
+    if balancer is None:
+        return
+    try:
+        balancer.start(network)
+        check_stopping(balancer, build_callbacks(cell.callbacks), network.tasks)
+    except ConfigError as error:
+        raise ConfigError(f"{study.document.where(path)}: {_at(path[:2], error)}") from error
 
 
 def _at(path: KeyPath, error: Exception) -> str:

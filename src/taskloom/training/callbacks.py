@@ -79,6 +79,11 @@ class Callback:
     def check_tasks(self, tasks: Iterable[str]) -> None:
         """Called once before training. Raises ConfigError if the callback names a task that is not there."""
 
+    def may_stop(self, tasks: Iterable[str]) -> tuple[str, ...]:
+        """The tasks that it may stop while what is shared goes on learning; none unless overridden."""
+        del tasks
+        return ()
+
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must agree on with the run that goes on from it, as plain values."""
         return {}

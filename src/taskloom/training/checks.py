@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Binary, Labels, Landmarks, Regression, Task
 
 if TYPE_CHECKING:
+    from taskloom.balancing import Balancer
+    from taskloom.training.callbacks import Callback
     from taskloom.training.trainer import Run
 
 
@@ -16,7 +19,8 @@ def check_callbacks(run: Run) -> None:
     """Refuses callbacks that do not fit the network or each other, and notes what one of them overrules.
 
     Raises:
-        ConfigError: A task that is not there, or two callbacks that both stop tasks.
+        ConfigError: A task that is not there, two callbacks that both stop tasks, or a callback that may stop
+            more tasks than the balancer can do without.
     """
     for callback in run.callbacks:
         callback.check_tasks(run.model.tasks)
@@ -25,8 +29,32 @@ def check_callbacks(run: Run) -> None:
         raise ConfigError(
             f"callbacks: {' and '.join(stopping)} both decide when a task stops; leave one out."
         )
+    check_stopping(run.balancer, run.callbacks, run.model.tasks)
     if run.config.stop is not None and any(callback.ends_training for callback in run.callbacks):
         run.notes.append("training.stop does not act: a callback decides for every task by itself")
+
+
+def check_stopping(balancer: Balancer, callbacks: Iterable[Callback], tasks: Iterable[str]) -> None:
+    """Refuses a balancer that needs more tasks in every batch than a callback may leave learning.
+
+    Args:
+        balancer: How many losses become one update.
+        callbacks: What acts during training.
+        tasks: Names of the network's tasks.
+
+    Raises:
+        ConfigError: Names both, and what to do.
+    """
+    tasks = list(tasks)
+    least = balancer.least_tasks(len(tasks))
+    for callback in callbacks:
+        left = len(tasks) - len(callback.may_stop(tasks))
+        if left < least and left < len(tasks):
+            raise ConfigError(
+                f"balancing.{getattr(balancer, 'name', type(balancer).__name__)} needs {least} of the "
+                f"{len(tasks)} tasks in every batch, but {type(callback).__name__} may stop all but {left} "
+                "of them; name fewer in its `tasks`, or choose another balancing."
+            )
 
 
 def check_labels(run: Run) -> None:

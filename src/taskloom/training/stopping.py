@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from taskloom.errors import ConfigError
 from taskloom.training.callbacks import CALLBACKS, Callback, TrainingState
 from taskloom.training.freezing import check_names
-from taskloom.training.history import EpochRecord, TaskEnd
+from taskloom.training.history import EpochRecord, History, TaskEnd
 from taskloom.training.resume import copied
+from taskloom.training.trend import has_peaked
 
 
 @dataclass
@@ -248,29 +249,99 @@ class TaskStopping(TaskCallback):
     predictions still change with what it shares, and its loss stays part of the monitor that chooses the best
     epoch. Training ends when no task is left, or by `TrainingConfig.stop`.
 
+    When a task has peaked is a matter of the `criterion`:
+
+    - "patience": its validation loss was worse than its minimum in `patience` epochs in a row, as for early
+      freeze;
+    - "trend", Zhang et al.'s own (equation 5): with training losses E and validation loss V of the task,
+
+          k med E(t-k..t) / (sum E(t-k..t) - k med E(t-k..t))
+              * (V(t) - min E) / (importance min E) > threshold,
+
+      that is, the training loss has become flat *and* validation lies far above training. Their k and
+      threshold are not known to us: the defaults are ours. The importance is a setting here, not learned.
+
     Args:
-        patience: Epochs in a row in which a task's validation loss is worse than its minimum; 1 or more.
+        patience: Epochs in a row in which a task's validation loss is worse than its minimum, 1 or more; 5
+            with the criterion "patience" where None.
         min_delta: A loss counts as no worse only if it is at least this much below the minimum.
         tasks: The tasks that may stop; all where None. Zhang et al. stop auxiliary tasks only.
+        criterion: "patience" or "trend".
+        strip: k of "trend", in epochs, 1 or more; 5 where None.
+        threshold: Of "trend", above 0; 1 where None.
+        importance: lambda of "trend" per task, above 0; 1 where a task is not named.
 
     Raises:
-        ConfigError: A setting out of range; at the start of training, a task that is not there.
+        ConfigError: A setting out of range, or of the other criterion; at the start of training, a task that
+            is not there.
 
     Example:
         >>> TaskStopping(patience=3, tasks=["smiling"]).settings()
         {'patience': 3, 'min_delta': 0.0, 'tasks': ['smiling']}
     """
 
-    def __init__(self, patience: int = 5, min_delta: float = 0.0, tasks: Sequence[str] | None = None) -> None:
-        super().__init__("task_stopping", patience, min_delta, tasks)
+    def __init__(
+        self,
+        patience: int | None = None,
+        min_delta: float = 0.0,
+        tasks: Sequence[str] | None = None,
+        criterion: Literal["patience", "trend"] = "patience",
+        strip: int | None = None,
+        threshold: float | None = None,
+        importance: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__("task_stopping", 5 if patience is None else patience, min_delta, tasks)
+        if criterion not in ("patience", "trend"):
+            raise ConfigError(f"task_stopping.criterion: patience or trend expected, found {criterion!r}.")
+        self.criterion = criterion
+        of_trend = {"strip": strip, "threshold": threshold, "importance": importance}
+        of_patience = {"patience": patience, "min_delta": min_delta or None}
+        for key, value in (of_trend if criterion == "patience" else of_patience).items():
+            if value is not None:
+                raise ConfigError(f"task_stopping.{key}: this is no setting of `criterion: {criterion}`.")
+        self.strip, self.threshold = 5 if strip is None else strip, 1.0 if threshold is None else threshold
+        if isinstance(self.strip, bool) or not isinstance(self.strip, int) or self.strip < 1:
+            raise ConfigError(f"task_stopping.strip: a number of epochs from 1 expected, found {strip!r}.")
+        if importance is not None and not isinstance(importance, Mapping):
+            raise ConfigError(f"task_stopping.importance: a number per task expected, found {importance!r}.")
+        self.importance = dict(importance or {})
+        numbers = {f"importance.{task}": value for task, value in self.importance.items()}
+        for key, value in {"threshold": self.threshold, **numbers}.items():
+            if not _is_number(value) or value <= 0:
+                raise ConfigError(f"task_stopping.{key}: a number above 0 expected, found {value!r}.")
+
+    def check_tasks(self, tasks: Iterable[str]) -> None:
+        tasks = list(tasks)
+        super().check_tasks(tasks)
+        check_names(self.importance, tasks, "task_stopping.importance")
+
+    def may_stop(self, tasks: Iterable[str]) -> tuple[str, ...]:
+        return tuple(task for task in tasks if self.tasks is None or task in self.tasks)
+
+    def settings(self) -> dict[str, Any]:
+        if self.criterion == "patience":
+            return super().settings()
+        names = ("criterion", "strip", "threshold", "importance", "tasks")
+        return {name: getattr(self, name) for name in names}
 
     def epoch_end(self, state: TrainingState) -> None:
         record = state.history.epochs[-1]
         for task in self.watched(state):
             counter = self.counter(task)
             counter.see(record.validation_loss[task], record.epoch, self.min_delta)
-            if counter.waited >= self.patience:
+            if self._has_peaked(state.history, task):
                 stop_task(state, task, counter.epoch, "task-wise early stopping")
+
+    def _has_peaked(self, history: History, task: str) -> bool:
+        if self.criterion == "patience":
+            return self.counter(task).waited >= self.patience
+        return has_peaked(
+            history.curve("train_loss", task),
+            history.epochs[-1].validation_loss[task],
+            strip=self.strip,
+            threshold=self.threshold,
+            importance=self.importance.get(task, 1.0),
+        )
 
 
 def stop_task(state: TrainingState, task: str, converged: int, why: str) -> None:

@@ -282,8 +282,11 @@ def test_a_solver_that_fails_names_method_step_and_tasks() -> None:
 
 
 def test_too_few_tasks_for_krum() -> None:
-    with pytest.raises(TrainingError, match=r"balancing krum: .*at least 4 rows.* at step 1"):
-        step(make("krum", byzantine=1), network(), batch())
+    message = r"balancing\.krum: at least 4 tasks expected with these settings, found 3 \(age, gender, mood\)"
+    with pytest.raises(ConfigError, match=message):
+        make("krum", byzantine=1).start(network())
+    with pytest.raises(TrainingError, match=r"balancing krum: .*at least 3 rows.* at step 1"):
+        step(make("krum"), network(), batch(absent=("mood",)))
 
 
 def test_a_gradient_that_is_not_finite_names_its_task() -> None:
