@@ -11,6 +11,7 @@ from taskloom.sharing.architectures import (
     single_task,
     soft_sharing,
 )
+from taskloom.sharing.by_plan import by_plan
 from taskloom.sharing.heads import HeadSpec
 from taskloom.sharing.mixing import CrossStitch
 from taskloom.sharing.modules import (
@@ -39,6 +40,7 @@ __all__ = [
     "TieSpec",
     "adashare",
     "build",
+    "by_plan",
     "cross_stitch",
     "hard_sharing",
     "mmoe",

@@ -26,11 +26,18 @@ from taskloom.registry import Registry
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.mixing import Per, Start
 from taskloom.sharing.network import MultiTaskNetwork, PlanNetwork
-from taskloom.sharing.plan import Copies, CrossStitchSpec, Plan, StagePlan, TieSpec, stage_index
+from taskloom.sharing.plan import Copies, CrossStitchSpec, Plan
+from taskloom.sharing.settings import Stages as Stages
+from taskloom.sharing.settings import (
+    alone,
+    end_stages,
+    grouped,
+    read_tie,
+    stage_plans,
+    stage_set,
+    tie_specs,
+)
 from taskloom.tasks import TaskSet
-
-Stages = Literal["all"] | Sequence[int | str]
-"""Which stages: all, or a list of numbers from 1 and names."""
 
 
 class Architecture(Protocol):
@@ -156,7 +163,7 @@ def build(
 @register("single_task")
 def single_task(encoder: Encoder, tasks: TaskSet) -> Plan:
     """Every task alone at every stage: T networks that have nothing in common."""
-    return Plan(tasks.names, (StagePlan(_alone(tasks)),) * len(encoder.stages))
+    return Plan(tasks.names, stage_plans([alone(tasks)] * len(encoder.stages)))
 
 
 @register("hard_sharing", aliases={"from": "start"})
@@ -166,6 +173,7 @@ def hard_sharing(
     stages: int,
     start: Literal["input", "output"] = "input",
     groups: Sequence[Sequence[str]] | None = None,
+    joined: bool = True,
 ) -> Plan:
     """The first or last stages shared, every task alone in the others (Caruana; thesis 000 section 4.1.1).
 
@@ -175,24 +183,20 @@ def hard_sharing(
         stages: k in 0..S, the number of shared stages; 0 is single-task.
         start: "input": the first k stages; "output": the last k ("backwards" in thesis 000). Study files
             write `from`.
-        groups: Which tasks share with each other; all with all where None.
+        groups: Which tasks share with each other; all with all where None. In a study file, `all` is one
+            cell per grouping of the tasks.
+        joined: Where sharing from the output, whether a shared stage runs once on the tasks' joined batch,
+            with joint batch-norm statistics, or once per task, each with its own; see `StagePlan`.
 
     Raises:
         ConfigError: k outside 0..S, an unknown end, or groups that do not hold every task exactly once.
     """
-    total = len(encoder.stages)
-    if isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= total:
-        raise ConfigError(
-            f"hard_sharing.stages: a whole number from 0 to {total} (the encoder has {total} stages) "
-            f"expected, found {stages!r}."
-        )
-    if start not in ("input", "output"):
-        raise ConfigError(f"hard_sharing.from: input or output expected, found {start!r}.")
-    shared = StagePlan(_grouped(tasks, groups))
-    alone = StagePlan(_alone(tasks))
-    if start == "input":
-        return Plan(tasks.names, (shared,) * stages + (alone,) * (total - stages))
-    return Plan(tasks.names, (alone,) * (total - stages) + (shared,) * stages)
+    chosen = end_stages(stages, start, encoder, "hard_sharing.stages", "hard_sharing.from")
+    if not isinstance(joined, bool):
+        raise ConfigError(f"hard_sharing.joined: true or false expected, found {joined!r}.")
+    shared, apart = grouped(tasks, groups, "hard_sharing.groups"), alone(tasks)
+    partitions = [shared if index in chosen else apart for index in range(len(encoder.stages))]
+    return Plan(tasks.names, stage_plans(partitions, joined=joined))
 
 
 @register("soft_sharing")
@@ -200,7 +204,7 @@ def soft_sharing(
     encoder: Encoder,
     tasks: TaskSet,
     tie: str = "trace_norm",
-    weight: float = 0.001,
+    weight: float | Mapping[str, float] = 0.001,
     stages: Stages = "all",
     tie_settings: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -210,7 +214,7 @@ def soft_sharing(
         encoder: The backbone.
         tasks: The tasks.
         tie: Name of the penalty in `ties.TIES`; `trace_norm` is the Tucker trace norm of equation 3.3.
-        weight: Its factor, at least 0.
+        weight: Its factor, at least 0; or one per tied stage, as `{stage: factor}` by name or number.
         stages: Numbers from 1 or names of the tied stages; "all" are those with weights of two axes or more.
             Thesis 002 ties the convolutions.
         tie_settings: Other settings of the penalty.
@@ -218,32 +222,22 @@ def soft_sharing(
     Raises:
         ConfigError: An unknown tie or stage, a negative weight, or a stage without weights.
     """
-    if stages == "all":
-        tied = {
-            index
-            for index, stage in enumerate(encoder.stages)
-            if any(parameter.dim() > 1 for parameter in stage.parameters())
-        }
-    else:
-        tied = _indices(stages, encoder, "soft_sharing.stages")
-    spec = TieSpec(tie, weight, dict(tie_settings or {}))
-    return Plan(
-        tasks.names,
-        tuple(
-            StagePlan(_alone(tasks), tie=spec if index in tied else None)
-            for index in range(len(encoder.stages))
-        ),
-    )
+    partitions = [alone(tasks)] * len(encoder.stages)
+    ties = tie_specs(tie, weight, stages, tie_settings or {}, encoder, partitions, "soft_sharing")
+    return Plan(tasks.names, stage_plans(partitions, ties=ties))
 
 
-@register("cross_stitch")
+@register("cross_stitch", aliases={"from": "end"})
 def cross_stitch(
     encoder: Encoder,
     tasks: TaskSet,
     after: Stages = "all",
+    units: int | None = None,
+    end: Literal["input", "output"] = "input",
     per: Per = "layer",
     start: Start = "identity",
     lr_multiplier: float = 1.0,
+    tie: str | Mapping[str, Any] | None = None,
 ) -> Plan:
     """Every task alone, outputs mixed by learned matrices (Misra et al. 2016; thesis 002 3.1.4; paper 004).
 
@@ -251,40 +245,27 @@ def cross_stitch(
         encoder: The backbone.
         tasks: The tasks.
         after: Numbers from 1 or names of the stages that a unit stands after; "all" includes the last.
+        units: Instead of `after`: a unit after each of the first or last k stages (thesis 000, section 5.5).
+        end: Which end `units` counts from, "input" or "output". Study files write `from`.
         per: One matrix per "layer" or one per "channel" (axis 1 of the stage's output).
         start: How the matrices begin: "identity", "equal", "uniform" or {"same": s, "other": o}, see
             `CrossStitch`.
         lr_multiplier: Factor on the learning rate of the matrices.
+        tie: A penalty over the copies besides: a name, or `{name: {weight, stages, ...}}`. Paper 004's third
+            network is `{"exponential_affine": {"weight": w}}`.
 
     Raises:
-        ConfigError: An unknown stage or a setting out of range.
+        ConfigError: An unknown stage, both `after` and `units`, or a setting out of range.
     """
-    mixed = _indices(after, encoder, "cross_stitch.after")
-    spec = CrossStitchSpec(per, start, lr_multiplier)
-    return Plan(
-        tasks.names,
-        tuple(
-            StagePlan(_alone(tasks), mixing=spec if index in mixed else None)
-            for index in range(len(encoder.stages))
-        ),
-    )
-
-
-def _alone(tasks: TaskSet) -> tuple[tuple[str, ...], ...]:
-    return tuple((name,) for name in tasks.names)
-
-
-def _grouped(tasks: TaskSet, groups: Sequence[Sequence[str]] | None) -> tuple[tuple[str, ...], ...]:
-    if groups is None:
-        return (tasks.names,)
-    if isinstance(groups, str) or any(isinstance(group, str) for group in groups):
-        raise ConfigError(f"hard_sharing.groups: a list of lists of task names expected, found {groups!r}.")
-    return tuple(tuple(group) for group in groups)
-
-
-def _indices(stages: Stages, encoder: Encoder, setting: str) -> set[int]:
-    if stages == "all":
-        return set(range(len(encoder.stages)))
-    if isinstance(stages, str) or not isinstance(stages, Sequence):
-        raise ConfigError(f"{setting}: all, or a list of stage numbers or names expected, found {stages!r}.")
-    return {stage_index(stage, encoder.stage_names) for stage in stages}
+    if units is None:
+        mixed = stage_set(after, encoder, "cross_stitch.after")
+        if end != "input":
+            raise ConfigError("cross_stitch.from says where `units` are counted from; give `units` too.")
+    elif after != "all":
+        raise ConfigError("cross_stitch: `after` and `units` both say where units stand; leave one out.")
+    else:
+        mixed = end_stages(units, end, encoder, "cross_stitch.units", "cross_stitch.from")
+    partitions = [alone(tasks)] * len(encoder.stages)
+    ties = read_tie(tie, encoder, partitions, "cross_stitch.tie")
+    mixing = dict.fromkeys(mixed, CrossStitchSpec(per, start, lr_multiplier))
+    return Plan(tasks.names, stage_plans(partitions, mixing=mixing, ties=ties))

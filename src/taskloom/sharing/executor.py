@@ -98,7 +98,7 @@ def _calls(tasks: Sequence[str], stage: StagePlan, streams: Sequence[Stream]) ->
     for group, members in enumerate(stage.partition):
         wanted = {stream for task, stream in zip(tasks, streams, strict=True) if task in members}
         inputs = tuple(sorted(wanted, key=lambda stream: (stream.call, stream.part)))
-        if stage.joined:
+        if stage.joined is not False:
             calls.append(Call(group, inputs, _whole(inputs, parts)))
         else:
             calls.extend(Call(group, (stream,), _whole((stream,), parts)) for stream in inputs)

@@ -6,12 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
-from taskloom.sharing.executor import Flow, Step, Stream, compile_plan, read_by_several, run_step
+from taskloom.sharing.checks import (
+    check_copies_alike,
+    check_inputs_stay,
+    check_meetings,
+    check_side_effects,
+)
+from taskloom.sharing.executor import Flow, Stream, compile_plan, run_step
 from taskloom.sharing.heads import HeadChoice, head_specs
 from taskloom.sharing.mixing import CrossStitch
 from taskloom.sharing.plan import Copies, Plan, check_plan
@@ -135,8 +140,7 @@ class PlanNetwork(MultiTaskNetwork):
             (pretrained ones, for example).
 
     Raises:
-        ConfigError: The plan does not fit the encoder or the tasks; a stage works in place on an input that
-            other copies read too.
+        ConfigError: The plan does not fit the encoder or the tasks; what `taskloom.sharing.checks` refuses.
 
     Example:
         >>> from taskloom.sharing import Plan, StagePlan
@@ -166,7 +170,9 @@ class PlanNetwork(MultiTaskNetwork):
         self.plan = plan
         self.stage_names = encoder.stage_names
         self._steps = compile_plan(plan)
-        _check_inputs_stay(encoder, self._steps)
+        check_meetings(plan, self._steps, encoder.stage_names)
+        check_side_effects(encoder)
+        check_inputs_stay(encoder, self._steps)
         self._stage_keys = module_keys(encoder.stage_names)
         self.stages = nn.ModuleDict(
             {
@@ -184,10 +190,12 @@ class PlanNetwork(MultiTaskNetwork):
         )
         self.mixing = nn.ModuleDict()
         self.ties = nn.ModuleDict()
-        for key, stage, shape in zip(self._stage_keys, plan.stages, encoder.stage_shapes, strict=True):
+        for index, (key, stage) in enumerate(zip(self._stage_keys, plan.stages, strict=True)):
             if stage.mixing is not None:
+                check_copies_alike(list(self.stages[key].children()), encoder, index)
+                channels = encoder.stage_shapes[index][0]
                 self.mixing[key] = CrossStitch(
-                    len(tasks), per=stage.mixing.per, num_channels=shape[0], start=stage.mixing.start
+                    len(tasks), per=stage.mixing.per, num_channels=channels, start=stage.mixing.start
                 )
             if stage.tie is not None and len(stage.partition) > 1:  # a single task has nothing to tie
                 tie = build_tie(stage.tie.name, weight=stage.tie.weight, **stage.tie.settings)
@@ -355,24 +363,3 @@ def _largest_within(module: nn.Module, wanted: set[int]) -> list[nn.Module]:
 def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """All parameters of the modules that are to be trained."""
     return [p for module in modules for p in module.parameters() if p.requires_grad]
-
-
-def _check_inputs_stay(encoder: Encoder, steps: Sequence[Step]) -> None:
-    """Refuses a stage that works in place on an input which other copies read: it would spoil it for them.
-
-    Copies of such stages run once in training mode (where dropout works) on two rows of zeros.
-    """
-    example = next(encoder.parameters(), torch.zeros(()))
-    shapes = (encoder.input_shape, *encoder.stage_shapes)
-    with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
-        for index, (name, step) in enumerate(zip(encoder.stage_names, steps, strict=True)):
-            if not read_by_several(step):
-                continue
-            inputs = example.new_zeros(2, *shapes[index])
-            version = inputs._version
-            encoder.copy_stage(index, fresh=False).train()(inputs)
-            if inputs._version != version:
-                raise ConfigError(
-                    f"sharing: stage `{name}` works in place on its input, which other copies of it "
-                    "read too; set inplace=False in its first layer."
-                )

@@ -64,16 +64,17 @@ class StagePlan:
         partition: Groups of task names; the tasks of a group use one copy of the stage.
         mixing: How the copies' outputs are mixed after the stage; every task must then be alone.
         tie: A penalty over the copies.
-        joined: What happens where tasks that share a copy feed it different tensors. True: the copy runs once
-            on the batch of all of them, so that batch norm sees their joined statistics. False: it runs once
-            per tensor, so that batch norm normalises each by its own statistics (the running averages are
-            one all the same). Without batch norm both give the same outputs.
+        joined: What happens where tasks that share a copy feed it different tensors, because an earlier stage
+            has parted them. True: the copy runs once on the batch of all of them, so that batch norm sees
+            their joined statistics. False: it runs once per tensor, so that batch norm normalises each by its
+            own statistics (the running averages are one all the same). Without batch norm both give the same
+            outputs. None: it does not happen; a plan in which it would is refused.
     """
 
     partition: tuple[tuple[str, ...], ...]
     mixing: CrossStitchSpec | None = None
     tie: TieSpec | None = None
-    joined: bool = True
+    joined: bool | None = None
 
     def group_of(self, task: str) -> int:
         """Position of the task's group in the partition."""
@@ -171,6 +172,8 @@ def stage_index(stage: int | str, stage_names: Sequence[str]) -> int:
     """
     if isinstance(stage, str) and stage in stage_names:
         return list(stage_names).index(stage)
+    if isinstance(stage, str) and stage.isdecimal():  # keys of a mapping in a study file are text
+        stage = int(stage)
     if isinstance(stage, int) and not isinstance(stage, bool) and 1 <= stage <= len(stage_names):
         return stage - 1
     hint = did_you_mean(stage, stage_names) if isinstance(stage, str) else ""

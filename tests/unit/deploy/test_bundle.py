@@ -25,6 +25,7 @@ ENCODER = {"name": "mlp", "hidden": [6, 4]}
 SETTINGS: dict[str, dict[str, Any]] = {
     "single_task": {},
     "hard_sharing": {"stages": 1, "from": "output"},
+    "plan": {"partition": {"1": "together"}, "mixing": {"after": [2]}, "tie": {"l2": {"weight": {"2": 0.1}}}},
     "cross_stitch": {"after": "all", "per": "channel", "start": {"same": 0.9, "other": 0.1}},
     "soft_sharing": {"tie": "trace_norm", "weight": 0.1},
     "mmoe": {"experts": 2},

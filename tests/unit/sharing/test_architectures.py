@@ -19,7 +19,15 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "single_task": [{}],
     "hard_sharing": [{"stages": 2}, {"stages": 2, "from": "output"}],
     "soft_sharing": [{"weight": 0.01}, {"tie": "l2", "weight": 0.1, "stages": [1]}],
-    "cross_stitch": [{}, {"after": [1, 3], "per": "channel", "start": {"same": 0.9, "other": 0.1}}],
+    "plan": [
+        {"partition": ["together", "together", "alone"], "mixing": "layer"},
+        {"partition": {"1": "together", "3": "together"}, "joined": True},
+    ],
+    "cross_stitch": [
+        {},
+        {"tie": "exponential_affine", "units": 2, "from": "output"},
+        {"after": [1, 3], "per": "channel", "start": {"same": 0.9, "other": 0.1}},
+    ],
 }
 EVERY_SETTING = [(name, settings) for name, entries in SETTINGS.items() for settings in entries]
 ENCODERS: dict[str, Callable[[], Encoder]] = {
@@ -234,7 +242,7 @@ def test_an_architecture_is_called_by_its_own_name_too() -> None:
     inputs = drawn_inputs(encoder)
     assert all(torch.equal(network(inputs)[task], output) for task, output in same(inputs).items())
     assert tl.sharing.cross_stitch.plan(encoder, tasks, per="channel") == same.plan
-    assert tl.sharing.hard_sharing.settings == ("stages", "from", "groups", "copies")
+    assert tl.sharing.hard_sharing.settings == ("stages", "from", "groups", "joined", "copies")
 
 
 def test_a_new_way_of_sharing_is_one_function() -> None:
@@ -268,7 +276,7 @@ def test_a_new_way_of_sharing_is_one_function() -> None:
         (
             "hard_sharing",
             {"stage": 1},
-            "hard_sharing.stage is not a setting. Did you mean `stages`.* stages, from, groups, copies",
+            "stage is not a setting. Did you mean `stages`.* stages, from, groups, joined, copies",
         ),
         ("hard_sharing", {"stages": 1, "groups": ["task 0"]}, "a list of lists of task names"),
         ("soft_sharing", {"tie": "l3"}, "`l3` is not a known tie"),

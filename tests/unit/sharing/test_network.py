@@ -130,7 +130,14 @@ def test_a_copy_runs_once_for_all_tasks_that_feed_it_the_same_tensor() -> None:
 
 
 def test_sharing_from_the_output_runs_once_on_the_joined_batch() -> None:
-    plan = Plan(NAMES, (StagePlan(ALONE), StagePlan((("a", "c"), ("b", "d"))), StagePlan((NAMES,))))
+    plan = Plan(
+        NAMES,
+        (
+            StagePlan(ALONE),
+            StagePlan((("a", "c"), ("b", "d")), joined=True),
+            StagePlan((NAMES,), joined=True),
+        ),
+    )
     network = PlanNetwork(mlp(), TASKS, plan)
     rows = count_rows(network)
     network(torch.zeros(5, 3))
@@ -143,7 +150,7 @@ def test_sharing_from_the_output_runs_once_on_the_joined_batch() -> None:
 
 
 def test_an_output_that_stays_joined_is_not_split_in_between() -> None:
-    shared = StagePlan((NAMES,))
+    shared = StagePlan((NAMES,), joined=True)
     steps = compile_plan(Plan(NAMES, (StagePlan(ALONE), shared, shared)))
     assert steps[1].calls[0].whole is None
     assert steps[2].calls[0].whole == 0
@@ -178,7 +185,7 @@ def test_batch_norm_over_joined_streams(joined: bool) -> None:
 
 
 def test_features_are_the_seam() -> None:
-    shared, alone = StagePlan((NAMES,)), StagePlan(ALONE)
+    shared, alone = StagePlan((NAMES,), joined=True), StagePlan(ALONE)
     network = PlanNetwork(mlp(), TASKS, Plan(NAMES, (shared, shared, alone)))
     inputs = torch.randn(7, 3)
     features = network.features(inputs)
@@ -193,7 +200,9 @@ def test_features_are_the_seam() -> None:
 
 
 def test_features_where_no_first_stage_is_shared() -> None:
-    network = PlanNetwork(mlp(), TASKS, Plan(NAMES, (StagePlan(ALONE),) * 2 + (StagePlan((NAMES,)),)))
+    network = PlanNetwork(
+        mlp(), TASKS, Plan(NAMES, (StagePlan(ALONE),) * 2 + (StagePlan((NAMES,), joined=True),))
+    )
     inputs = torch.randn(7, 3)
     features = network.features(inputs)
     assert isinstance(features, dict)
@@ -224,7 +233,7 @@ def test_mixing_stands_between_the_stages(per: str) -> None:
 
 def test_mixing_before_a_joined_stage() -> None:
     mixed = StagePlan(ALONE, mixing=CrossStitchSpec(start={"same": 0.9, "other": 0.1}))
-    network = PlanNetwork(mlp((6, 5)), TASKS, Plan(NAMES, (mixed, StagePlan((NAMES,)))))
+    network = PlanNetwork(mlp((6, 5)), TASKS, Plan(NAMES, (mixed, StagePlan((NAMES,), joined=True))))
     inputs = torch.randn(3, 3)
     copies = torch.stack([copy(inputs) for copy in network.stages["dense_0"].children()])
     blended = torch.einsum("ij,jnf->inf", network.mixing_matrices()["dense_0"], copies)
@@ -360,7 +369,7 @@ class AddsOne(nn.Module):
 
 def test_a_stage_in_place_is_refused_where_other_copies_read_its_input() -> None:
     encoder = tl.encoders.from_modules([nn.Linear(3, 4), AddsOne()], (3,))
-    shared, alone = StagePlan((NAMES,)), StagePlan(ALONE)
+    shared, alone = StagePlan((NAMES,), joined=True), StagePlan(ALONE)
     with pytest.raises(ConfigError, match="stage `stage_1` works in place on its input"):
         PlanNetwork(encoder, TASKS, Plan(NAMES, (shared, alone)))
     for first, second in ((shared, shared), (alone, alone)):
@@ -388,7 +397,7 @@ def one_process(tmp_path: object) -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_process")
 def test_under_ddp_every_parameter_gets_the_same_gradient() -> None:
-    stages = (StagePlan(ALONE, mixing=CrossStitchSpec(start="equal")), StagePlan((NAMES,)))
+    stages = (StagePlan(ALONE, mixing=CrossStitchSpec(start="equal")), StagePlan((NAMES,), joined=True))
     network = PlanNetwork(mlp((6, 5)), TASKS, Plan(NAMES, stages))
     inputs = torch.randn(4, 3)
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
-from taskloom.sharing.architectures import Stages
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
@@ -24,6 +23,7 @@ from taskloom.sharing.modules.positions import skip
 from taskloom.sharing.modules.registration import register_module
 from taskloom.sharing.network import ParameterGroup
 from taskloom.sharing.plan import Copies
+from taskloom.sharing.settings import Stages
 from taskloom.tasks import TaskSet
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
+from taskloom.sharing.checks import check_side_effects
 from taskloom.sharing.executor import run_copies
 from taskloom.sharing.heads import HeadChoice, head_specs
 from taskloom.sharing.network import Features, MultiTaskNetwork, module_keys, trainable
@@ -48,6 +49,7 @@ class ModuleNetwork(MultiTaskNetwork):
         super().__init__(tasks)
         if copies not in get_args(Copies):
             raise ConfigError(f"sharing: copies must be fresh or same, found {copies!r}.")
+        check_side_effects(encoder)
         self.stage_names = encoder.stage_names
         self.copies = copies
         self._stage_keys = module_keys(encoder.stage_names)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
-from taskloom.sharing.architectures import Stages
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
@@ -27,6 +26,7 @@ from taskloom.sharing.modules.base import (
 )
 from taskloom.sharing.modules.registration import register_module
 from taskloom.sharing.plan import Copies
+from taskloom.sharing.settings import Stages
 from taskloom.tasks import TaskSet
 
 GateInput = Literal["flat", "pooled"]
