@@ -176,10 +176,12 @@ class GradNorm(LossWeighting):
         for task in norms:
             self._weights[task] *= scale
 
-    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+    def backward(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
         self.backpropagate, given = self._through_all(model), self.backpropagate
         try:
-            super().backward(losses, model)
+            super().backward(losses, model, beside)
         finally:
             self.backpropagate = given
 
@@ -280,8 +282,8 @@ class Scalarization(LossWeighting):
 
     def check_tasks(self, tasks: TaskSet) -> None:
         for key, values in self._per_task.items():
-            check_names(f"balancing.{self.name}.{key}", values, tasks)
-            for task in tasks:
+            check_names(f"balancing.{self.name}.{key}", values, self.names_of(tasks))
+            for task in self.names_of(tasks):
                 least = None if key == "reference" else 0.0
                 check_number(f"balancing.{self.name}.{key}.{task}", values.get(task), least=least)
 

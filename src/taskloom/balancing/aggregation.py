@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taskloom.balancing.base import Balancer, check_gradients, check_number
+from taskloom.balancing.base import Balancer, check_gradients, check_known, check_number
 from taskloom.balancing.conflicts import Conflicts
 from taskloom.balancing.features import SharedFeature, check_has_feature
 from taskloom.balancing.gradients import Rows, Seam, add_gradient, combine, find_seam, gramian, leaves, parts
@@ -128,7 +128,7 @@ class GradientAggregation(Balancer):
         super().start(model, seed=seed)
         if self.at == "features":
             check_has_feature(model)
-        self._names, self._step = tuple(model.tasks), 0
+        self._names, self._step = self.names_of(model.tasks), 0
         self._conflicts = Conflicts(self._names)
         self._method.start(len(self._names), seed)
         self._rows.clear()
@@ -141,38 +141,67 @@ class GradientAggregation(Balancer):
 
     # -- one step
 
-    def accumulate(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+    def accumulate(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
         if self.at == "features":
             raise ConfigError(
                 f"balancing.{self.name}: a batch in parts has no one shared feature; use `at: parameters`."
             )
+        if beside is not None:
+            self._add_beside(beside, model)
         self._collect(losses, model)
 
-    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
-        if self._names != tuple(model.tasks):
+    def backward(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
+        if self._names != self.names_of(model.tasks):
             self.start(model)
         self._step += 1
         try:
+            # First: the last backward pass of the tasks lets go of the graph.
+            at_leaf = None if beside is None else self._add_beside(beside, model)
             means, feature_columns = self._collect(losses, model)
             penalty = model.penalty()
             self.total = (means + penalty).detach()
+            if beside is not None:
+                self.total = self.total + beside.detach()
             if self._rows.matrix.numel():
-                self._apply(self._update(self._rows.matrix, feature_columns), model)
+                self._apply(self._update(self._rows.matrix, feature_columns), model, at_leaf)
+            elif at_leaf is not None:
+                self._through_trunk(at_leaf, model)
             if penalty.requires_grad:
                 self.scale(penalty).backward()  # type: ignore[no-untyped-call]
         finally:
             self._rows.clear()
             self._feature.clear()
 
-    def _apply(self, update: Tensor, model: MultiTaskNetwork) -> None:
-        """Puts the aggregated gradient [n] where it belongs."""
+    def _add_beside(self, beside: Tensor, model: MultiTaskNetwork) -> Tensor | None:
+        """Adds the gradient of what is not aggregated; returns that at the shared feature, if any."""
+        reached, leaf = leaves(beside), self._feature.leaf
+        parameters = [p for p in model.parameters() if p.requires_grad and id(p) in reached]
+        heard = [] if leaf is None or id(leaf) not in reached else [leaf]
+        if not parameters and not heard:
+            return None
+        found = torch.autograd.grad(self.scale(beside), [*heard, *parameters], retain_graph=True)
+        gradients = found[len(heard) :]
+        if self.processes.count > 1 and parameters:
+            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+            gradients = tuple(parts(flat, parameters))
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            add_gradient(parameter, gradient)
+        return found[0].reshape(-1) if heard else None
+
+    def _apply(self, update: Tensor, model: MultiTaskNetwork, at_leaf: Tensor | None = None) -> None:
+        """Puts the aggregated gradient [n] where it belongs, and with it what was added at the feature."""
         assert self._seam is not None
         leaf, shared = self._feature.leaf, self._seam.shared
         columns = 0 if leaf is None else leaf.numel()
         for parameter, gradient in zip(shared, parts(update[columns:], shared), strict=True):
             add_gradient(parameter, gradient)
         if columns:
-            self._through_trunk(update[:columns], model)
+            gradient = update[:columns]
+            self._through_trunk(gradient if at_leaf is None else gradient + at_leaf, model)
 
     def _collect(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, int]:
         """Writes a row per task present and the tasks' own gradients.
@@ -180,8 +209,9 @@ class GradientAggregation(Balancer):
         Returns:
             The sum of the mean losses, and how many columns of the rows are the feature's.
         """
-        if self._names != tuple(model.tasks):
+        if self._names != self.names_of(model.tasks):
             self.start(model)
+        check_known(losses, self._names)
         check_gradients(losses, model)
         counts = torch.stack([loss.count for loss in losses.values()])
         sums = torch.stack([loss.sum.detach() for loss in losses.values()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -82,16 +82,22 @@ class Balancer(ABC):
         self.processes = Processes()
         self.scale: Callable[[Tensor], Tensor] = _itself
         self.total: Tensor | None = None
+        self._terms: tuple[str, ...] = ()
 
     @abstractmethod
-    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+    def backward(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
         """Adds the gradients of all losses and of `model.penalty()`.
 
         The penalty of ties is a term of its own: it is added with weight 1, never weighed or aggregated.
 
         Args:
-            losses: Per task, sum and count of its loss over the batch. A task with count 0 adds nothing.
+            losses: Per task, sum and count of its loss over the batch, and per term named by `with_terms`. A
+                task with count 0 adds nothing.
             model: The network that gave the predictions.
+            beside: A scalar computed from the same predictions that is added like the penalty: what couples
+                tasks is no task, and no method weighs it against one.
 
         Raises:
             TrainingError: The loss of a task has no gradient although the task has something to train; a
@@ -101,17 +107,32 @@ class Balancer(ABC):
         processes is the gradient of the joined batch.
         """
 
-    def accumulate(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+    def with_terms(self, names: Iterable[str]) -> None:
+        """Names further losses that are balanced as if they were tasks; before `start`.
+
+        A term has no metric and no parameters of its own. What it reaches is shared with the tasks it
+        couples, their heads too.
+        """
+        self._terms = tuple(names)
+
+    def names_of(self, tasks: Iterable[str]) -> tuple[str, ...]:
+        """All that is balanced: the tasks, and after them the terms of `with_terms`."""
+        return (*tasks, *self._terms)
+
+    def accumulate(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
         """Takes a part of a batch; the parts' gradients count together in the next `backward`.
 
         Args:
             losses: Sums over the part, counts over the *whole* batch, so that the parts' means add up.
             model: The network that gave the predictions.
+            beside: See `backward`; divided by the counts of the whole batch.
 
         Raises:
             ConfigError: The method looks at the values of the losses, which are known with the last part.
         """
-        del losses, model
+        del losses, model, beside
         raise ConfigError(
             f"{type(self).__name__} cannot take a batch in parts: its weights depend on the losses of the "
             "whole batch; use a smaller batch, or a method that does not look at loss values."
@@ -279,13 +300,28 @@ def check_count(where: str, value: object, *, least: int = 1) -> int:
     return value
 
 
-def check_names(where: str, names: Iterable[str], tasks: TaskSet) -> None:
+def check_names(where: str, names: Iterable[str], tasks: Collection[str]) -> None:
     """Raises ConfigError if a setting names a task that is not there."""
     for task in names:
         if task not in tasks:
             raise ConfigError(
                 f"{where}.{task}: there is no such task.{did_you_mean(task, tasks)} "
                 f"Tasks: {', '.join(tasks)}."
+            )
+
+
+def check_known(losses: Iterable[str], names: Collection[str]) -> None:
+    """Refuses a loss of which the balancer was not told.
+
+    Raises:
+        ConfigError: It is neither a task's nor a term's.
+    """
+    for name in losses:
+        if name not in names:
+            raise ConfigError(
+                f"balancing: the loss {name} belongs to none of {', '.join(names)}; name further losses by "
+                "balancer.with_terms(coupling.names) before balancer.start(model), or pass their sum as "
+                "`beside`."
             )
 
 
@@ -298,7 +334,9 @@ def check_gradients(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> 
         TrainingError: A loss has no gradient although its task has parameters to train.
     """
     for task, loss in losses.items():
-        if loss.sum.requires_grad or not any(p.requires_grad for p in model.task_parameters(task)):
+        if loss.sum.requires_grad or task not in model.tasks:
+            continue
+        if not any(p.requires_grad for p in model.task_parameters(task)):
             continue
         raise TrainingError(
             f"balancing: the loss of task {task} has no gradient; it must be computed from the network's "

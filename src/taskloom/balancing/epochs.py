@@ -61,10 +61,13 @@ class EpochWeights(LossWeighting):
         weights = self._as_tensor if len(index) == len(self._as_tensor) else self._as_tensor[index]
         return weights @ means
 
-    def accumulate(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
-        if self._names != tuple(model.tasks):
+    def accumulate(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
+        if self._names != self.names_of(model.tasks):
             self.start(model)
-        self.backpropagate(self._objective(losses, model))
+        total = self._objective(losses, model)
+        self.backpropagate(total if beside is None else total + beside)
 
     def report_state(self) -> dict[str, float]:
         return {f"weight/{task}": weight for task, weight in (self._used or self._weights).items()}
@@ -166,7 +169,7 @@ class DynamicTaskPrioritization(EpochWeights):
                 "balancer.epoch_end(train_loss, validation_metrics)."
             )
         weights = dict(self._weights)
-        for task in self._names:
+        for task in self._metrics:  # a term has no metric; its weight stays 1
             value = validation_metrics[task][self._metrics[task]]
             if value is None:
                 continue
@@ -299,7 +302,7 @@ class Curriculum(EpochWeights):
         if self.order is None:
             return
         named = [task for group in self.order for task in group]
-        check_names("balancing.curriculum.order", named, tasks)
+        check_names("balancing.curriculum.order", named, self.names_of(tasks))
         for task in tasks:
             if named.count(task) != 1:
                 how = "twice" if named.count(task) else "not at all"
@@ -330,6 +333,8 @@ class Curriculum(EpochWeights):
         if self._groups is None:
             return dict.fromkeys(self._names, 1.0)
         inside = {task for group in self._groups[: 1 + epochs // self.every] for task in group}
+        if 1 + epochs // self.every >= len(self._groups):
+            inside |= set(self._terms)  # a term that the order does not name enters last
         return {task: float(task in inside) for task in self._names}
 
     def state_dict(self) -> dict[str, Any]:

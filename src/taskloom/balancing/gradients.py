@@ -46,13 +46,15 @@ def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
         model: The network. Frozen parameters belong to neither side.
     """
     reached_by = {task: leaves(loss.sum) for task, loss in losses.items()}
+    # What a term couples has no parameters of its own: all that it reaches is shared, heads too.
+    of_terms = {number for name in losses if name not in model.tasks for number in reached_by[name]}
     times: dict[int, int] = {}
     for reached in reached_by.values():
         for number in reached:
             times[number] = times.get(number, 0) + 1
     shared = [p for p in model.shared_parameters() if p.requires_grad and id(p) in times]
     known = {id(p) for p in shared}
-    own: dict[str, list[nn.Parameter]] = {}
+    own: dict[str, list[nn.Parameter]] = {name: [] for name in losses}
     heard_by_plan = _heard_by_plan(model)
     for task in model.tasks:
         mine = [p for p in model.task_parameters(task) if p.requires_grad]
@@ -61,7 +63,7 @@ def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
             for p in mine
             if times.get(id(p), 0) > 1
             and id(p) not in known
-            and (heard_by_plan is None or id(p) in heard_by_plan)
+            and (heard_by_plan is None or id(p) in heard_by_plan or id(p) in of_terms)
         ]
         shared += heard
         known |= {id(p) for p in heard}

@@ -18,6 +18,7 @@ from taskloom.balancing.base import (
     Balancer,
     Draw,
     check_gradients,
+    check_known,
     check_names,
     check_number,
     stacked,
@@ -60,20 +61,27 @@ class WeightedSum(Balancer):
         return float(self.weights.get(task, 1.0))
 
     def check_tasks(self, tasks: TaskSet) -> None:
-        check_names("balancing.weights", self.weights, tasks)
+        check_names("balancing.weights", self.weights, self.names_of(tasks))
         self._checked_tasks = tasks
 
-    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+    def backward(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
         if self.weights and self._checked_tasks is not model.tasks:
             self.check_tasks(model.tasks)
         check_gradients(losses, model)
         total = self.sum(losses) + model.penalty()
+        if beside is not None:
+            total = total + beside
         self.total = total.detach()
         self.backpropagate(total)
 
-    def accumulate(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
+    def accumulate(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
         check_gradients(losses, model)
-        self.backpropagate(self.sum(losses))
+        total = self.sum(losses)
+        self.backpropagate(total if beside is None else total + beside)
 
     def sum(self, losses: Mapping[str, SumCount]) -> Tensor:
         """Weighted sum of the mean losses, a scalar, without the penalty."""
@@ -85,7 +93,8 @@ class WeightedSum(Balancer):
         return means @ means.new_tensor([self.weight(task) for task in losses])
 
     def report_state(self) -> dict[str, float]:
-        return {f"weight/{task}": self.weight(task) for task in self._checked_tasks or self.weights}
+        names = self.names_of(self._checked_tasks) if self._checked_tasks else self.weights
+        return {f"weight/{task}": self.weight(task) for task in names}
 
 
 class LossWeighting(Balancer):
@@ -108,14 +117,18 @@ class LossWeighting(Balancer):
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
-        self._tasks, self._names = model.tasks, tuple(model.tasks)
+        self._tasks, self._names = model.tasks, self.names_of(model.tasks)
 
-    def backward(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> None:
-        if self._tasks is not model.tasks and self._names != tuple(model.tasks):
+    def backward(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
+        if self._tasks is not model.tasks and self._names != self.names_of(model.tasks):
             self.start(model)
         self._tasks = model.tasks
         check_gradients(losses, model)
         total = self._objective(losses, model) + model.penalty()
+        if beside is not None:
+            total = total + beside
         self.total = total.detach()
         self.backpropagate(total)
         if self.processes.count > 1:
@@ -126,6 +139,7 @@ class LossWeighting(Balancer):
 
     def _objective(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Tensor:
         del model
+        check_known(losses, self._names)
         means, present = stacked(losses)
         return self.objective(means, present, [self._names.index(task) for task in losses])
 
@@ -258,7 +272,7 @@ class Uncertainty(LearnedVector):
         squared = [
             isinstance(task, Regression | Landmarks) and task.default_loss == "mse"
             for task in model.tasks.values()
-        ]
+        ] + [False] * (len(self._names) - len(model.tasks))
         self._factors = self.vector.new_tensor([0.5 if is_squared else 1.0 for is_squared in squared])
 
     def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -14,6 +17,7 @@ from taskloom.coupling.terms import (
     CoAnnotation,
     Matching,
     Term,
+    as_names,
     as_sequence,
     check_known,
     terms_from_settings,
@@ -45,6 +49,10 @@ class Coupling:
         matching: Matching terms; None is none. By default towards the attributes.
         co_annotation: Co-annotation terms; None is none. By default towards the classes, for
             attribute-attribute towards the attributes.
+        as_tasks: Whether training gives the terms to the balancer as if they were tasks. By default they are
+            added beside the balanced losses with their own weights, as the penalty of ties is: a coupling has
+            no label, its loss does not say how well anything is learnt, and a method that lets the slowest
+            loss lead would follow a term that cannot fall to 0.
         name: Beginning of the terms' names.
 
     Raises:
@@ -70,9 +78,12 @@ class Coupling:
         attributes: str | Sequence[str],
         matching: Matching | Sequence[Matching] | Literal["auto"] | None = "auto",
         co_annotation: CoAnnotation | Sequence[CoAnnotation] | Literal["auto"] | None = "auto",
+        as_tasks: bool = False,
         name: str = "coupling",
     ) -> None:
-        self.relatedness = relatedness
+        self.relatedness, self.as_tasks = relatedness, as_tasks
+        if not isinstance(as_tasks, bool):
+            raise ConfigError(f"coupling.as_tasks: true or false expected, found {as_tasks!r}.")
         self.classes, self.attributes = classes, attributes
         self.name = name
         if matching == "auto":
@@ -97,9 +108,9 @@ class Coupling:
 
         Args:
             relatedness: The table.
-            settings: `classes`, `attributes`, and optionally `name`, `matching` and `co_annotation`, each
-                settings, a list of settings, or false; a weight is a number or the settings of a
-                `WeightSchedule`.
+            settings: `classes`, `attributes`, and optionally `name`, `as_tasks`, `matching` and
+                `co_annotation`, the last two each settings, a list of settings, or false; a weight is a
+                number or the settings of a `WeightSchedule`.
 
         Raises:
             ConfigError: A setting that is not known, missing, or out of range.
@@ -114,7 +125,7 @@ class Coupling:
             >>> coupling.names
             ('coupling.matching_to_attributes',)
         """
-        known = ("classes", "attributes", "matching", "co_annotation", "name")
+        known = ("classes", "attributes", "matching", "co_annotation", "as_tasks", "name")
         check_known(settings, known, "coupling")
         for key in ("classes", "attributes"):
             if key not in settings:
@@ -133,6 +144,51 @@ class Coupling:
         """Names of all terms, whatever their weight at an epoch."""
         return tuple(f"{self.name}.{term.name}" for term in self._terms)
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks of both sides, each once."""
+        return tuple(dict.fromkeys((*as_names(self.classes), *as_names(self.attributes))))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides a result, as plain values; the table by its SHA-256."""
+        table = json.dumps(self.relatedness.to_dict(), sort_keys=True)
+        return {
+            "name": self.name,
+            "as_tasks": self.as_tasks,
+            "classes": list(as_names(self.classes)),
+            "attributes": list(as_names(self.attributes)),
+            "terms": [{"term": term.name, **dataclasses.asdict(term)} for term in self._terms],
+            "relatedness": hashlib.sha256(table.encode()).hexdigest(),
+        }
+
+    def teaching(self, epoch: int, learning: Collection[str] | None = None) -> tuple[str, ...]:
+        """Names of the terms that act in an epoch, in the order of `terms`.
+
+        Args:
+            epoch: Epoch, counted from 0.
+            learning: Tasks that still learn; None is all. A term all of whose learners have stopped is out.
+
+        Example:
+            >>> from taskloom.coupling.tables import expression_action_units
+            >>> coupling = Coupling(expression_action_units(), classes="face", attributes="units")
+            >>> coupling.teaching(0, learning=["units"])
+            ('coupling.matching_to_attributes',)
+        """
+        return tuple(f"{self.name}.{term.name}" for term in self._acting(epoch, learning))
+
+    def _acting(self, epoch: int, learning: Collection[str] | None) -> list[Term]:
+        found = [term for term in self._terms if weight_at(term, epoch) > 0]
+        if learning is None:
+            return found
+        return [term for term in found if any(task in learning for task in self._learners(term))]
+
+    def _learners(self, term: Term) -> tuple[str, ...]:
+        """The tasks that a term teaches."""
+        sides = {"classes": as_names(self.classes), "attributes": as_names(self.attributes)}
+        if isinstance(term, CoAnnotation):
+            return sides[term.to]
+        return tuple(name for side, names in sides.items() if side != term.stop_gradient for name in names)
+
     def check_tasks(self, tasks: TaskSet) -> None:
         """Called once before training.
 
@@ -146,7 +202,12 @@ class Coupling:
                 raise ConfigError(f"coupling: a task has the name of the term {name}; rename the coupling.")
 
     def terms(
-        self, predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet, epoch: int = 0
+        self,
+        predictions: Mapping[str, Tensor],
+        labels: Labels,
+        tasks: TaskSet,
+        epoch: int = 0,
+        learning: Collection[str] | None = None,
     ) -> dict[str, SumCount]:
         """Computes the terms of one batch.
 
@@ -156,6 +217,8 @@ class Coupling:
                 rows.
             tasks: The tasks.
             epoch: Epoch, counted from 0, for weight schedules.
+            learning: Tasks that still learn; None is all. The predictions of the others go on teaching, but
+                are held fixed.
 
         Returns:
             Per term with a weight above 0, its weighted sum over rows, and its number of rows. A term without
@@ -165,9 +228,13 @@ class Coupling:
             ConfigError: See `check_tasks`.
             ValueError: Predictions that are missing, or of shapes that do not fit.
         """
-        weights = {term: weight_at(term, epoch) for term in self._terms}
-        if not any(weights.values()):
+        acting = self._acting(epoch, learning)
+        if not acting:
             return {}
+        if learning is not None:
+            predictions = {
+                name: output if name in learning else output.detach() for name, output in predictions.items()
+            }
         device = next(iter(predictions.values())).device
         layout = self._layout(tasks, device)
         with torch.autocast(device.type, enabled=False):
@@ -179,10 +246,9 @@ class Coupling:
                     f"{layout.right.title} {len(columns)}"
                 )
             found = {}
-            for term, weight in weights.items():
-                if weight > 0:
-                    loss = layout.loss(term, rows, columns, predictions, labels)
-                    found[f"{self.name}.{term.name}"] = SumCount(loss.sum * weight, loss.count)
+            for term in acting:
+                loss = layout.loss(term, rows, columns, predictions, labels)
+                found[f"{self.name}.{term.name}"] = SumCount(loss.sum * weight_at(term, epoch), loss.count)
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -113,6 +113,11 @@ def as_sequence(terms: Term | Sequence[Term] | None) -> tuple[Term, ...]:
     return (terms,) if isinstance(terms, Matching | CoAnnotation) else tuple(terms)
 
 
+def as_names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of tasks from one name or several."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def _check_settings(what: str, term: Term) -> None:
     if not isinstance(term.weight, WeightSchedule):
         WeightSchedule(term.weight)  # it refuses what is no weight

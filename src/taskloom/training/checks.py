@@ -57,6 +57,16 @@ def check_stopping(balancer: Balancer, callbacks: Iterable[Callback], tasks: Ite
             )
 
 
+def check_coupling(run: Run) -> None:
+    """Refuses a coupling that does not fit the network's tasks; after `check_labels`, which may name classes.
+
+    Raises:
+        ConfigError: Tasks that are not there or cannot be coupled, or labels that are not those of the table.
+    """
+    if run.coupling is not None:
+        run.coupling.check_tasks(run.model.tasks)
+
+
 def check_labels(run: Run) -> None:
     """Refuses labels that cannot train or judge the network, and takes over what the data know of a task.
 

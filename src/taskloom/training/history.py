@@ -30,6 +30,7 @@ class EpochRecord:
         mixing: Mixing matrices per stage after the epoch, as nested lists [T][T] or [C][T][T].
         balancing: What the balancer did in the epoch, see `Balancer.report_state`: weights per task,
             cosines and conflicts between the tasks' gradients.
+        coupling: Mean of each coupling term that acted in the epoch, its weight in it, per row it counted.
     """
 
     epoch: int
@@ -43,6 +44,7 @@ class EpochRecord:
     seconds_evaluation: float
     mixing: dict[str, list[Any]] = field(default_factory=dict)
     balancing: dict[str, float] = field(default_factory=dict)
+    coupling: Values = field(default_factory=dict)
 
 
 @dataclass

@@ -48,6 +48,7 @@ class Remainder(nn.Module):
 
     Attributes:
         active: The tasks that training predicts: others get zeros there, their predictions in evaluation.
+        heard: Tasks that have stopped and that training predicts all the same: a coupling listens to them.
         has_front: Whether there is anything to keep.
         layouts: How kept rows are laid out, for training and for validation, once there are any; `forward`
             then takes kept rows [N, D] in place of inputs.
@@ -58,6 +59,7 @@ class Remainder(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.tasks, self.active = network, tuple(tasks), tuple(tasks)
+        self.heard: tuple[str, ...] = ()
         self.layouts: dict[Part, Layout] = {}
         self.num_stages = 0
         if isinstance(network, PlanNetwork):
@@ -74,7 +76,7 @@ class Remainder(nn.Module):
         if not self.training and not self.has_front:
             return self._whole(inputs)
         all_tasks = self.network.tasks
-        wanted = self.active if self.training else all_tasks.names
+        wanted = (*self.active, *self.heard) if self.training else all_tasks.names
         layout = self.layouts.get("training" if self.training else "validation")
         fronts = self.front(inputs) if layout is None else _taken_apart(inputs, layout)
         predictions = self._go_on(fronts, wanted)
@@ -104,7 +106,8 @@ class Remainder(nn.Module):
         tensors: dict[int, Tensor] = {}
         tasks: dict[int, list[str]] = {}
         for task, tensor in self.front(inputs).items():
-            if part == "training" and isinstance(self.network, PlanNetwork) and task not in self.tasks:
+            wanted = task in self.tasks or task in self.heard
+            if part == "training" and isinstance(self.network, PlanNetwork) and not wanted:
                 continue
             tensors[id(tensor)] = tensor
             tasks.setdefault(id(tensor), []).append(task)

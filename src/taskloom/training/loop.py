@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskloom.balancing import Balancer, WeightedSum
+from taskloom.coupling import Coupling
 from taskloom.data.batch import TaskDataset
 from taskloom.training.callbacks import Callback, EarlyStopping, ProgressBar
-from taskloom.training.checks import check_callbacks, check_labels
+from taskloom.training.checks import check_callbacks, check_coupling, check_labels
 from taskloom.training.config import TrainingConfig
 from taskloom.training.devices import make_fabric
 from taskloom.training.history import History
@@ -32,6 +33,7 @@ def fit(
     folder: Path | str | None = None,
     callbacks: Iterable[Callback] = (),
     balancer: Balancer | None = None,
+    coupling: Coupling | None = None,
     resume: bool = True,
     progress: bool | None = None,
     **overrides: Any,
@@ -50,6 +52,9 @@ def fit(
         folder: Where `last.ckpt` (each epoch, everything) and `best.ckpt` (weights) go; None writes nothing.
         callbacks: Called in this order, after early stopping.
         balancer: How many losses become one update; a plain sum where None.
+        coupling: Terms that make related tasks agree, added to every batch's losses: beside what the balancer
+            makes of the tasks' losses, or as tasks of their own (`Coupling.as_tasks`). The best epoch is
+            chosen by the tasks alone.
         resume: Whether a checkpoint in `folder` is taken up. A run that was killed at any moment and started
             again equals, bit for bit on a CPU, the run that was never killed; a finished one returns at once.
         progress: Whether a progress bar is shown; where None, if standard error is a terminal.
@@ -60,7 +65,7 @@ def fit(
 
     Raises:
         ConfigError: A setting that is unknown or out of range, a device that is not there, a checkpoint of
-            other settings.
+            other settings, a coupling that does not fit the tasks.
         DataError: A task without any label in train, no label at all in validation, NaN in inputs.
         TrainingError: A loss became NaN or infinite (names task, epoch and step; the weights are those before
             that step), or a checkpoint could not be written.
@@ -91,6 +96,7 @@ def fit(
         folder=None if folder is None else Path(folder),
         callbacks=list(callbacks),
         balancer=balancer or WeightedSum(),
+        coupling=coupling,
         resume=resume,
         notes=notes,
     )
@@ -98,7 +104,8 @@ def fit(
     if config.stop is not None and not any(callback.ends_training for callback in run.callbacks):
         run.callbacks.insert(0, EarlyStopping(**config.stop.model_dump()))
     check_labels(run)
-    seams = {name: getattr(run.balancer, name) for name in ("backpropagate", "scale", "processes")}
+    check_coupling(run)
+    seams = {name: getattr(run.balancer, name) for name in ("backpropagate", "scale", "processes", "_terms")}
     bar = ProgressBar() if (sys.stderr.isatty() if progress is None else progress) else None
     try:
         if config.devices > 1:

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 import taskloom.errors
 from taskloom.balancing import Balancer, Processes
-from taskloom.data.batch import Batch, TaskDataset, make_loader
+from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset, make_loader
 from taskloom.errors import TaskloomError
 from taskloom.losses import SumCount
 from taskloom.tasks import Labels, TaskSet
@@ -114,6 +114,21 @@ def make_shared_loader(
     # a resumed run would draw once more than the run that was never killed.
     loader.generator = torch.Generator().manual_seed(seed)
     return loader
+
+
+def has_rows(loader: DataLoader[Batch], fabric: Fabric, step: int) -> bool:
+    """Whether this process's share of a batch has rows of its own; see `FilledShares`.
+
+    Args:
+        loader: The loader; its sampler says how many rows each joined batch has.
+        fabric: This process.
+        step: Number of the batch, from 1.
+    """
+    if fabric.world_size == 1:
+        return True
+    sampler = loader.batch_sampler
+    assert isinstance(sampler, EpochBatchSampler)
+    return sampler.num_rows - (step - 1) * sampler.batch_size > fabric.global_rank
 
 
 def joined_losses(fabric: Fabric, losses: dict[str, SumCount]) -> dict[str, SumCount]:

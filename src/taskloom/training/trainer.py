@@ -14,12 +14,14 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from taskloom.balancing import Balancer, WeightedSum
+from taskloom.coupling import Coupling
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
 from taskloom.errors import DataError, TrainingError
 from taskloom.losses import SumCount, per_task
 from taskloom.metrics import summarize_all, values
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
 from taskloom.training.config import TrainingConfig
+from taskloom.training.coupled import CoupledLosses, without_rows
 from taskloom.training.devices import PeakMemory
 from taskloom.training.evaluation import predict
 from taskloom.training.history import EpochRecord, History, Values, or_none
@@ -33,6 +35,7 @@ from taskloom.training.optimizers import (
 from taskloom.training.processes import (
     gather_objects,
     gather_rows,
+    has_rows,
     join_processes,
     joined_losses,
     make_shared_loader,
@@ -60,6 +63,7 @@ class Run:
     folder: Path | None = None
     callbacks: list[Callback] = field(default_factory=list)
     balancer: Balancer = field(default_factory=WeightedSum)
+    coupling: Coupling | None = None
     resume: bool = True
     notes: list[str] = field(default_factory=list)
 
@@ -79,6 +83,8 @@ class Run:
             "balancing": _plain(self.balancer.settings()),
             "callbacks": [type(callback).__name__ for callback in self.callbacks],
             "callback_settings": [_plain(callback.settings()) for callback in self.callbacks],
+            # Left out where there is none: a checkpoint without is what it was before there were any.
+            **({"coupling": _plain(self.coupling.settings())} if self.coupling else {}),
             "parameters": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
             "rows": {"train": len(self.train), "validation": len(self.validation)},
         }
@@ -98,7 +104,9 @@ class Trainer:
         seed_everything(run.seed + 1_000_003 * fabric.global_rank)
         self.fabric, self.run, self.config = fabric, run, config
         self.model, self.tasks, self.balancer = run.model, run.model.tasks, run.balancer
+        self.coupled = CoupledLosses(run.coupling, self.tasks)
         fabric.to_device(self.model)
+        self.balancer.with_terms(self.coupled.balanced)
         self.balancer.start(self.model, seed=run.seed)
         optimizer = make_optimizer(self.model, config, self.balancer)
         self.network: nn.Module = self.model
@@ -187,7 +195,9 @@ class Trainer:
             callback.epoch_start(state)
         start = time.perf_counter()
         self.go_on_without_stopped()
-        train_loss = self.train_batches(epoch)
+        self.coupled.begin(epoch, state.freezing.active)
+        means = self.train_batches(epoch)
+        train_loss = {task: means[task] for task in self.tasks}
         middle = time.perf_counter()
         validation_loss, validation_metrics = self.validate()
         record = EpochRecord(
@@ -200,9 +210,11 @@ class Trainer:
             lr=rates,
             seconds_training=middle - start,
             seconds_evaluation=time.perf_counter() - middle,
+            coupling={name: means[name] for name in self.coupled.names},
             mixing={stage: matrix.tolist() for stage, matrix in self.model.mixing_matrices().items()},
         )
-        self.balancer.epoch_end(train_loss, validation_metrics)
+        balanced = means if self.coupled.balanced else train_loss
+        self.balancer.epoch_end(balanced, validation_metrics)
         record.balancing = self.balancer.report_state()
         self.conclude(record)
 
@@ -231,7 +243,10 @@ class Trainer:
         self.stopped = len(freezing.stopped)
         if freezing.remainder is not None and self.part is None:
             self.part = freezing.remainder
+            self.part.heard = self.coupled.heard(freezing.active)
             self.keep_features(self.part)
+        if self.part is not None:
+            self.part.heard = self.coupled.heard(freezing.active)
         # Several processes exchange the gradients of a fixed set of parameters: it has changed.
         self.wrap(self.part or self.model, self.state.optimizer)
 
@@ -273,7 +288,7 @@ class Trainer:
         sampler = self.train_loader.batch_sampler
         assert isinstance(sampler, EpochBatchSampler)
         sampler.set_epoch(epoch)
-        watch = LossWatch(self.fabric, self.tasks, self.run.name, epoch)
+        watch = LossWatch(self.fabric, self.tasks, self.run.name, epoch, self.coupled.names)
         on_cpu = self.fabric.device.type == "cpu"
         for step, batch in enumerate(self.train_loader, start=1):
             moved = batch if on_cpu else batch.to(self.fabric.device, non_blocking=True)
@@ -289,8 +304,15 @@ class Trainer:
         with self.balancer.watching(self.model):
             predictions = self.predict(batch.inputs)
         labels = batch.labels.subset(self.state.freezing.active) if self.stopped else batch.labels
-        losses = joined_losses(self.fabric, per_task(predictions, labels, self.tasks))
-        self.balancer.backward(losses, self.model)
+        losses = per_task(predictions, labels, self.tasks)
+        if self.coupled.names:
+            terms = self.coupled.terms(predictions, batch.labels)
+            losses |= terms if has_rows(self.train_loader, self.fabric, step) else without_rows(terms)
+        losses = joined_losses(self.fabric, losses)
+        if self.coupled.names:
+            self.balancer.backward(*self.coupled.parted(losses, self.model))
+        else:
+            self.balancer.backward(losses, self.model)
         watch.add(losses, self.balancer.total, batch, step)
         if self.config.clip is not None:
             self.fabric.clip_gradients(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,12 +32,16 @@ class LossWatch:
         tasks: The tasks, in the order of the losses.
         name: What messages call the run.
         epoch: Number of the epoch.
+        terms: Names of further losses, which stand after those of the tasks.
     """
 
-    def __init__(self, fabric: Fabric, tasks: TaskSet, name: str, epoch: int) -> None:
+    def __init__(
+        self, fabric: Fabric, tasks: TaskSet, name: str, epoch: int, terms: Sequence[str] = ()
+    ) -> None:
         self.fabric, self.tasks, self.name, self.epoch = fabric, tasks, name, epoch
-        self.sums = torch.zeros(len(tasks), dtype=torch.float64, device=fabric.device)
-        self.counts = torch.zeros(len(tasks), dtype=torch.int64, device=fabric.device)
+        self.names = (*tasks, *terms)
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=fabric.device)
+        self.counts = torch.zeros(len(self.names), dtype=torch.int64, device=fabric.device)
         self._unseen: list[tuple[int, Tensor, Tensor | None]] = []
         self._steps_per_look = 1 if fabric.device.type == "cpu" else _STEPS_PER_LOOK
 
@@ -45,7 +49,7 @@ class LossWatch:
         """Takes the losses of a step.
 
         Args:
-            losses: Losses per task.
+            losses: Losses per task and term.
             total: What the gradient was taken of, where the balancer says so.
             batch: The batch, to look for the cause.
             step: Number of the step in its epoch.
@@ -73,18 +77,19 @@ class LossWatch:
         self._unseen.clear()
 
     def means(self) -> Values:
-        """Mean loss per task over the epoch and all processes; None where no label was present."""
+        """Mean loss per task and term over the epoch and all processes; None where nothing was present."""
         self.look()
         # Counts are joined already; sums were scaled by the number of processes.
         sums = self.sums if self.fabric.world_size == 1 else reduced(self.fabric, self.sums, "mean")
-        pairs = zip(self.tasks, sums.tolist(), self.counts.tolist(), strict=True)
+        pairs = zip(self.names, sums.tolist(), self.counts.tolist(), strict=True)
         return {task: total / count if count else None for task, total, count in pairs}
 
     def _check(self, step: int, sums: Tensor, total: Tensor | None) -> None:
         what, found = "", 0.0
-        for task, value in zip(self.tasks, sums.tolist(), strict=True):
+        for name, value in zip(self.names, sums.tolist(), strict=True):
             if not what and not math.isfinite(value):
-                what, found = f"loss of task {task}", value
+                what = f"loss of task {name}" if name in self.tasks else f"term {name}"
+                found = value
         if not what and total is not None and not math.isfinite(float(total)):
             what, found = "sum of losses and penalty", float(total)
         if what:
