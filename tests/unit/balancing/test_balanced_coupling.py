@@ -57,8 +57,7 @@ def test_what_stands_beside_is_added_as_it_is(name: str, architecture: str) -> N
     started = make(name)
     if name == AT_FEATURE and architecture != "hard_sharing":
         with pytest.raises(ConfigError, match="no feature that all tasks read"):
-            started.start(model, seed=2)
-            forward(model, started, rows)
+            forward(model, started, rows)  # as without any coupling
         return
     started.start(model, seed=2)
     found = []
