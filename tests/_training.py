@@ -56,6 +56,7 @@ class Group:
     name: str
     parameters: list[nn.Parameter]
     lr_multiplier: float = 1.0
+    decays: bool = True
 
 
 class TinyNetwork(nn.Module):

@@ -20,10 +20,12 @@ from taskloom.sharing.modules import (
     mtan,
     multilinear_relationship,
     ple,
+    sluice,
     task_routing,
 )
 from taskloom.sharing.network import MultiTaskNetwork, ParameterGroup, PlanNetwork
-from taskloom.sharing.plan import CrossStitchSpec, Plan, StagePlan, TieSpec
+from taskloom.sharing.plan import CrossStitchSpec, MixingSpec, Plan, StagePlan, TieSpec
+from taskloom.sharing.proportional import ProportionalAddition, proportional_addition
 
 __all__ = [
     "ARCHITECTURES",
@@ -31,11 +33,13 @@ __all__ = [
     "CrossStitch",
     "CrossStitchSpec",
     "HeadSpec",
+    "MixingSpec",
     "MultiTaskNetwork",
     "ParameterGroup",
     "Plan",
     "PlanArchitecture",
     "PlanNetwork",
+    "ProportionalAddition",
     "StagePlan",
     "TieSpec",
     "adashare",
@@ -47,8 +51,10 @@ __all__ = [
     "mtan",
     "multilinear_relationship",
     "ple",
+    "proportional_addition",
     "register",
     "single_task",
+    "sluice",
     "soft_sharing",
     "task_routing",
 ]

@@ -9,6 +9,7 @@ scaled additions, which halves the time; from three tasks on the product is the 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -27,7 +28,19 @@ _BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 28}
 """Bytes of one stacked block: on a CPU what stays in a core's cache, on a GPU what keeps launches few."""
 
 
-class CrossStitch(nn.Module):
+class MixingUnit(nn.Module, ABC):
+    """What stands after a mixed stage: takes the T copies' outputs and gives every task its combination."""
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """The mixing matrix, [T, T] or [C, T, T]; row = receiving task, column = donor."""
+
+    @abstractmethod
+    def forward(self, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Mixes T tensors [N, C, ...] of one shape; returns T tensors of that shape, in the same order."""
+
+
+class CrossStitch(MixingUnit):
     """Mixes the outputs of the T copies of a stage: x'_i = sum over j of alpha[i, j] x_j.
 
     Source: Misra et al. 2016, equation 1; thesis 002 section 3.1.4 (per layer), paper 004 equation 3 and
@@ -84,6 +97,9 @@ class CrossStitch(nn.Module):
             else:
                 self.alpha.copy_(start_matrix(self.num_tasks, self.start))
 
+    def matrix(self) -> Tensor:
+        return self.alpha
+
     def forward(self, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Mixes T tensors [N, C, ...] of one shape; returns T tensors of that shape, in the same order."""
         shapes = [tuple(copy.shape) for copy in copies]
@@ -98,12 +114,14 @@ class CrossStitch(nn.Module):
         return f"{self.num_tasks}, per={self.per!r}{channels}, start={self.start!r}"
 
 
-def mix(alpha: Tensor, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def mix(alpha: Tensor, copies: Sequence[Tensor], subspaces: int = 1) -> tuple[Tensor, ...]:
     """x'_i = sum over j of alpha[i, j] x_j, for all i.
 
     Args:
         alpha: [T, T], or [C, T, T] with one matrix per channel; computed in the copies' precision.
         copies: T tensors [N, C, ...] of one shape and dtype.
+        subspaces: G > 1: every copy's channels are G parts of equal size, one after the other, and alpha is
+            [T G, T G] over all parts, those of the first copy first.
 
     Returns:
         T new tensors of that shape and dtype.
@@ -112,11 +130,14 @@ def mix(alpha: Tensor, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
         >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
         >>> mix(swap, [torch.tensor([[1.0]]), torch.tensor([[2.0]])])[0].item()
         2.0
+        >>> mix(swap, [torch.tensor([[1.0, 2.0]])], subspaces=2)[0].tolist()
+        [[2.0, 1.0]]
     """
     # Compilers and exporters do better with plain operations than with a loop over blocks; vmap needs them.
     if torch.compiler.is_compiling() or torch._C._is_tracing() or _transformed():
-        return _combine(alpha, torch.stack(tuple(copies))).unbind(0)
-    outputs: tuple[Tensor, ...] = _Mix.apply(alpha, *copies)  # type: ignore[no-untyped-call]
+        stacked = torch.stack(_parts(copies, subspaces))
+        return _joined(_combine(alpha, stacked).unbind(0), subspaces)
+    outputs: tuple[Tensor, ...] = _Mix.apply(alpha, subspaces, *copies)  # type: ignore[no-untyped-call]
     return outputs
 
 
@@ -124,52 +145,80 @@ class _Mix(torch.autograd.Function):
     """`mix` by blocks of rows, and its gradients: d alpha = sum of g x^T, d x = alpha^T g (004, eq. 4)."""
 
     @staticmethod
-    def forward(ctx: Any, alpha: Tensor, *copies: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, alpha: Tensor, subspaces: int, *copies: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(alpha, *copies)
         ctx.set_materialize_grads(False)
+        ctx.subspaces = subspaces
         outputs = tuple(torch.empty_like(copy) for copy in copies)
         with torch.autocast(alpha.device.type, enabled=False):
-            _combine_blocks(alpha, copies, outputs)
+            _combine_blocks(alpha, _parts(copies, subspaces), _parts(outputs, subspaces))
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         alpha, *copies = ctx.saved_tensors
-        used = [task for task, gradient in enumerate(gradients) if gradient is not None]
+        used = [
+            task * ctx.subspaces + part
+            for task, gradient in enumerate(gradients)
+            if gradient is not None
+            for part in range(ctx.subspaces)
+        ]
         given = [gradient for gradient in gradients if gradient is not None]
         if not given:
-            return (None,) * (1 + len(copies))
+            return (None,) * (2 + len(copies))
+        needs = (ctx.needs_input_grad[0], any(ctx.needs_input_grad[2:]))
         with torch.autocast(alpha.device.type, enabled=False):
-            return _gradients(alpha, copies, given, used, needs=ctx.needs_input_grad)
+            of_alpha, *of_copies = _gradients(alpha, copies, given, used, needs, ctx.subspaces)
+        return (of_alpha, None, *of_copies)
 
 
 def _gradients(
-    alpha: Tensor, copies: Sequence[Tensor], given: Sequence[Tensor], used: list[int], needs: Sequence[bool]
+    alpha: Tensor,
+    copies: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    used: list[int],
+    needs: tuple[bool, bool],
+    subspaces: int,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of alpha and of each copy, from the gradients of those outputs that are used."""
     transposed = alpha[..., used, :].transpose(-1, -2)
+    given, taken = _parts(gradients, subspaces), _parts(copies, subspaces)
     if _transformed():  # no writing into prepared memory there
-        stacked = torch.stack(list(given))
+        stacked = torch.stack(given)
         return (
-            _spread(_products(stacked, torch.stack(list(copies)), alpha), used, alpha),
-            *_combine(transposed, stacked).unbind(0),
+            _spread(_products(stacked, torch.stack(taken), alpha), used, alpha),
+            *_joined(_combine(transposed, stacked).unbind(0), subspaces),
         )
-    wants_copies = any(needs[1:])
-    outputs = [torch.empty_like(copy) for copy in copies] if wants_copies else []
-    if wants_copies:
-        _combine_blocks(transposed, given, outputs)
+    of_copies = [torch.empty_like(copy) for copy in copies] if needs[1] else []
+    if needs[1]:
+        _combine_blocks(transposed, given, _parts(of_copies, subspaces))
     of_alpha = None
     if needs[0]:
         total = torch.zeros_like(alpha[..., used, :])
-        for rows in _blocks(copies):
-            left, right = [gradient[rows] for gradient in given], [copy[rows] for copy in copies]
-            if _few(alpha, copies[0]):
+        for rows in _blocks(taken):
+            left, right = [gradient[rows] for gradient in given], [part[rows] for part in taken]
+            if _few(alpha, taken[0]):
                 total += _dot_products(left, right)
             else:
                 total += _products(torch.stack(left), torch.stack(right), alpha)
         of_alpha = _spread(total, used, alpha)
-    return (of_alpha, *(outputs if wants_copies else (None,) * len(copies)))
+    return (of_alpha, *(of_copies if needs[1] else (None,) * len(copies)))
+
+
+def _parts(tensors: Sequence[Tensor], subspaces: int) -> list[Tensor]:
+    """Views of the channels' parts, [N, C / G, ...] each; the tensors themselves where there is one part."""
+    if subspaces == 1:
+        return list(tensors)
+    return [part for tensor in tensors for part in tensor.chunk(subspaces, dim=1)]
+
+
+def _joined(parts: Sequence[Tensor], subspaces: int) -> tuple[Tensor, ...]:
+    """What `_parts` took apart."""
+    if subspaces == 1:
+        return tuple(parts)
+    starts = range(0, len(parts), subspaces)
+    return tuple(torch.cat(tuple(parts[start : start + subspaces]), dim=1) for start in starts)
 
 
 def _combine_blocks(matrix: Tensor, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:

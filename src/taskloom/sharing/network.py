@@ -18,7 +18,7 @@ from taskloom.sharing.checks import (
 )
 from taskloom.sharing.executor import Flow, Stream, compile_plan, run_step
 from taskloom.sharing.heads import HeadChoice, head_specs
-from taskloom.sharing.mixing import CrossStitch
+from taskloom.sharing.mixing import MixingUnit
 from taskloom.sharing.plan import Copies, Plan, check_plan
 from taskloom.sharing.ties import Tie
 from taskloom.sharing.ties import build as build_tie
@@ -36,11 +36,14 @@ class ParameterGroup:
         name: "shared", "task:<name>", "mixing", "tie" (with ":<multiplier>" where stages differ).
         parameters: Trainable parameters; each stands in one group of a network.
         lr_multiplier: Factor on the learning rate.
+        decays: Whether the optimiser's weight decay acts on them. It must not on mixing matrices, stage
+            weights, policies and parameters of ties: their neutral value is not 0.
     """
 
     name: str
     parameters: list[nn.Parameter]
     lr_multiplier: float = 1.0
+    decays: bool = True
 
 
 class MultiTaskNetwork(nn.Module, ABC):
@@ -193,10 +196,7 @@ class PlanNetwork(MultiTaskNetwork):
         for index, (key, stage) in enumerate(zip(self._stage_keys, plan.stages, strict=True)):
             if stage.mixing is not None:
                 check_copies_alike(list(self.stages[key].children()), encoder, index)
-                channels = encoder.stage_shapes[index][0]
-                self.mixing[key] = CrossStitch(
-                    len(tasks), per=stage.mixing.per, num_channels=channels, start=stage.mixing.start
-                )
+                self.mixing[key] = stage.mixing.build(len(tasks), encoder.stage_shapes[index])
             if stage.tie is not None and len(stage.partition) > 1:  # a single task has nothing to tie
                 tie = build_tie(stage.tie.name, weight=stage.tie.weight, **stage.tie.settings)
                 tie.attach(list(self.stages[key].children()))
@@ -267,7 +267,7 @@ class PlanNetwork(MultiTaskNetwork):
     def mixing_matrices(self) -> dict[str, Tensor]:
         """Copies of the mixing matrices by stage name, [T, T] or [C, T, T]."""
         return {
-            name: self._unit(key).alpha.detach().clone()
+            name: self._unit(key).matrix().detach().clone()
             for name, key in zip(self.stage_names, self._stage_keys, strict=True)
             if key in self.mixing
         }
@@ -309,9 +309,9 @@ class PlanNetwork(MultiTaskNetwork):
             if wanted(group)
         ]
 
-    def _unit(self, key: str) -> CrossStitch:
+    def _unit(self, key: str) -> MixingUnit:
         unit = self.mixing[key]
-        assert isinstance(unit, CrossStitch)
+        assert isinstance(unit, MixingUnit)
         return unit
 
 
@@ -339,13 +339,15 @@ def module_keys(names: Sequence[str]) -> list[str]:
 
 
 def _by_multiplier(name: str, modules: Sequence[tuple[nn.Module, float]]) -> list[ParameterGroup]:
-    """One group per factor on the learning rate: `name`, or `name:<factor>` where there are several."""
+    """One group without weight decay per factor on the rate: `name`, `name:<factor>` where several."""
     groups: dict[float, list[nn.Parameter]] = {}
     for module, multiplier in modules:
         if parameters := trainable([module]):
             groups.setdefault(multiplier, []).extend(parameters)
     return [
-        ParameterGroup(name if len(groups) == 1 else f"{name}:{multiplier:g}", parameters, multiplier)
+        ParameterGroup(
+            name if len(groups) == 1 else f"{name}:{multiplier:g}", parameters, multiplier, decays=False
+        )
         for multiplier, parameters in groups.items()
     ]
 

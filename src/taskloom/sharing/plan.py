@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +13,32 @@ from torch import nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError, did_you_mean
-from taskloom.sharing.mixing import Per, Start, check_per, check_start
+from taskloom.sharing.mixing import CrossStitch, MixingUnit, Per, Start, check_per, check_start
 from taskloom.sharing.ties import TIES
 
 Copies = Literal["fresh", "same"]
 
 
+class MixingSpec(ABC):
+    """How the outputs of a stage's copies are mixed.
+
+    Attributes:
+        lr_multiplier: Factor on the learning rate of what the unit learns.
+    """
+
+    lr_multiplier: float
+
+    @abstractmethod
+    def build(self, num_tasks: int, shape: Sequence[int]) -> MixingUnit:
+        """The unit for T copies whose outputs are [N, *shape]."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A few words for the table of stages by tasks."""
+
+
 @dataclass(frozen=True)
-class CrossStitchSpec:
+class CrossStitchSpec(MixingSpec):
     """How the outputs of a stage's copies are mixed; see `CrossStitch`.
 
     Args:
@@ -35,10 +54,13 @@ class CrossStitchSpec:
     def __post_init__(self) -> None:
         check_per(self.per)
         check_start(self.start)
-        if not _is_number(self.lr_multiplier) or self.lr_multiplier <= 0:
-            raise ConfigError(
-                f"cross-stitch: lr_multiplier must be a number above 0, found {self.lr_multiplier!r}."
-            )
+        check_lr_multiplier("cross-stitch", self.lr_multiplier)
+
+    def build(self, num_tasks: int, shape: Sequence[int]) -> CrossStitch:
+        return CrossStitch(num_tasks, per=self.per, num_channels=shape[0], start=self.start)
+
+    def describe(self) -> str:
+        return f"cross-stitch per {self.per}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +94,7 @@ class StagePlan:
     """
 
     partition: tuple[tuple[str, ...], ...]
-    mixing: CrossStitchSpec | None = None
+    mixing: MixingSpec | None = None
     tie: TieSpec | None = None
     joined: bool | None = None
 
@@ -130,7 +152,7 @@ class Plan:
         rows = [["stage", *self.tasks, "mixing", "tie"]]
         for name, stage in zip(names, self.stages, strict=True):
             letters = [_letter(stage.group_of(task)) for task in self.tasks]
-            mixing = "-" if stage.mixing is None else f"cross-stitch per {stage.mixing.per}"
+            mixing = "-" if stage.mixing is None else stage.mixing.describe()
             tie = "-" if stage.tie is None else f"{stage.tie.name} {stage.tie.weight:g}"
             rows.append([name, *letters, mixing, tie])
         rows.append(["head", *(_letter(index) for index in range(len(self.tasks))), "-", "-"])
@@ -181,6 +203,12 @@ def stage_index(stage: int | str, stage_names: Sequence[str]) -> int:
         f"sharing: stage {stage!r} does not exist.{hint} "
         f"Stages: 1 to {len(stage_names)} ({_list(stage_names)})."
     )
+
+
+def check_lr_multiplier(where: str, value: object) -> None:
+    """Raises ConfigError where a factor on the learning rate is no number above 0."""
+    if not isinstance(value, int | float) or not _is_number(value) or value <= 0:
+        raise ConfigError(f"{where}: lr_multiplier must be a number above 0, found {value!r}.")
 
 
 def _check_partition(partition: Sequence[Sequence[str]], tasks: Sequence[str], where: str) -> None:

@@ -159,6 +159,8 @@ class TrainingConfig(Settings):
         lr_multipliers: Factors on the learning rate, by name: a task (what belongs to it alone), or "shared",
             "mixing", "tie", "balancer" or another parameter group of the network; groups that a network does
             not have are noted, unknown names refused.
+        decay_mixing: Whether weight decay acts on mixing matrices, stage weights, policies and parameters of
+            ties too; they have no reason to be near 0.
         clip: Largest norm of the gradient over all parameters; None leaves it alone.
         stop: `{patience, min_delta}` of early stopping; None trains all epochs.
         monitor: What decides the best epoch, on validation only: "loss", the weighted sum of the mean losses
@@ -182,6 +184,7 @@ class TrainingConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig(adam=AdamConfig())
     schedule: ScheduleConfig | None = None
     lr_multipliers: dict[str, Positive] = Field(default_factory=dict)
+    decay_mixing: bool = False
     clip: Positive | None = None
     stop: StopConfig | None = None
     monitor: Literal["loss", "metric"] = "loss"
@@ -211,6 +214,8 @@ class TrainingConfig(Settings):
         plain: dict[str, Any] = dump(self)
         if not self.lr_multipliers:
             del plain["lr_multipliers"]
+        if not self.decay_mixing:
+            del plain["decay_mixing"]
         return plain
 
     def with_settings(self, **overrides: Any) -> TrainingConfig:

@@ -33,16 +33,19 @@ def make_optimizer(model: MultiTaskNetwork, config: TrainingConfig, balancer: Ba
 
     Groups of one multiple become one group of the optimiser (a dozen heads would cost a dozen updates); its
     `names` are those of the network's groups. What the balancer itself learns is one more, named "balancer".
+    Weight decay acts on groups that decay, and on the others only where `config.decay_mixing` asks for it.
 
     Raises:
         ConfigError: `lr_multipliers` names something that is no group of any network.
     """
     settings = config.optimizer.settings.model_dump()
     factors = lr_factors(model, config)
-    merged: dict[float, dict[str, Any]] = {}
+    merged: dict[tuple[float, bool], dict[str, Any]] = {}
     for group in model.parameter_groups():
         rate = settings["lr"] * group.lr_multiplier * factors.get(_kind(group.name), 1.0)
-        into = merged.setdefault(rate, {"params": [], "lr": rate, "names": []})
+        decays = group.decays or config.decay_mixing or settings["weight_decay"] == 0.0
+        no_decay = {} if decays else {"weight_decay": 0.0}
+        into = merged.setdefault((rate, decays), {"params": [], "lr": rate, "names": [], **no_decay})
         into["params"].extend(group.parameters)
         into["names"].append(group.name)
     groups = list(merged.values())

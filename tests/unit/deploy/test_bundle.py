@@ -28,6 +28,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plan": {"partition": {"1": "together"}, "mixing": {"after": [2]}, "tie": {"l2": {"weight": {"2": 0.1}}}},
     "cross_stitch": {"after": "all", "per": "channel", "start": {"same": 0.9, "other": 0.1}},
     "soft_sharing": {"tie": "trace_norm", "weight": 0.1},
+    "proportional_addition": {"start": 0.1},
+    "sluice": {"skips": "concatenate"},
     "mmoe": {"experts": 2},
     "ple": {},
     "mtan": {},

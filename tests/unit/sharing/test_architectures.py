@@ -28,6 +28,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"tie": "exponential_affine", "units": 2, "from": "output"},
         {"after": [1, 3], "per": "channel", "start": {"same": 0.9, "other": 0.1}},
     ],
+    "proportional_addition": [{"start": 0.2}, {"after": [2]}],
 }
 EVERY_SETTING = [(name, settings) for name, entries in SETTINGS.items() for settings in entries]
 ENCODERS: dict[str, Callable[[], Encoder]] = {
@@ -192,11 +193,12 @@ def test_permuting_tasks_permutes_results(name: str, settings: dict[str, Any]) -
         if key.startswith("mixing."):
             torch.nn.init.uniform_(tensor)
     first.load_state_dict(state)
+
+    def in_order(mixing: Tensor) -> Tensor:  # a matrix, or one share per donor
+        return mixing[order] if mixing.dim() == 1 else mixing[..., order, :][..., order]
+
     second.load_state_dict(
-        {
-            key: tensor[..., order, :][..., order] if key.startswith("mixing.") else tensor
-            for key, tensor in state.items()
-        }
+        {key: in_order(tensor) if key.startswith("mixing.") else tensor for key, tensor in state.items()}
     )
     inputs = drawn_inputs(encoder)
     for task, output in first(inputs).items():

@@ -11,6 +11,8 @@ from taskloom.sharing.modules.mtan import Attention, AttentionNetwork, mtan
 from taskloom.sharing.modules.multilinear import RelationNetwork, TensorNormal, multilinear_relationship
 from taskloom.sharing.modules.registration import ModuleArchitecture, register_module
 from taskloom.sharing.modules.routing import RoutingNetwork, task_routing
+from taskloom.sharing.modules.sluice import SluiceNetwork, StageWeights, sluice
+from taskloom.sharing.modules.subspaces import SubspaceMixing
 
 __all__ = [
     "Attention",
@@ -23,6 +25,9 @@ __all__ = [
     "RelationNetwork",
     "RoutingNetwork",
     "SkippingNetwork",
+    "SluiceNetwork",
+    "StageWeights",
+    "SubspaceMixing",
     "TensorNormal",
     "adashare",
     "mmoe",
@@ -30,5 +35,6 @@ __all__ = [
     "multilinear_relationship",
     "ple",
     "register_module",
+    "sluice",
     "task_routing",
 ]

@@ -267,7 +267,7 @@ class SkippingNetwork(ModuleNetwork):
 
     def special_groups(self) -> list[ParameterGroup]:
         logits = [policy.logits for policy in self._policies() if policy.logits.requires_grad]
-        return [ParameterGroup("policy", logits, self.lr_multiplier)]
+        return [ParameterGroup("policy", logits, self.lr_multiplier, decays=False)]
 
     def mixing_matrices(self) -> dict[str, Tensor]:
         """Per stage with a policy the smaller of two tasks' probabilities of executing it, [T, T]."""

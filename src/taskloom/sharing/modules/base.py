@@ -75,14 +75,14 @@ class ModuleNetwork(MultiTaskNetwork):
         for index in stages:
             self.add_copies(encoder, index, self.tasks.names)
 
-    def add_heads(self, encoder: Encoder, head: HeadChoice) -> None:
-        """Adds the heads, on the encoder's last stage."""
+    def add_heads(
+        self, encoder: Encoder, head: HeadChoice, feature_shape: Sequence[int] | None = None
+    ) -> None:
+        """Adds the heads, on the encoder's last stage or on features of another shape."""
         specs = head_specs(head, self.tasks)
+        shape = encoder.stage_shapes[-1] if feature_shape is None else feature_shape
         self.heads = nn.ModuleDict(
-            {
-                self._task_keys[name]: specs[name].build(encoder.stage_shapes[-1], task.width)
-                for name, task in self.tasks.items()
-            }
+            {self._task_keys[name]: specs[name].build(shape, task.width) for name, task in self.tasks.items()}
         )
 
     # -- running
