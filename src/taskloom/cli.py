@@ -223,6 +223,35 @@ def report(
 
 @app.command()
 @_guarded
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Data set.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where sets go.", show_default=False)],
+    url: Annotated[str | None, typer.Option("--url", help="In place of the official address.")] = None,
+    sha256: Annotated[str | None, typer.Option("--sha256", help="Digest the archive must have.")] = None,
+    archive: Annotated[
+        Path | None, typer.Option("--archive", metavar="ZIP", help="Downloaded by other means.")
+    ] = None,
+) -> None:
+    """Download, verify and unpack a public data set; of a licensed one, say where to ask for it."""
+    from taskloom.data.fetch import LicensedSet
+    from taskloom.data.fetch import fetch as fetch_set
+    from taskloom.study.runner import writable
+    from taskloom.terminal import download_progress
+
+    with writable(folder), download_progress(name) as progress:
+        found = fetch_set(name, folder, url=url, sha256=sha256, archive=archive, report=progress)
+    if isinstance(found, LicensedSet):
+        say(f"{found.title}\nnot downloaded: its owners hand it out themselves. To get it: {found.ask}.")
+        say(f"Then {found.then}.")
+        return
+    state = "fetched" if found.downloaded else "there already, every file as it was fetched"
+    went_on = f", went on from byte {found.resumed_at:,}" if found.resumed_at else ""
+    say(f"{name} {state}{went_on}   SHA-256 of the archive {found.archive_sha256}")
+    say(f"data     {found.folder}")
+
+
+@app.command()
+@_guarded
 def doctor(
     stores: Annotated[Path, typer.Option("--stores", metavar="DIR", help="Prepared stores.")] = Path(
         "runs/stores"

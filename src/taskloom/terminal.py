@@ -5,18 +5,21 @@ PyTorch takes seconds to import: as in `taskloom.cli`, the functions import what
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
     from taskloom.study.config import Study
     from taskloom.study.runner import Plan
 
-__all__ = ["announce", "console", "print_dry_run", "print_verdicts", "say"]
+__all__ = ["announce", "console", "download_progress", "print_dry_run", "print_verdicts", "say"]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -28,6 +31,15 @@ def console(*, stderr: bool = False) -> Console:
 def say(text: str, *, stderr: bool = False) -> None:
     """Prints a line as it is."""
     typer.echo(text, err=stderr)
+
+
+@contextlib.contextmanager
+def download_progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on standard error while it lasts; yields what to call with bytes there and bytes expected."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, expected: bar.update(task, completed=done, total=expected)
 
 
 def announce(file: Path, study: Study, plan: Plan) -> None:
