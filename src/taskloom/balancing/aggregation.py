@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taskloom.balancing.base import Balancer, check_gradients, check_known, check_number
 from taskloom.balancing.conflicts import Conflicts
 from taskloom.balancing.features import SharedFeature, check_has_feature
-from taskloom.balancing.gradients import Rows, Seam, add_gradient, combine, find_seam, gramian, leaves, parts
+from taskloom.balancing.gradients import (
+    Rows,
+    Seam,
+    add_gradient,
+    combine,
+    find_seam,
+    gramian,
+    leaves,
+    parts,
+    takes_one_pass,
+)
 from taskloom.balancing.solvers import SolverError
 from taskloom.balancing.weightings import Smoothed, Weighting
 from taskloom.errors import ConfigError, TrainingError
@@ -65,9 +75,12 @@ class GradientAggregation(Balancer):
     penalty of ties is added as it is, outside the aggregation. Over several processes the rows are averaged
     before they are aggregated, so that the update is that of the joined batch.
 
-    Rows are taken one by one. `batched = True` takes them in one vectorised backward pass: no faster on a CPU
-    (measured on multilayer perceptrons; slower with convolutions), with up to twice the memory, for devices
-    where launching many small kernels is what costs. PyTorch refuses it for some operations (RNNs on CUDA).
+    Rows are taken one by one, except where one vectorised pass is faster. By measurement on a CPU that is
+    where the trunk is a small multilayer perceptron: four tasks or more, all rows together at most 131,072
+    numbers (`taskloom.balancing.gradients.takes_one_pass`). Up to three tasks gain nothing, larger rows wait
+    for the memory that the vectorised pass takes anew in every step, and convolutions are slower. `batched`
+    decides by hand: True takes rows in one pass, with up to twice the memory, for devices where launching
+    many small kernels is what costs; PyTorch refuses it for some operations (RNNs on CUDA).
 
     Args:
         name: What messages call the method.
@@ -94,7 +107,7 @@ class GradientAggregation(Balancer):
     ) -> None:
         super().__init__()
         self.name, self.at, self._settings = name, at, dict(settings or {})
-        self.batched = False
+        self.batched: bool | None = None
         self.smooth = check_number(f"balancing.{name}.smooth", smooth, least=0, most=0.999999)
         if at not in ("parameters", "features"):
             raise ConfigError(f"balancing.{name}.at: parameters or features expected, found {at!r}.")
@@ -112,6 +125,7 @@ class GradientAggregation(Balancer):
         self._conflicts = Conflicts(())
         self._seam: Seam | None = None
         self._seam_key: object = None
+        self._parameters: tuple[object, list[nn.Parameter]] = (None, [])
 
     def check_tasks(self, tasks: TaskSet) -> None:
         least = self._method.least_tasks(len(tasks))
@@ -132,9 +146,10 @@ class GradientAggregation(Balancer):
         self._conflicts = Conflicts(self._names)
         self._method.start(len(self._names), seed)
         self._rows.clear()
+        self._parameters = (None, [])
 
     def watching(self, model: MultiTaskNetwork) -> AbstractContextManager[None]:
-        return self._feature.watching(model) if self.at == "features" else nullcontext()
+        return self._feature.watching(model, required=self.at == "features")
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), **self._settings}
@@ -195,8 +210,8 @@ class GradientAggregation(Balancer):
     def _apply(self, update: Tensor, model: MultiTaskNetwork, at_leaf: Tensor | None = None) -> None:
         """Puts the aggregated gradient [n] where it belongs, and with it what was added at the feature."""
         assert self._seam is not None
-        leaf, shared = self._feature.leaf, self._seam.shared
-        columns = 0 if leaf is None else leaf.numel()
+        columns = self._feature_columns()
+        shared = [] if self._feature.taps and columns else self._seam.shared
         for parameter, gradient in zip(shared, parts(update[columns:], shared), strict=True):
             add_gradient(parameter, gradient)
         if columns:
@@ -230,6 +245,9 @@ class GradientAggregation(Balancer):
                 f"balancing.{self.name}: the forward pass must run inside `with balancer.watching(model):`, "
                 "where the shared feature is taken hold of."
             )
+        if self._feature.has_taps(losses):
+            self._collect_at_taps(trainable, factors, seam)
+            return sums @ shares, self._feature_columns()
         shared: list[Tensor] = [*seam.shared] if leaf is None else [leaf, *seam.shared]
         self._rows.begin(len(self._names), shared)
         if self.batched and len(trainable) > 1 and leaf is None and not self._rows.tasks:
@@ -244,6 +262,64 @@ class GradientAggregation(Balancer):
                 self._take(task, found, shared, seam)
         return sums @ shares, 0 if leaf is None else leaf.numel()
 
+    def _feature_columns(self) -> int:
+        """How many columns of a row are the feature's; 0 where the rows are those of parameters."""
+        trunk = self._feature.trunk
+        return trunk.numel() if self.at == "features" and trunk is not None else 0
+
+    def _collect_at_taps(
+        self, losses: Mapping[str, Tensor], factors: Mapping[str, Tensor], seam: Seam
+    ) -> None:
+        """One backward pass to the feature for all tasks; then, for rows of parameters, through the trunk."""
+        trunk, tasks = self._feature.trunk, list(losses)
+        assert trunk is not None
+        columns: list[Tensor] = [trunk] if self.at == "features" else [*seam.shared]
+        self._rows.begin(len(self._names), columns)
+        if not tasks:
+            return
+        own = [parameter for task in tasks for parameter in seam.own[task]]
+        total = torch.stack([losses[task] for task in tasks]) @ torch.stack([factors[task] for task in tasks])
+        taps = [self._feature.taps[task] for task in tasks]
+        found = iter(torch.autograd.grad(total, [*taps, *own], allow_unused=True))
+        at_taps = [torch.zeros_like(trunk) if (gradient := next(found)) is None else gradient for _ in tasks]
+        for task in tasks:
+            self._take(task, [next(found) for _ in seam.own[task]], [], seam)
+        rows_alone = replace(seam, own={task: [] for task in tasks})
+        if self.at == "features":
+            for task, gradient in zip(tasks, at_taps, strict=True):
+                self._take(task, [gradient], columns, rows_alone)
+        elif self._rows.tasks or self.processes.count > 1 or not self._in_one_pass(len(tasks), seam):
+            for number, (task, gradient) in enumerate(zip(tasks, at_taps, strict=True), start=1):
+                row = torch.autograd.grad(
+                    trunk, columns, gradient, retain_graph=number < len(tasks), allow_unused=True
+                )
+                self._take(task, row, columns, rows_alone)
+        else:
+            stack = torch.stack(at_taps)
+            self._rows.put_all(tasks, self._vectorised(trunk, columns, stack), columns)
+
+    def _in_one_pass(self, num_tasks: int, seam: Seam) -> bool:
+        """Whether rows are taken in one vectorised pass through the trunk."""
+        if self.batched is not None:
+            return self.batched and num_tasks > 1
+        return seam.linear and takes_one_pass(num_tasks, sum(p.numel() for p in seam.shared))
+
+    def _vectorised(
+        self, outputs: Tensor, inputs: Sequence[Tensor], gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Per input the gradients [m, *shape] of `outputs`, for the m `gradients` given, in one pass.
+
+        Raises:
+            ConfigError: PyTorch cannot do it for this network.
+        """
+        try:
+            return torch.autograd.grad(outputs, inputs, gradients, is_grads_batched=True, allow_unused=True)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"balancing.{self.name}: PyTorch cannot take this network's gradients in one vectorised "
+                f"pass ({str(error).splitlines()[0].rstrip('.')}); leave `batched` off."
+            ) from error
+
     def _take_batched(self, losses: Mapping[str, Tensor], factors: Mapping[str, Tensor], seam: Seam) -> None:
         """All rows from one vectorised backward pass, and one more for what belongs to single tasks."""
         stack, scales = torch.stack(list(losses.values())), torch.stack([factors[task] for task in losses])
@@ -253,15 +329,7 @@ class GradientAggregation(Balancer):
         for task, parameters in own.items():
             self._take(task, [next(found) for _ in parameters], [], seam)
         if seam.shared:
-            try:
-                blocks = torch.autograd.grad(
-                    stack, seam.shared, scales.diag(), is_grads_batched=True, allow_unused=True
-                )
-            except RuntimeError as error:
-                raise ConfigError(
-                    f"balancing.{self.name}: PyTorch cannot take this network's gradients in one vectorised "
-                    f"pass ({str(error).splitlines()[0].rstrip('.')}); leave `batched` off."
-                ) from error
+            blocks = self._vectorised(stack, seam.shared, scales.diag())
             for number, task in enumerate(losses):
                 row = [None if block is None else block[number] for block in blocks]
                 self._take(task, row, seam.shared, replace(seam, own={task: []}))
@@ -272,7 +340,7 @@ class GradientAggregation(Balancer):
             self._rows.put(task, found[: len(shared)], shared)
             if self.processes.count > 1:
                 # A process has its own rows of the feature, and they are nobody else's.
-                columns = 0 if self._feature.leaf is None else self._feature.leaf.numel()
+                columns = self._feature_columns()
                 row = self._rows.matrix[self._rows.tasks.index(task), columns:]
                 row.copy_(self.processes.mean(row))
         own = [(p, g) for p, g in zip(seam.own[task], found[len(shared) :], strict=True) if g is not None]
@@ -309,7 +377,7 @@ class GradientAggregation(Balancer):
     def _products(self, matrix: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
         """The Gramian over all processes, without the factor of 16-bit precision."""
         products = gramian(matrix)
-        if self.processes.count > 1 and self._feature.leaf is not None:
+        if self.processes.count > 1 and self._feature_columns():
             # Each process has its rows of the batch, scaled by the number of processes: the sum of the
             # squares is that of the joined batch times that number squared.
             local = torch.from_numpy(products).to(matrix.device)
@@ -344,8 +412,11 @@ class GradientAggregation(Balancer):
 
     def _seam_of(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
         """The seam; found anew when a parameter was frozen or other tasks have losses."""
-        frozen = tuple(parameter.requires_grad for parameter in model.parameters())
-        key = (id(model), tuple(losses), frozen, self._feature.leaf is None)
+        if self._parameters[0] is not model:
+            # Kept: walking through the modules costs a small network as much as a layer.
+            self._parameters, self._seam = (model, list(model.parameters())), None
+        frozen = tuple(parameter.requires_grad for parameter in self._parameters[1])
+        key = (tuple(losses), frozen, self._feature.leaf is None)
         if self._seam is None or key != self._seam_key:
             self._seam, self._seam_key = find_seam(losses, model), key
         return self._seam
@@ -373,4 +444,4 @@ class GradientAggregation(Balancer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and processes find the seam anew: parameters are known by identity."""
-        return {**vars(self), "_seam": None, "_seam_key": None}
+        return {**vars(self), "_seam": None, "_seam_key": None, "_parameters": (None, [])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,15 +25,17 @@ class Conflicts:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
+        self._all = list(range(len(self.names)))
         self._clear()
 
     def add(self, gramian: Array, index: Sequence[int]) -> None:
         """Takes the Gramian [m, m] of the tasks at `index`; a zero gradient has no cosine."""
         norms = np.sqrt(np.clip(np.diag(gramian), 0.0, None))
-        scale = np.outer(norms, norms)
+        scale = norms[:, None] * norms
         there = scale > 0
         cosines = np.divide(gramian, scale, out=np.zeros_like(gramian), where=there)
-        grid = np.ix_(index, index)
+        # Of all tasks, as in most steps: no copy of the tables.
+        grid: Any = ... if list(index) == self._all else np.ix_(index, index)
         self._cosines[grid] += cosines
         self._steps[grid] += there
         self._negative[grid] += cosines < 0

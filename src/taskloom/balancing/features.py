@@ -3,66 +3,149 @@
 MGDA-UB (Sener and Koltun 2018, section 3.3) bounds the norm of the update by the norm of the gradient at the
 shared features Z = g(x): the Gramian is that of dL_t / dZ, and one backward pass takes the weighted sum
 through the trunk. Every method that needs only the Gramian can be used so.
+
+Where every task is alone behind the feature, each reads it through a *tap* of its own, a view with its own
+place in the graph. One backward pass of the sum of all losses then gives every head's gradient and, at the
+taps, every dL_t / dZ; without taps that takes a pass per task through all that follows the feature. Exact
+aggregation gains as much: what is left for it are passes through the trunk alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from taskloom.errors import ConfigError
+from taskloom.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from taskloom.sharing.network import Features, MultiTaskNetwork
 
 
 class SharedFeature:
-    """Takes hold of the shared feature during a forward pass and parts the graph there."""
+    """Takes hold of the shared feature during a forward pass.
+
+    Attributes:
+        trunk: The feature, with the graph of the trunk behind it; None where there is none to hold.
+        leaf: What the heads read in its place where the graph is parted there.
+        taps: What each task reads in its place where it is not; empty otherwise.
+        watched: Whether the forward pass came by.
+    """
 
     def __init__(self) -> None:
         self.trunk: Tensor | None = None
         self.leaf: Tensor | None = None
+        self.taps: dict[str, Tensor] = {}
         self.watched = False
+        self._tails: tuple[MultiTaskNetwork, dict[str, list[nn.Module]]] | None = None
 
     @contextmanager
-    def watching(self, model: MultiTaskNetwork) -> Iterator[None]:
-        """Context of one forward pass: the heads read a leaf with the feature's values.
+    def watching(
+        self, model: MultiTaskNetwork, *, required: bool = True, apart: bool = True
+    ) -> Iterator[None]:
+        """Context of one forward pass: the tasks read taps, or where that cannot be, a leaf of its values.
 
-        A trunk that is frozen gives a feature without gradient; nothing is parted then.
+        A trunk that is frozen gives a feature without gradient; nothing is held then.
+
+        Args:
+            model: The network.
+            required: Whether the balancer works at the feature; otherwise nothing happens without taps.
+            apart: Whether tasks may have taps: no loss depends on the predictions of two of them.
 
         Raises:
-            ConfigError: The network has no single feature that all tasks read.
+            ConfigError: A feature is required and the network has none that all tasks read.
+            TrainingError: A feature is required, and the network ran a second time.
         """
-        check_has_feature(model)
+        if required:
+            check_has_feature(model)
+        self.clear()
+        apart = apart and is_alone_behind(model)
+        if not (required or apart):
+            yield
+            return
         # On the instance, for this pass alone: `forward` calls it as it calls the method.
         method = model.from_features
 
-        def from_leaf(features: Features) -> dict[str, Tensor]:
+        def held(features: Features) -> dict[str, Tensor]:
             if not isinstance(features, Tensor):
                 raise no_feature()
+            if self.watched:
+                return self._second_pass(method, features, required)
             self.watched = True
             if not features.requires_grad:
                 return method(features)
-            self.trunk, self.leaf = features, features.detach().requires_grad_()
+            self.trunk = features
+            if apart and _may_run_apart(model, features):
+                self.taps = {task: features.view_as(features) for task in model.tasks}
+                return self._run_apart(model, method)
+            if not required:
+                return method(features)
+            self.leaf = features.detach().requires_grad_()
             return method(self.leaf)
 
-        self.clear()
-        vars(model)["from_features"] = from_leaf
+        vars(model)["from_features"] = held
         try:
             yield
         finally:
             del vars(model)["from_features"]
 
+    def has_taps(self, losses: Iterable[str]) -> bool:
+        """Whether all these losses are of tasks that have taps."""
+        return bool(self.taps) and all(name in self.taps for name in losses)
+
     def clear(self) -> None:
         """Lets go of the feature and its graph."""
         self.trunk = self.leaf = None
+        self.taps = {}
         self.watched = False
 
+    def _second_pass(self, method: Any, features: Tensor, required: bool) -> dict[str, Tensor]:
+        if required:
+            raise TrainingError(
+                "balancing at the shared feature: the network ran twice inside `balancer.watching(model)`, "
+                "so that there is no one shared feature; enter the context for every forward pass."
+            )
+        # The graph is whole: gradients by parameters are right without taps.
+        self.trunk, self.taps = None, {}
+        predictions: dict[str, Tensor] = method(features)
+        return predictions
+
+    def _run_apart(self, model: MultiTaskNetwork, method: Any) -> dict[str, Tensor]:
+        """Predictions, each from the task's own tap."""
+        plan: Any = vars(model).get("plan")
+        if plan.num_shared_stages == len(plan.stages):
+            predictions: dict[str, Tensor] = method(self.taps)
+            return predictions
+        if self._tails is None or self._tails[0] is not model:
+            copies_of: Any = getattr(model, "task_copies")  # noqa: B009  of networks with a plan
+            tails = {task: copies_of(task)[plan.num_shared_stages :] for task in model.tasks}
+            self._tails = (model, tails)
+        flow = dict(self.taps)
+        for number in range(len(plan.stages) - plan.num_shared_stages + 1):
+            flow = {task: self._tails[1][task][number](tensor) for task, tensor in flow.items()}
+        return flow
+
     def __getstate__(self) -> dict[str, object]:
-        return {"trunk": None, "leaf": None, "watched": False}
+        return {"trunk": None, "leaf": None, "taps": {}, "watched": False, "_tails": None}
+
+
+def is_alone_behind(model: MultiTaskNetwork) -> bool:
+    """Whether of the network it is known that behind the shared feature every task is alone."""
+    plan = getattr(model, "plan", None)
+    if plan is None or plan.num_shared_stages == 0 or len(model.tasks) < 2:
+        return False
+    return all(
+        stage.mixing is None and all(len(group) == 1 for group in stage.partition)
+        for stage in plan.stages[plan.num_shared_stages :]
+    )
+
+
+def _may_run_apart(model: MultiTaskNetwork, features: Tensor) -> bool:
+    """Where copies behind the feature may run as one grouped kernel, they are left to."""
+    plan: Any = vars(model).get("plan")
+    return plan.num_shared_stages == len(plan.stages) or not features.is_cuda
 
 
 def check_has_feature(model: MultiTaskNetwork) -> None:

@@ -82,7 +82,11 @@ def project_on_dual_cone(target: Array, gramian: Array) -> Array:
         >>> project_on_dual_cone(np.array([1.0, 0.0]), np.array([[1.0, -1.0], [-1.0, 2.0]]))
         array([1. , 0.5])
     """
-    matrix = factor(gramian)
+    return project_factored(target, factor(gramian))
+
+
+def project_factored(target: Array, matrix: Array) -> Array:
+    """`project_on_dual_cone` from a matrix A with A' A = G, where several targets are projected."""
     projected: Array = target + least_squares(matrix, -matrix @ target)
     return projected
 

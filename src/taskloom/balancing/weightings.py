@@ -25,9 +25,10 @@ from taskloom.balancing.solvers import (
     Array,
     SolverError,
     conflict_averse,
+    factor,
     fair,
     min_norm,
-    project_on_dual_cone,
+    project_factored,
 )
 from taskloom.errors import MissingExtraError
 
@@ -326,7 +327,8 @@ class OwnProjector(DualConeProjector):
         gramian = G.double().numpy()
         regular = gramian / np.trace(gramian) + 1e-4 * np.eye(len(gramian))
         targets = np.atleast_2d(U.double().numpy())
-        projected = np.stack([project_on_dual_cone(target, regular) for target in targets])
+        matrix = factor(regular)
+        projected = np.stack([project_factored(target, matrix) for target in targets])
         return torch.from_numpy(projected.reshape(U.shape)).to(G)
 
 
