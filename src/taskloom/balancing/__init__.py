@@ -8,6 +8,7 @@
 | `adaptive` | weights per step: FAMO, GradNorm, TorchJD's scalarisations (STCH, ...) |
 | `methods` | gradient aggregation by name: UPGrad, MGDA, PCGrad, CAGrad, Nash-MTL, ... |
 | `aggregation` | `GradientAggregation`, the balancer all of these run in |
+| `row_balancer` | gradients per task collected for it, and put where they belong |
 | `gradients`, `features` | gradients per task, on the parameters or at the shared feature |
 | `weightings`, `solvers` | the methods without a network: weights from the Gramian |
 | `conflicts` | cosines and conflicts between tasks, for the report |

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from taskloom.balancing.base import Balancer, check_gradients, check_known, check_number
+from taskloom.balancing.base import check_number
 from taskloom.balancing.conflicts import Conflicts
-from taskloom.balancing.features import SharedFeature, check_has_feature
-from taskloom.balancing.gradients import (
-    Rows,
-    Seam,
-    add_gradient,
-    combine,
-    find_seam,
-    gramian,
-    leaves,
-    parts,
-    takes_one_pass,
-)
+from taskloom.balancing.features import check_has_feature
+from taskloom.balancing.gradients import combine, gramian
+from taskloom.balancing.row_balancer import Place, RowBalancer
 from taskloom.balancing.solvers import SolverError
 from taskloom.balancing.weightings import Smoothed, Weighting
 from taskloom.errors import ConfigError, TrainingError
@@ -34,8 +23,6 @@ from taskloom.tasks import TaskSet
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
     from taskloom.sharing.network import MultiTaskNetwork
-
-Place = Literal["parameters", "features"]
 
 
 class MatrixMethod(ABC):
@@ -67,7 +54,7 @@ class MatrixMethod(ABC):
         del state
 
 
-class GradientAggregation(Balancer):
+class GradientAggregation(RowBalancer):
     """Gradients per task on what is shared, aggregated by a method; every head follows its own task.
 
     A parameter is aggregated where more than one task's loss reaches it; what belongs to one task gets its
@@ -94,8 +81,6 @@ class GradientAggregation(Balancer):
         ConfigError: A setting out of range; `at="features"` or `smooth` for a method that is no weighting.
     """
 
-    takes_gradients: ClassVar[bool] = True
-
     def __init__(
         self,
         name: str,
@@ -105,9 +90,8 @@ class GradientAggregation(Balancer):
         smooth: float = 0.0,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.name, self.at, self._settings = name, at, dict(settings or {})
-        self.batched: bool | None = None
+        super().__init__(name, at)
+        self._settings = dict(settings or {})
         self.smooth = check_number(f"balancing.{name}.smooth", smooth, least=0, most=0.999999)
         if at not in ("parameters", "features"):
             raise ConfigError(f"balancing.{name}.at: parameters or features expected, found {at!r}.")
@@ -120,19 +104,15 @@ class GradientAggregation(Balancer):
             method = Smoothed(method, self.smooth)
         self._method = method
         self._step = 0
-        self._names: tuple[str, ...] = ()
-        self._rows, self._feature = Rows(), SharedFeature()
         self._conflicts = Conflicts(())
-        self._seam: Seam | None = None
-        self._seam_key: object = None
-        self._parameters: tuple[object, list[nn.Parameter]] = (None, [])
 
     def check_tasks(self, tasks: TaskSet) -> None:
-        least = self._method.least_tasks(len(tasks))
-        if least > len(tasks):
+        names = self.names_of(tasks)
+        least = self._method.least_tasks(len(names))
+        if least > len(names):
             raise ConfigError(
                 f"balancing.{self.name}: at least {least} tasks expected with these settings, found "
-                f"{len(tasks)} ({', '.join(tasks)}); choose another method, or other settings of this one."
+                f"{len(names)} ({', '.join(names)}); choose another method, or other settings of this one."
             )
 
     def least_tasks(self, num_tasks: int) -> int:
@@ -147,9 +127,6 @@ class GradientAggregation(Balancer):
         self._method.start(len(self._names), seed)
         self._rows.clear()
         self._parameters = (None, [])
-
-    def watching(self, model: MultiTaskNetwork) -> AbstractContextManager[None]:
-        return self._feature.watching(model, required=self.at == "features")
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), **self._settings}
@@ -190,166 +167,6 @@ class GradientAggregation(Balancer):
         finally:
             self._rows.clear()
             self._feature.clear()
-
-    def _add_beside(self, beside: Tensor, model: MultiTaskNetwork) -> Tensor | None:
-        """Adds the gradient of what is not aggregated; returns that at the shared feature, if any."""
-        reached, leaf = leaves(beside), self._feature.leaf
-        parameters = [p for p in model.parameters() if p.requires_grad and id(p) in reached]
-        heard = [] if leaf is None or id(leaf) not in reached else [leaf]
-        if not parameters and not heard:
-            return None
-        found = torch.autograd.grad(self.scale(beside), [*heard, *parameters], retain_graph=True)
-        gradients = found[len(heard) :]
-        if self.processes.count > 1 and parameters:
-            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-            gradients = tuple(parts(flat, parameters))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            add_gradient(parameter, gradient)
-        return found[0].reshape(-1) if heard else None
-
-    def _apply(self, update: Tensor, model: MultiTaskNetwork, at_leaf: Tensor | None = None) -> None:
-        """Puts the aggregated gradient [n] where it belongs, and with it what was added at the feature."""
-        assert self._seam is not None
-        columns = self._feature_columns()
-        shared = [] if self._feature.taps and columns else self._seam.shared
-        for parameter, gradient in zip(shared, parts(update[columns:], shared), strict=True):
-            add_gradient(parameter, gradient)
-        if columns:
-            gradient = update[:columns]
-            self._through_trunk(gradient if at_leaf is None else gradient + at_leaf, model)
-
-    def _collect(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, int]:
-        """Writes a row per task present and the tasks' own gradients.
-
-        Returns:
-            The sum of the mean losses, and how many columns of the rows are the feature's.
-        """
-        if self._names != self.names_of(model.tasks):
-            self.start(model)
-        check_known(losses, self._names)
-        check_gradients(losses, model)
-        counts = torch.stack([loss.count for loss in losses.values()])
-        sums = torch.stack([loss.sum.detach() for loss in losses.values()])
-        shares = counts.clamp(min=1).reciprocal().to(sums.dtype)
-        # The gradient of a mean is that of the sum times 1 / count: no node of the graph is needed for it.
-        factors = dict(zip(losses, self.scale(shares).unbind(), strict=True))
-        trainable = {
-            task: loss.sum
-            for (task, loss), count in zip(losses.items(), counts.tolist(), strict=True)
-            if count > 0 and loss.sum.requires_grad
-        }
-        seam = self._seam_of(losses, model)
-        leaf = self._feature.leaf
-        if self.at == "features" and not self._feature.watched and seam.shared:
-            raise ConfigError(
-                f"balancing.{self.name}: the forward pass must run inside `with balancer.watching(model):`, "
-                "where the shared feature is taken hold of."
-            )
-        if self._feature.has_taps(losses):
-            self._collect_at_taps(trainable, factors, seam)
-            return sums @ shares, self._feature_columns()
-        shared: list[Tensor] = [*seam.shared] if leaf is None else [leaf, *seam.shared]
-        self._rows.begin(len(self._names), shared)
-        if self.batched and len(trainable) > 1 and leaf is None and not self._rows.tasks:
-            self._take_batched(trainable, factors, seam)
-            return sums @ shares, 0
-        last = next(reversed(trainable), None)
-        for task, loss in trainable.items():
-            if inputs := [*shared, *seam.own[task]]:
-                found = torch.autograd.grad(
-                    loss, inputs, factors[task], retain_graph=task != last, allow_unused=True
-                )
-                self._take(task, found, shared, seam)
-        return sums @ shares, 0 if leaf is None else leaf.numel()
-
-    def _feature_columns(self) -> int:
-        """How many columns of a row are the feature's; 0 where the rows are those of parameters."""
-        trunk = self._feature.trunk
-        return trunk.numel() if self.at == "features" and trunk is not None else 0
-
-    def _collect_at_taps(
-        self, losses: Mapping[str, Tensor], factors: Mapping[str, Tensor], seam: Seam
-    ) -> None:
-        """One backward pass to the feature for all tasks; then, for rows of parameters, through the trunk."""
-        trunk, tasks = self._feature.trunk, list(losses)
-        assert trunk is not None
-        columns: list[Tensor] = [trunk] if self.at == "features" else [*seam.shared]
-        self._rows.begin(len(self._names), columns)
-        if not tasks:
-            return
-        own = [parameter for task in tasks for parameter in seam.own[task]]
-        total = torch.stack([losses[task] for task in tasks]) @ torch.stack([factors[task] for task in tasks])
-        taps = [self._feature.taps[task] for task in tasks]
-        found = iter(torch.autograd.grad(total, [*taps, *own], allow_unused=True))
-        at_taps = [torch.zeros_like(trunk) if (gradient := next(found)) is None else gradient for _ in tasks]
-        for task in tasks:
-            self._take(task, [next(found) for _ in seam.own[task]], [], seam)
-        rows_alone = replace(seam, own={task: [] for task in tasks})
-        if self.at == "features":
-            for task, gradient in zip(tasks, at_taps, strict=True):
-                self._take(task, [gradient], columns, rows_alone)
-        elif self._rows.tasks or self.processes.count > 1 or not self._in_one_pass(len(tasks), seam):
-            for number, (task, gradient) in enumerate(zip(tasks, at_taps, strict=True), start=1):
-                row = torch.autograd.grad(
-                    trunk, columns, gradient, retain_graph=number < len(tasks), allow_unused=True
-                )
-                self._take(task, row, columns, rows_alone)
-        else:
-            stack = torch.stack(at_taps)
-            self._rows.put_all(tasks, self._vectorised(trunk, columns, stack), columns)
-
-    def _in_one_pass(self, num_tasks: int, seam: Seam) -> bool:
-        """Whether rows are taken in one vectorised pass through the trunk."""
-        if self.batched is not None:
-            return self.batched and num_tasks > 1
-        return seam.linear and takes_one_pass(num_tasks, sum(p.numel() for p in seam.shared))
-
-    def _vectorised(
-        self, outputs: Tensor, inputs: Sequence[Tensor], gradients: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        """Per input the gradients [m, *shape] of `outputs`, for the m `gradients` given, in one pass.
-
-        Raises:
-            ConfigError: PyTorch cannot do it for this network.
-        """
-        try:
-            return torch.autograd.grad(outputs, inputs, gradients, is_grads_batched=True, allow_unused=True)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"balancing.{self.name}: PyTorch cannot take this network's gradients in one vectorised "
-                f"pass ({str(error).splitlines()[0].rstrip('.')}); leave `batched` off."
-            ) from error
-
-    def _take_batched(self, losses: Mapping[str, Tensor], factors: Mapping[str, Tensor], seam: Seam) -> None:
-        """All rows from one vectorised backward pass, and one more for what belongs to single tasks."""
-        stack, scales = torch.stack(list(losses.values())), torch.stack([factors[task] for task in losses])
-        own = {task: seam.own[task] for task in losses}
-        flat = [parameter for parameters in own.values() for parameter in parameters]
-        found = iter(torch.autograd.grad(stack, flat, scales, retain_graph=True) if flat else ())
-        for task, parameters in own.items():
-            self._take(task, [next(found) for _ in parameters], [], seam)
-        if seam.shared:
-            blocks = self._vectorised(stack, seam.shared, scales.diag())
-            for number, task in enumerate(losses):
-                row = [None if block is None else block[number] for block in blocks]
-                self._take(task, row, seam.shared, replace(seam, own={task: []}))
-
-    def _take(self, task: str, found: Sequence[Tensor | None], shared: Sequence[Tensor], seam: Seam) -> None:
-        """Files what autograd gave for one task."""
-        if shared:
-            self._rows.put(task, found[: len(shared)], shared)
-            if self.processes.count > 1:
-                # A process has its own rows of the feature, and they are nobody else's.
-                columns = self._feature_columns()
-                row = self._rows.matrix[self._rows.tasks.index(task), columns:]
-                row.copy_(self.processes.mean(row))
-        own = [(p, g) for p, g in zip(seam.own[task], found[len(shared) :], strict=True) if g is not None]
-        if self.processes.count > 1 and own:
-            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for _, gradient in own]))
-            views = parts(flat, [parameter for parameter, _ in own])
-            own = [(parameter, view) for (parameter, _), view in zip(own, views, strict=True)]
-        for parameter, gradient in own:
-            add_gradient(parameter, gradient)
 
     def _update(self, matrix: Tensor, feature_columns: int) -> Tensor:
         """The aggregated gradient [n] of what is shared."""
@@ -395,32 +212,6 @@ class GradientAggregation(Balancer):
             f"{self._step:,}; a smaller learning rate may help."
         )
 
-    def _through_trunk(self, gradient: Tensor, model: MultiTaskNetwork) -> None:
-        """One backward pass from the feature to the trunk's parameters."""
-        trunk = self._feature.trunk
-        assert trunk is not None
-        gradient = gradient.view(trunk.shape).to(trunk.dtype)
-        if self.processes.count == 1:
-            trunk.backward(gradient)  # type: ignore[no-untyped-call]
-            return
-        reached = leaves(trunk)
-        parameters = [parameter for parameter in model.parameters() if id(parameter) in reached]
-        for parameter, found in zip(
-            parameters, torch.autograd.grad(trunk, parameters, gradient), strict=True
-        ):
-            add_gradient(parameter, self.processes.mean(found))
-
-    def _seam_of(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
-        """The seam; found anew when a parameter was frozen or other tasks have losses."""
-        if self._parameters[0] is not model:
-            # Kept: walking through the modules costs a small network as much as a layer.
-            self._parameters, self._seam = (model, list(model.parameters())), None
-        frozen = tuple(parameter.requires_grad for parameter in self._parameters[1])
-        key = (tuple(losses), frozen, self._feature.leaf is None)
-        if self._seam is None or key != self._seam_key:
-            self._seam, self._seam_key = find_seam(losses, model), key
-        return self._seam
-
     # -- what is kept and shown
 
     def report_state(self) -> dict[str, float]:
@@ -441,7 +232,3 @@ class GradientAggregation(Balancer):
             self._method.start(len(names), 0)
         self._step = state["step"]
         self._method.load_state_dict(state["method"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and processes find the seam anew: parameters are known by identity."""
-        return {**vars(self), "_seam": None, "_seam_key": None, "_parameters": (None, [])}

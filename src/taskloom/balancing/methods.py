@@ -17,8 +17,9 @@ import torch
 import torchjd.aggregation as torchjd
 from torch import Tensor, nn
 
-from taskloom.balancing.aggregation import GradientAggregation, MatrixMethod, Place
+from taskloom.balancing.aggregation import GradientAggregation, MatrixMethod
 from taskloom.balancing.base import BALANCERS, Draw, check_count, check_number
+from taskloom.balancing.row_balancer import Place
 from taskloom.balancing.solvers import Array, Solver, SolverError, fair
 from taskloom.balancing.weightings import (
     Formula,

@@ -1,0 +1,240 @@
+"""Gradients per task, collected for a method and put where they belong; the method itself is a subclass's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.balancing.base import Balancer, check_gradients, check_known
+from taskloom.balancing.features import SharedFeature
+from taskloom.balancing.gradients import Rows, Seam, add_gradient, find_seam, leaves, parts, takes_one_pass
+from taskloom.errors import ConfigError
+
+if TYPE_CHECKING:
+    from taskloom.losses import SumCount
+    from taskloom.sharing.network import MultiTaskNetwork
+
+Place = Literal["parameters", "features"]
+
+
+class RowBalancer(Balancer):
+    """Base of balancers that need a gradient per task on what is shared: a row of the matrix each.
+
+    Args:
+        name: What messages call the method.
+        at: Where the rows are taken: "parameters" or "features".
+
+    Attributes:
+        batched: Whether rows are taken in one vectorised pass; None where measurement says so.
+    """
+
+    takes_gradients: ClassVar[bool] = True
+
+    def __init__(self, name: str, at: Place) -> None:
+        super().__init__()
+        self.name, self.at = name, at
+        self.batched: bool | None = None
+        self._names: tuple[str, ...] = ()
+        self._rows, self._feature = Rows(), SharedFeature()
+        self._seam: Seam | None = None
+        self._seam_key: object = None
+        self._parameters: tuple[object, list[nn.Parameter]] = (None, [])
+
+    def watching(self, model: MultiTaskNetwork) -> AbstractContextManager[None]:
+        # A term reads the predictions of several tasks: no gradient at one tap would be all of its own.
+        return self._feature.watching(model, required=self.at == "features", apart=not self._terms)
+
+    def _add_beside(self, beside: Tensor, model: MultiTaskNetwork) -> Tensor | None:
+        """Adds the gradient of what is not aggregated; returns that at the shared feature, if any."""
+        reached, leaf = leaves(beside), self._feature.leaf
+        parameters = [p for p in model.parameters() if p.requires_grad and id(p) in reached]
+        heard = [] if leaf is None or id(leaf) not in reached else [leaf]
+        if not parameters and not heard:
+            return None
+        found = torch.autograd.grad(self.scale(beside), [*heard, *parameters], retain_graph=True)
+        gradients = found[len(heard) :]
+        if self.processes.count > 1 and parameters:
+            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+            gradients = tuple(parts(flat, parameters))
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            add_gradient(parameter, gradient)
+        return found[0].reshape(-1) if heard else None
+
+    def _apply(self, update: Tensor, model: MultiTaskNetwork, at_leaf: Tensor | None = None) -> None:
+        """Puts the aggregated gradient [n] where it belongs, and with it what was added at the feature."""
+        assert self._seam is not None
+        columns = self._feature_columns()
+        shared = [] if self._feature.taps and columns else self._seam.shared
+        for parameter, gradient in zip(shared, parts(update[columns:], shared), strict=True):
+            add_gradient(parameter, gradient)
+        if columns:
+            gradient = update[:columns]
+            self._through_trunk(gradient if at_leaf is None else gradient + at_leaf, model)
+
+    def _collect(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, int]:
+        """Writes a row per task present and the tasks' own gradients.
+
+        Returns:
+            The sum of the mean losses, and how many columns of the rows are the feature's.
+        """
+        if self._names != self.names_of(model.tasks):
+            self.start(model)
+        check_known(losses, self._names)
+        check_gradients(losses, model)
+        counts = torch.stack([loss.count for loss in losses.values()])
+        sums = torch.stack([loss.sum.detach() for loss in losses.values()])
+        shares = counts.clamp(min=1).reciprocal().to(sums.dtype)
+        # The gradient of a mean is that of the sum times 1 / count: no node of the graph is needed for it.
+        factors = dict(zip(losses, self.scale(shares).unbind(), strict=True))
+        trainable = {
+            task: loss.sum
+            for (task, loss), count in zip(losses.items(), counts.tolist(), strict=True)
+            if count > 0 and loss.sum.requires_grad
+        }
+        seam = self._seam_of(losses, model)
+        leaf = self._feature.leaf
+        if self.at == "features" and not self._feature.watched and seam.shared:
+            raise ConfigError(
+                f"balancing.{self.name}: the forward pass must run inside `with balancer.watching(model):`, "
+                "where the shared feature is taken hold of."
+            )
+        if self._feature.has_taps(losses):
+            self._collect_at_taps(trainable, factors, seam)
+            return sums @ shares, self._feature_columns()
+        shared: list[Tensor] = [*seam.shared] if leaf is None else [leaf, *seam.shared]
+        self._rows.begin(len(self._names), shared)
+        if self.batched and len(trainable) > 1 and leaf is None and not self._rows.tasks:
+            self._take_batched(trainable, factors, seam)
+            return sums @ shares, 0
+        last = next(reversed(trainable), None)
+        for task, loss in trainable.items():
+            if inputs := [*shared, *seam.own[task]]:
+                found = torch.autograd.grad(
+                    loss, inputs, factors[task], retain_graph=task != last, allow_unused=True
+                )
+                self._take(task, found, shared, seam)
+        return sums @ shares, 0 if leaf is None else leaf.numel()
+
+    def _feature_columns(self) -> int:
+        """How many columns of a row are the feature's; 0 where the rows are those of parameters."""
+        trunk = self._feature.trunk
+        return trunk.numel() if self.at == "features" and trunk is not None else 0
+
+    def _collect_at_taps(
+        self, losses: Mapping[str, Tensor], factors: Mapping[str, Tensor], seam: Seam
+    ) -> None:
+        """One backward pass to the feature for all tasks; then, for rows of parameters, through the trunk."""
+        trunk, tasks = self._feature.trunk, list(losses)
+        assert trunk is not None
+        columns: list[Tensor] = [trunk] if self.at == "features" else [*seam.shared]
+        self._rows.begin(len(self._names), columns)
+        if not tasks:
+            return
+        own = [parameter for task in tasks for parameter in seam.own[task]]
+        total = torch.stack([losses[task] for task in tasks]) @ torch.stack([factors[task] for task in tasks])
+        taps = [self._feature.taps[task] for task in tasks]
+        found = iter(torch.autograd.grad(total, [*taps, *own], allow_unused=True))
+        at_taps = [torch.zeros_like(trunk) if (gradient := next(found)) is None else gradient for _ in tasks]
+        for task in tasks:
+            self._take(task, [next(found) for _ in seam.own[task]], [], seam)
+        rows_alone = replace(seam, own={task: [] for task in tasks})
+        if self.at == "features":
+            for task, gradient in zip(tasks, at_taps, strict=True):
+                self._take(task, [gradient], columns, rows_alone)
+        elif self._rows.tasks or self.processes.count > 1 or not self._in_one_pass(len(tasks), seam):
+            for number, (task, gradient) in enumerate(zip(tasks, at_taps, strict=True), start=1):
+                row = torch.autograd.grad(
+                    trunk, columns, gradient, retain_graph=number < len(tasks), allow_unused=True
+                )
+                self._take(task, row, columns, rows_alone)
+        else:
+            stack = torch.stack(at_taps)
+            self._rows.put_all(tasks, self._vectorised(trunk, columns, stack), columns)
+
+    def _in_one_pass(self, num_tasks: int, seam: Seam) -> bool:
+        """Whether rows are taken in one vectorised pass through the trunk."""
+        if self.batched is not None:
+            return self.batched and num_tasks > 1
+        return seam.linear and takes_one_pass(num_tasks, sum(p.numel() for p in seam.shared))
+
+    def _vectorised(
+        self, outputs: Tensor, inputs: Sequence[Tensor], gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Per input the gradients [m, *shape] of `outputs`, for the m `gradients` given, in one pass.
+
+        Raises:
+            ConfigError: PyTorch cannot do it for this network.
+        """
+        try:
+            return torch.autograd.grad(outputs, inputs, gradients, is_grads_batched=True, allow_unused=True)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"balancing.{self.name}: PyTorch cannot take this network's gradients in one vectorised "
+                f"pass ({str(error).splitlines()[0].rstrip('.')}); leave `batched` off."
+            ) from error
+
+    def _take_batched(self, losses: Mapping[str, Tensor], factors: Mapping[str, Tensor], seam: Seam) -> None:
+        """All rows from one vectorised backward pass, and one more for what belongs to single tasks."""
+        stack, scales = torch.stack(list(losses.values())), torch.stack([factors[task] for task in losses])
+        own = {task: seam.own[task] for task in losses}
+        flat = [parameter for parameters in own.values() for parameter in parameters]
+        found = iter(torch.autograd.grad(stack, flat, scales, retain_graph=True) if flat else ())
+        for task, parameters in own.items():
+            self._take(task, [next(found) for _ in parameters], [], seam)
+        if seam.shared:
+            blocks = self._vectorised(stack, seam.shared, scales.diag())
+            for number, task in enumerate(losses):
+                row = [None if block is None else block[number] for block in blocks]
+                self._take(task, row, seam.shared, replace(seam, own={task: []}))
+
+    def _take(self, task: str, found: Sequence[Tensor | None], shared: Sequence[Tensor], seam: Seam) -> None:
+        """Files what autograd gave for one task."""
+        if shared:
+            self._rows.put(task, found[: len(shared)], shared)
+            if self.processes.count > 1:
+                # A process has its own rows of the feature, and they are nobody else's.
+                columns = self._feature_columns()
+                row = self._rows.matrix[self._rows.tasks.index(task), columns:]
+                row.copy_(self.processes.mean(row))
+        own = [(p, g) for p, g in zip(seam.own[task], found[len(shared) :], strict=True) if g is not None]
+        if self.processes.count > 1 and own:
+            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for _, gradient in own]))
+            views = parts(flat, [parameter for parameter, _ in own])
+            own = [(parameter, view) for (parameter, _), view in zip(own, views, strict=True)]
+        for parameter, gradient in own:
+            add_gradient(parameter, gradient)
+
+    def _through_trunk(self, gradient: Tensor, model: MultiTaskNetwork) -> None:
+        """One backward pass from the feature to the trunk's parameters."""
+        trunk = self._feature.trunk
+        assert trunk is not None
+        gradient = gradient.view(trunk.shape).to(trunk.dtype)
+        if self.processes.count == 1:
+            trunk.backward(gradient)  # type: ignore[no-untyped-call]
+            return
+        reached = leaves(trunk)
+        parameters = [parameter for parameter in model.parameters() if id(parameter) in reached]
+        for parameter, found in zip(
+            parameters, torch.autograd.grad(trunk, parameters, gradient), strict=True
+        ):
+            add_gradient(parameter, self.processes.mean(found))
+
+    def _seam_of(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
+        """The seam; found anew when a parameter was frozen or other tasks have losses."""
+        if self._parameters[0] is not model:
+            # Kept: walking through the modules costs a small network as much as a layer.
+            self._parameters, self._seam = (model, list(model.parameters())), None
+        frozen = tuple(parameter.requires_grad for parameter in self._parameters[1])
+        key = (tuple(losses), frozen, self._feature.leaf is None)
+        if self._seam is None or key != self._seam_key:
+            self._seam, self._seam_key = find_seam(losses, model), key
+        return self._seam
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and processes find the seam anew: parameters are known by identity."""
+        return {**vars(self), "_seam": None, "_seam_key": None, "_parameters": (None, [])}
