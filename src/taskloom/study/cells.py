@@ -1,14 +1,17 @@
 """Cells: the configurations a study compares, expanded from the study file's `cells`.
 
 An entry is one architecture with its settings, and beside it, if wanted, `balancing`, `callbacks`,
-`coupling`, `training` (settings in place of the study's), `tasks` (some of the study's) and `name`:
+`coupling`, `training` (settings in place of the study's), `tasks` (some of the study's), `warm_start` and
+`name`:
 
     - hard_sharing: {stages: [1, 2, 3], from: [input, output]}
       training: {epochs: 40}
 
 Lists in the architecture's settings multiply: that entry is six cells. A setting that takes a list by nature
 (its type in the architecture's signature is a list, such as `after: [1, 3]`) stays one value; give it a list
-of lists to multiply it. Lists beside the architecture do not multiply.
+of lists to multiply it. `groups: all` is every grouping of the tasks. Beside the architecture, `tasks:
+subsets` (every two or more of the tasks) and a list of lists of tasks multiply; other lists there do not.
+`warm_start` says from which trained networks the cells start.
 """
 
 from __future__ import annotations
@@ -29,15 +32,17 @@ from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing import ARCHITECTURES, Architecture
 from taskloom.study.config import Study, digest
 from taskloom.study.extras import read_callbacks, training_of
+from taskloom.study.groupings import read_task_sets, with_groupings
 from taskloom.study.identity import deciding_settings
 from taskloom.study.locate import explain, located, unknown_setting
+from taskloom.study.warm_start import linked, read_warm_start, renamed
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.training.config import TrainingConfig
 
 SINGLE_TASK = "single_task"
 """Architecture and cell id of the baselines."""
 
-SIBLINGS = ("balancing", "callbacks", "coupling", "training", "tasks", "name")
+SIBLINGS = ("balancing", "callbacks", "coupling", "training", "tasks", "warm_start", "name")
 """What may stand beside the architecture in an entry."""
 
 
@@ -53,6 +58,7 @@ class Cell:
         training: The study's training settings with the cell's own in place.
         balancing: `{name: settings}` of a balancer, None for a plain sum.
         callbacks: `{name: settings}` each, of `taskloom.training.CALLBACKS`, in the order they are called.
+        warm_start: The cells whose trained networks it starts from; see `taskloom.study.warm_start`.
         entry: Position in the study file's `cells`, -1 for a baseline.
     """
 
@@ -63,6 +69,7 @@ class Cell:
     training: TrainingConfig
     balancing: dict[str, Any] | None = None
     callbacks: tuple[dict[str, Any], ...] = ()
+    warm_start: tuple[Cell, ...] = ()
     entry: int = field(default=-1, compare=False)
 
     @property
@@ -80,6 +87,11 @@ class Cell:
             "balancing": self.balancing,
             # Left out where there are none: cells without them are what they were before there were any.
             **({"callbacks": list(self.callbacks)} if self.callbacks else {}),
+            **(
+                {"warm_start": [digest(cell.resolved()) for cell in self.warm_start]}
+                if self.warm_start
+                else {}
+            ),
         }
 
 
@@ -105,7 +117,7 @@ def expand_cells(study: Study) -> list[Cell]:
     for position in range(len(study.config.cells)):
         cells += _expand_entry(study, position)
     _refuse_repetitions(cells, study.document)
-    return _with_unique_names(cells)
+    return renamed(_with_unique_names(cells))
 
 
 def _expand_entry(study: Study, position: int) -> list[Cell]:
@@ -120,7 +132,27 @@ def _expand_entry(study: Study, position: int) -> list[Cell]:
             f"found {given!r}."
         )
     with located(document):
-        tasks = _tasks(entry, study, path)
+        task_sets = read_task_sets(entry.get("tasks"), tuple(study.config.tasks), (*path, "tasks"))
+    return [
+        cell
+        for tasks in task_sets
+        for cell in _expand_on(study, position, architecture, given, tasks, several=len(task_sets) > 1)
+    ]
+
+
+def _expand_on(
+    study: Study,
+    position: int,
+    architecture: str,
+    given: dict[str, Any],
+    tasks: tuple[str, ...],
+    *,
+    several: bool,
+) -> list[Cell]:
+    """The cells of an entry on one of its sets of tasks; `several`: whether it has others."""
+    document, entry = study.document, study.config.cells[position]
+    path: KeyPath = ("cells", position)
+    with located(document):
         balancing = _named(entry.get("balancing"), (*path, "balancing"))
         callbacks = read_callbacks(entry.get("callbacks"), tasks, (*path, "callbacks"))
         if "coupling" in entry:
@@ -134,20 +166,26 @@ def _expand_entry(study: Study, position: int) -> list[Cell]:
         own = "lr_multipliers" in (entry.get("training") or {})
         where: KeyPath = (*path, "training") if own else ("training",)
         training = training_of(training, study.config.tasks, tasks, where)
+        given = with_groupings(given, tasks, (*path, architecture))
     combinations = multiply(architecture, given, document, (*path, architecture))
-    return [
+    with located(document):
+        varied = [name for name in given if name in combinations[0][1]]
+        warm = read_warm_start(entry.get("warm_start"), varied, (*path, "warm_start"))
+    suffix = f" on {', '.join(tasks)}" if several else ""
+    cells = [
         Cell(
-            _name(architecture, settings, title, varied, entry),
+            _name(architecture, settings, title, varied, entry) + suffix,
             architecture,
             settings,
             tasks,
             training,
             balancing,
             callbacks,
-            position,
+            entry=position,
         )
         for settings, varied in combinations
     ]
+    return linked(cells, warm, baselines(study))
 
 
 def _architecture(entry: Mapping[str, Any], document: Document, path: KeyPath) -> str:
@@ -260,23 +298,6 @@ def _depth_of_type(annotation: Any) -> int:
     return inner + issubclass(origin, collections.abc.Sequence | collections.abc.Set)
 
 
-def _tasks(entry: Mapping[str, Any], study: Study, path: KeyPath) -> tuple[str, ...]:
-    known = tuple(study.config.tasks)
-    chosen = entry.get("tasks")
-    if chosen is None:
-        return known
-    if not isinstance(chosen, list) or not chosen:
-        raise ConfigError(f"{dotted((*path, 'tasks'))}: a list of task names expected, found {chosen!r}.")
-    for name in chosen:
-        if name not in known:
-            raise ConfigError(
-                f"{dotted((*path, 'tasks'))}: `{name}` is not a task of this "
-                f"study.{did_you_mean(str(name), known)} "
-                f"Tasks: {', '.join(known)}."
-            )
-    return tuple(name for name in known if name in chosen)
-
-
 def _named(value: Any, path: KeyPath) -> dict[str, Any] | None:
     """`{name: settings}`, or the bare name for its defaults."""
     if value is None:
@@ -330,15 +351,20 @@ def _name(
         words += f" + {_human(balancing if isinstance(balancing, str) else next(iter(balancing)))}"
     for callback in entry.get("callbacks") or ():
         words += f" + {_human(callback if isinstance(callback, str) else next(iter(callback)))}"
+    if entry.get("warm_start") is not None:
+        words += " + warm start"
     return words
 
 
 def _short_name(architecture: str, settings: Mapping[str, Any]) -> str:
     if architecture == "hard_sharing":
         end = settings.get("from")
-        return f"hard sharing {_human(settings['stages'])}" + (f" from {end}" if end else "")
+        groups = f" of {_human(settings['groups'])}" if settings.get("groups") else ""
+        return f"hard sharing {_human(settings['stages'])}" + (f" from {end}" if end else "") + groups
     if architecture == "cross_stitch":
-        return "cross-stitch" + (f" per {settings['per']}" if "per" in settings else "")
+        end = f" from {settings['from']}" if "from" in settings else ""
+        units = f" {_human(settings['units'])}{end}" if "units" in settings else ""
+        return f"cross-stitch{units}" + (f" per {settings['per']}" if "per" in settings else "")
     if architecture == "soft_sharing" and "tie" in settings:
         weight = settings.get("weight")
         return _human(settings["tie"]) + ("" if weight is None else f" {_human(weight)}")
@@ -354,7 +380,8 @@ def _name_with_all_settings(cell: Cell) -> str:
     extras = [
         _full_name(name, given) for named in (*beside, *cell.callbacks) for name, given in named.items()
     ]
-    return " + ".join([_full_name(cell.architecture, cell.settings), *extras])
+    warm = ["warm start"] if cell.warm_start else []
+    return " + ".join([_full_name(cell.architecture, cell.settings), *extras, *warm])
 
 
 def _human(value: Any) -> str:
@@ -363,8 +390,13 @@ def _human(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{_human(key)} {_human(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return " ".join(_human(item) for item in value)
+        return {2: " ", 3: ", "}.get(_depth_of_value(value), " ").join(map(_human_item, value))
     return str(value).replace("_", " ").strip()
+
+
+def _human_item(value: Any) -> str:
+    """An item of a list; a group of tasks is joined by "+"."""
+    return "+".join(map(_human, value)) if _depth_of_value(value) == 1 else _human(value)
 
 
 def _with_unique_names(cells: Sequence[Cell]) -> list[Cell]:

@@ -33,7 +33,8 @@ def do_runs(specs: Sequence[RunSpec], jobs: int, started: Started) -> Iterator[R
     """Does runs and yields their records as they end.
 
     Args:
-        specs: The runs, in the order in which they begin.
+        specs: The runs, in the order in which they begin; with several at a time, one that starts from
+            another waits for it.
         jobs: How many at a time. One is done in this process; more get processes of their own (spawned),
             which share the cores.
         started: Called with a run when it begins.
@@ -72,15 +73,18 @@ class _Pool:
 
     def do(self, specs: Sequence[RunSpec], started: Started) -> Iterator[RunRecord]:
         self._workers = [self._start() for _ in range(self._size)]
-        waiting = list(reversed(specs))
+        waiting, unfinished = list(specs), {spec.id for spec in specs}
         for worker in self._workers:
-            self._next(worker, waiting, started)
+            self._next(worker, waiting, unfinished, started)
         while busy := [worker for worker in self._workers if worker.spec is not None]:
             for ready in wait([worker.connection for worker in busy]):
                 worker = next(worker for worker in busy if worker.connection is ready)
                 record, worker = self._receive(worker)
-                yield record
-                self._next(worker, waiting, started)
+                worker.spec = None
+                yield record  # what starts from this run finds it in the store
+                unfinished.discard(record.id)
+                for idle in [other for other in self._workers if other.spec is None]:
+                    self._next(idle, waiting, unfinished, started)
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
@@ -89,10 +93,12 @@ class _Pool:
         theirs.close()  # so that a worker's end shows as the end of its pipe
         return _Worker(process, ours)
 
-    def _next(self, worker: _Worker, waiting: list[RunSpec], started: Started) -> None:
-        worker.spec = None
-        if waiting:
-            worker.spec = waiting.pop()
+    def _next(self, worker: _Worker, waiting: list[RunSpec], unfinished: set[str], started: Started) -> None:
+        """Gives a worker the first run that does not start from one that is still to end."""
+        ready = next((spec for spec in waiting if unfinished.isdisjoint(s.id for s in spec.starts)), None)
+        if ready is not None:
+            waiting.remove(ready)
+            worker.spec = ready
             started(worker.spec)
             with contextlib.suppress(
                 BrokenPipeError

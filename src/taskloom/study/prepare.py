@@ -22,6 +22,7 @@ from taskloom.study.config import Study
 from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
 from taskloom.study.runs import DataRequest, RunSpec, data_request
+from taskloom.study.warm_start import started
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
@@ -174,7 +175,7 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         spec = first[cell.id + cell.tasks[0]]
         path: KeyPath = ("encoder",) if cell.entry < 0 else ("cells", cell.entry)
         try:
-            network = build_network(spec, splits)
+            network, _ = started(spec, splits, build_network, None)
             network.eval()
             rows = _two_rows(splits.train)
             with torch.inference_mode():

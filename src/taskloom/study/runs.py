@@ -68,6 +68,7 @@ class RunSpec:
         data: What to train on.
         resolved: What `id` is the hash of, as plain values.
         out: The study's folder.
+        starts: The runs, of the same repeat, from whose trained networks this one starts.
     """
 
     id: str
@@ -79,6 +80,7 @@ class RunSpec:
     data: DataRequest
     resolved: dict[str, Any]
     out: Path
+    starts: tuple[RunSpec, ...] = ()
 
     @property
     def label(self) -> str:
@@ -109,22 +111,37 @@ def plan_runs(
         checksums: Per repeat, what tells the source files apart (their SHA-256).
         out: The study's folder.
     """
+    return [
+        _spec(study, cell, repeat, requests, checksums, out)
+        for repeat in range(len(requests))
+        for cell in cells
+    ]
+
+
+def _spec(
+    study: Study,
+    cell: Cell,
+    repeat: int,
+    requests: Sequence[DataRequest],
+    checksums: Sequence[Any],
+    out: Path,
+) -> RunSpec:
+    """The run of a cell in a repeat, with those that it starts from."""
+    request, seed = requests[repeat], study.seed_of(repeat)
     encoder = study.config.encoder.model_dump(mode="json")
     head = study.config.head.model_dump(mode="json")
-    specs = []
-    for repeat, request in enumerate(requests):
-        seed = study.seed_of(repeat)
-        for cell in cells:
-            resolved = {
-                "format": RUN_FORMAT,
-                "data": {"reader": request.reader, **request.settings},
-                "sources": checksums[repeat],
-                "tasks": request.tasks,
-                "split": {**request.split, "seed": request.seed},
-                "encoder": encoder,
-                "head": study.config.head.model_dump(mode="json", exclude_defaults=True),
-                "cell": cell.resolved(),
-                "seed": seed,
-            }
-            specs.append(RunSpec(digest(resolved), cell, repeat, seed, encoder, head, request, resolved, out))
-    return specs
+    starts = tuple(_spec(study, start, repeat, requests, checksums, out) for start in cell.warm_start)
+    resolved = {
+        "format": RUN_FORMAT,
+        "data": {"reader": request.reader, **request.settings},
+        "sources": checksums[repeat],
+        "tasks": request.tasks,
+        "split": {**request.split, "seed": request.seed},
+        "encoder": encoder,
+        "head": study.config.head.model_dump(mode="json", exclude_defaults=True),
+        "cell": cell.resolved(),
+        "seed": seed,
+        # The ids of whole runs: with any of them, and theirs in turn, this is another run.
+        **({"starts": [start.id for start in starts]} if starts else {}),
+    }
+    return RunSpec(digest(resolved), cell, repeat, seed, encoder, head, request, resolved, out, starts)

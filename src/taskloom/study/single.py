@@ -15,6 +15,7 @@ from taskloom.study.locate import located
 from taskloom.study.prepare import check_devices, dry_build, prepare_data
 from taskloom.study.runs import RunSpec, data_request, plan_runs
 from taskloom.study.views import labelled_rows
+from taskloom.study.warm_start import started
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.training import Evaluation, History, TrainingConfig, evaluate, fit
 
@@ -49,6 +50,8 @@ def train_cell(
 ) -> Trained:
     """Trains one cell once, with the seed and on the split of the first repeat.
 
+    A cell with a warm start comes after the networks that it starts from, which are trained for it.
+
     Args:
         study: The study.
         name: Name of a cell, or of a single-task baseline ("age alone").
@@ -73,21 +76,36 @@ def train_cell(
     spec = plan_runs(study, [cell], prepared.requests, prepared.checksums, stores)[0]
     splits = cache.get(spec.data)
     dry_build(study, [cell], [spec], splits)
-    network = build_network(spec, splits)
-    train = labelled_rows(splits.train, cell.tasks)
+    network, history = _train(spec, splits, folder, progress, {})
+    batch = TrainingConfig().evaluation_batch
+    return Trained(spec, network, splits, history, evaluate(network, splits.test, batch=batch))
+
+
+def _train(
+    spec: RunSpec,
+    splits: DataSplits,
+    folder: Path | None,
+    progress: bool | None,
+    trained: dict[str, MultiTaskNetwork],
+) -> tuple[MultiTaskNetwork, History]:
+    """Trains a run; before it, those that it starts from, each once."""
+    for start in spec.starts:
+        if start.id not in trained:
+            own = None if folder is None else folder / "starts" / start.id[:16]
+            trained[start.id], _ = _train(start, splits, own, progress, trained)
+    network, _ = started(spec, splits, build_network, lambda start: trained[start.id].state_dict())
     history = fit(
         network,
-        train,
+        labelled_rows(splits.train, spec.cell.tasks),
         splits.validation,
-        cell.training,
+        spec.cell.training,
         seed=spec.seed,
         folder=folder,
         balancer=build_balancer(spec),
         callbacks=build_callbacks(spec.cell.callbacks),
         progress=progress,
     )
-    batch = TrainingConfig().evaluation_batch
-    return Trained(spec, network, splits, history, evaluate(network, splits.test, batch=batch))
+    return network, history
 
 
 def part_of(splits: DataSplits, name: str) -> TaskDataset:

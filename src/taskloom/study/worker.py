@@ -22,6 +22,7 @@ from taskloom.study.extras import build_callbacks
 from taskloom.study.results import MetricValue, Part, RunRecord, run_folder
 from taskloom.study.runs import DataRequest, RunSpec
 from taskloom.study.views import labelled_rows
+from taskloom.study.warm_start import started, weights_of_run
 from taskloom.training import Evaluation, History, evaluate, fit
 from taskloom.training.reproducibility import environment, reproducible, seed_everything
 
@@ -102,7 +103,7 @@ def _train_and_evaluate(
     spec: RunSpec, cache: DataCache
 ) -> tuple[History, dict[Part, Evaluation], dict[str, Any]]:
     splits = cache.get(spec.data)
-    network = build_network(spec, splits)
+    network, start = started(spec, splits, build_network, weights_of_run)
     folder = run_folder(spec.out, spec.id)
     history = fit(
         network,
@@ -122,7 +123,7 @@ def _train_and_evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     for part, evaluation in evaluations.items():
         save_summaries(folder / f"{part}_summary.npz", evaluation.summaries)
-    return history, evaluations, describe_network(network)
+    return history, evaluations, {**describe_network(network), **start}
 
 
 def describe_network(network: MultiTaskNetwork) -> dict[str, Any]:
