@@ -16,25 +16,22 @@ subsets` (every two or more of the tasks) and a list of lists of tasks multiply;
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
-import inspect
-import itertools
-import typing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
 from taskloom.errors import ConfigError, did_you_mean
-from taskloom.sharing import ARCHITECTURES, Architecture
+from taskloom.sharing import ARCHITECTURES
 from taskloom.study.config import Study, digest
 from taskloom.study.extras import read_callbacks, training_of
 from taskloom.study.groupings import read_task_sets, with_groupings
 from taskloom.study.identity import deciding_settings
-from taskloom.study.locate import explain, located, unknown_setting
+from taskloom.study.locate import explain, located
+from taskloom.study.multiply import depth_of_value, multiply
 from taskloom.study.warm_start import linked, read_warm_start, renamed
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.training.config import TrainingConfig
@@ -215,89 +212,6 @@ def _architecture(entry: Mapping[str, Any], document: Document, path: KeyPath) -
     return found[0]
 
 
-def multiply(
-    architecture: str, given: Mapping[str, Any], document: Document, path: KeyPath
-) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
-    """Returns every combination of the listed values of an architecture's settings.
-
-    Args:
-        architecture: Name in `ARCHITECTURES`.
-        given: Its settings as the study file gives them.
-        document: For file and line in messages.
-        path: Where the settings stand.
-
-    Returns:
-        Per combination, the settings by the names of the architecture's parameters, and the names of those
-        that vary between combinations.
-    """
-    parameters = _parameters(ARCHITECTURES[architecture])
-    choices: dict[str, list[Any]] = {}
-    for key, value in given.items():
-        if key not in parameters:
-            raise ConfigError(
-                f"{document.where((*path, key))}: {unknown_setting((*path, key), list(parameters))}"
-            )
-        listed = _depth_of_value(value) > parameters[key].list_depth
-        if listed and not value:
-            raise ConfigError(
-                f"{document.where((*path, key))}: {dotted((*path, key))}: at least one value expected, "
-                "found an empty list."
-            )
-        choices[key] = value if listed else [value]
-    missing = [name for name, parameter in parameters.items() if parameter.required and name not in choices]
-    if missing:
-        raise ConfigError(f"{document.where(path)}: {dotted((*path, missing[0]))} is missing.")
-    varied = tuple(name for name, values in choices.items() if len(values) > 1)
-    return [
-        (dict(zip(choices, values, strict=True)), varied) for values in itertools.product(*choices.values())
-    ]
-
-
-@dataclass(frozen=True)
-class _Parameter:
-    """A setting of an architecture: how deep lists nest in it by nature, and whether it must be given."""
-
-    list_depth: int = 0
-    required: bool = False
-
-
-def _parameters(architecture: Architecture) -> dict[str, _Parameter]:
-    """The settings of an architecture, by the names that study files use.
-
-    `Architecture.settings` names them in the order of the function's parameters after encoder and tasks, and
-    after those such as `copies` that every architecture has.
-    """
-    function = inspect.unwrap(cast(Callable[..., Any], architecture))
-    hints = typing.get_type_hints(function)
-    declared = list(inspect.signature(function).parameters.values())[2:]
-    found: dict[str, _Parameter] = {}
-    for written, parameter in itertools.zip_longest(architecture.settings, declared):
-        if written is None:
-            break
-        if parameter is None:
-            found[written] = _Parameter()
-        else:
-            depth = _depth_of_type(hints.get(parameter.name, Any))
-            found[written] = _Parameter(depth, parameter.default is parameter.empty)
-    return found
-
-
-def _depth_of_value(value: Any) -> int:
-    """How deeply lists are nested: 0 for 3, 1 for [3], 2 for [[3], 4]."""
-    return 1 + max(map(_depth_of_value, value), default=0) if isinstance(value, list) else 0
-
-
-def _depth_of_type(annotation: Any) -> int:
-    """How deeply a value of this type nests lists; the deepest of a union."""
-    origin = typing.get_origin(annotation) or annotation
-    inner = max((_depth_of_type(part) for part in typing.get_args(annotation)), default=0)
-    if not isinstance(origin, type):
-        return inner
-    if issubclass(origin, str | bytes | collections.abc.Mapping):
-        return 0  # the values of a mapping may be lists, it is none
-    return inner + issubclass(origin, collections.abc.Sequence | collections.abc.Set)
-
-
 def _named(value: Any, path: KeyPath) -> dict[str, Any] | None:
     """`{name: settings}`, or the bare name for its defaults."""
     if value is None:
@@ -390,13 +304,13 @@ def _human(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{_human(key)} {_human(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return {2: " ", 3: ", "}.get(_depth_of_value(value), " ").join(map(_human_item, value))
+        return {2: " ", 3: ", "}.get(depth_of_value(value), " ").join(map(_human_item, value))
     return str(value).replace("_", " ").strip()
 
 
 def _human_item(value: Any) -> str:
     """An item of a list; a group of tasks is joined by "+"."""
-    return "+".join(map(_human, value)) if _depth_of_value(value) == 1 else _human(value)
+    return "+".join(map(_human, value)) if depth_of_value(value) == 1 else _human(value)
 
 
 def _with_unique_names(cells: Sequence[Cell]) -> list[Cell]:

@@ -109,7 +109,8 @@ def linked(cells: Sequence[Cell], warm: WarmStart | None, alone: Sequence[Cell])
     chains: dict[str, Cell] = {}
     found = []
     for cell in cells:
-        rest = digest({name: value for name, value in cell.settings.items() if name != warm.along})
+        others = {name: value for name, value in cell.settings.items() if name != warm.along}
+        rest = digest(dataclasses.replace(cell, settings=others).resolved())
         start = tuple(of_task[(task,)] for task in cell.tasks)
         if warm.along is not None and rest in chains:
             start = (chains[rest],)

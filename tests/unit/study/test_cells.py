@@ -9,8 +9,9 @@ from typing import Any, Literal
 import pytest
 
 from taskloom.errors import ConfigError
-from taskloom.study.cells import Cell, _depth_of_type, baselines, expand_cells
+from taskloom.study.cells import Cell, baselines, expand_cells
 from taskloom.study.config import Study, check_study
+from taskloom.study.multiply import depth_of_type
 from taskloom.study.overrides import apply_overrides
 from taskloom.study.yaml_lines import parse_document
 
@@ -72,7 +73,7 @@ def test_a_list_by_nature_stays_one_value_and_a_list_of_lists_multiplies() -> No
     ],
 )
 def test_what_is_a_list_by_nature_follows_from_the_annotation(annotation: Any, depth: int) -> None:
-    assert _depth_of_type(annotation) == depth
+    assert depth_of_type(annotation) == depth
 
 
 def test_groups_are_lists_of_lists_by_nature() -> None:
