@@ -69,6 +69,7 @@ class TinyNetwork(nn.Module):
         state = torch.get_rng_state()
         torch.manual_seed(seed)
         self.tasks, self.weight = tasks, weight
+        self.reversals: dict[str, object] = {}
         self.shared = nn.Linear(4, 8)
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.ModuleDict({name: nn.Linear(8, task.width) for name, task in tasks.items()})

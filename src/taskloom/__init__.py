@@ -24,7 +24,17 @@ if TYPE_CHECKING:
         study,
         training,
     )
-    from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task, TaskSet
+    from taskloom.tasks import (
+        Binary,
+        Labels,
+        Landmarks,
+        Multiclass,
+        Multilabel,
+        Regression,
+        Reversal,
+        Task,
+        TaskSet,
+    )
     from taskloom.training import evaluate, fit
 
 _ROOMS = (
@@ -42,7 +52,17 @@ _ROOMS = (
 )
 _HOMES = {
     **dict.fromkeys(
-        ("Binary", "Labels", "Landmarks", "Multiclass", "Multilabel", "Regression", "Task", "TaskSet"),
+        (
+            "Binary",
+            "Labels",
+            "Landmarks",
+            "Multiclass",
+            "Multilabel",
+            "Regression",
+            "Reversal",
+            "Task",
+            "TaskSet",
+        ),
         "taskloom.tasks",
     ),
     **dict.fromkeys(("evaluate", "fit"), "taskloom.training"),
@@ -55,6 +75,7 @@ __all__ = [
     "Multiclass",
     "Multilabel",
     "Regression",
+    "Reversal",
     "Task",
     "TaskSet",
     "__version__",

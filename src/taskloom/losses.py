@@ -16,7 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from taskloom.registry import Registry
-from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task, TaskSet
+from taskloom.tasks import (
+    Binary,
+    Labels,
+    Landmarks,
+    Multiclass,
+    Multilabel,
+    Regression,
+    StageOutput,
+    Task,
+    TaskSet,
+)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -55,7 +65,8 @@ def per_task(predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) 
     float16 would lose the small losses.
 
     Args:
-        predictions: Head outputs per task, [N, width], or [N, width, W] for labels per sample.
+        predictions: Head outputs per task, [N, width], or [N, width, W] for labels per sample. Outputs at
+            lower stages (`StageOutput`) add their weighted loss to their task's.
         labels: Labels of the same N rows. A task without labels gets sum 0 and count 0.
         tasks: The tasks; each brings its loss (`Task.default_loss`) and its standardisation.
 
@@ -77,7 +88,8 @@ def per_task(predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) 
         >>> losses["age"].mean, losses["gender"].count
         (tensor(4.), tensor(2))
     """
-    unknown = [name for name in predictions if name not in tasks]
+    deep = [name for name in predictions if isinstance(name, StageOutput)]
+    unknown = [name for name in predictions if name not in tasks and not isinstance(name, StageOutput)]
     if unknown:
         raise ValueError(f"predictions name `{unknown[0]}`, which is not among the tasks {', '.join(tasks)}")
     if not predictions:
@@ -86,11 +98,36 @@ def per_task(predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) 
     device = predictions[predicted[0].name].device
     with torch.autocast(device.type, enabled=False):
         prepared = {task.name: _prepare(task, predictions[task.name], labels) for task in predicted}
+        prepared |= {name: _prepare(tasks[name.task], predictions[name], labels) for name in deep}
         losses: dict[str, SumCount] = {}
         for alike in _alike(prepared):
             loss = LOSSES[prepared[alike[0]].loss]
             losses |= zip(alike, _masked_together(loss, [prepared[name] for name in alike]), strict=True)
+        for name in deep:
+            own = losses[name.task]
+            losses[name.task] = SumCount(own.sum + name.weight * losses[name].sum, own.count)
     return {task.name: losses[task.name] for task in predicted}
+
+
+def weighted(losses: Mapping[str, SumCount], tasks: TaskSet) -> dict[str, SumCount]:
+    """The losses with those of auxiliary and adversarial tasks times their `Task.weight`, for a balancer.
+
+    Args:
+        losses: What `per_task` gave; terms of another name stay as they are.
+        tasks: The tasks.
+
+    Example:
+        >>> tasks = tl.TaskSet(tl.Regression("age"), tl.Binary("hat", role="auxiliary", weight=0.1))
+        >>> one = SumCount(torch.tensor(2.0), torch.tensor(1))
+        >>> {name: loss.mean.item() for name, loss in weighted({"age": one, "hat": one}, tasks).items()}
+        {'age': 2.0, 'hat': 0.20000000298023224}
+    """
+    return {
+        name: loss
+        if name not in tasks or tasks[name].weight == 1
+        else SumCount(tasks[name].weight * loss.sum, loss.count)
+        for name, loss in losses.items()
+    }
 
 
 def masked(loss: Loss, output: Tensor, target: Tensor, present: Tensor) -> SumCount:

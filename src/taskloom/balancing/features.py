@@ -157,6 +157,11 @@ def check_has_feature(model: MultiTaskNetwork) -> None:
     plan = getattr(model, "plan", None)
     if not hasattr(model, "from_features") or (plan is not None and plan.num_shared_stages == 0):
         raise no_feature()
+    if getattr(model, "deeply_supervised", False):
+        raise ConfigError(
+            "balancing at the shared feature: heads of deep supervision read the trunk before that feature; "
+            "use `at: parameters`, or leave `deep_supervision` out."
+        )
 
 
 def no_feature() -> ConfigError:

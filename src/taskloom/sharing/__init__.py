@@ -12,6 +12,7 @@ from taskloom.sharing.architectures import (
     soft_sharing,
 )
 from taskloom.sharing.by_plan import by_plan
+from taskloom.sharing.depth import DeepSupervision, ReadOut, with_read_outs
 from taskloom.sharing.heads import HeadSpec
 from taskloom.sharing.mixing import CrossStitch
 from taskloom.sharing.modules import (
@@ -26,12 +27,15 @@ from taskloom.sharing.modules import (
 from taskloom.sharing.network import MultiTaskNetwork, ParameterGroup, PlanNetwork
 from taskloom.sharing.plan import CrossStitchSpec, MixingSpec, Plan, StagePlan, TieSpec
 from taskloom.sharing.proportional import ProportionalAddition, proportional_addition
+from taskloom.sharing.reversal import GradientReversal, reverse_gradient
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "CrossStitch",
     "CrossStitchSpec",
+    "DeepSupervision",
+    "GradientReversal",
     "HeadSpec",
     "MixingSpec",
     "MultiTaskNetwork",
@@ -40,6 +44,7 @@ __all__ = [
     "PlanArchitecture",
     "PlanNetwork",
     "ProportionalAddition",
+    "ReadOut",
     "StagePlan",
     "TieSpec",
     "adashare",
@@ -53,8 +58,10 @@ __all__ = [
     "ple",
     "proportional_addition",
     "register",
+    "reverse_gradient",
     "single_task",
     "sluice",
     "soft_sharing",
     "task_routing",
+    "with_read_outs",
 ]

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.registry import Registry
+from taskloom.sharing.depth import Depths, resolve_read_outs, with_read_outs
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.mixing import Per, Start
 from taskloom.sharing.network import MultiTaskNetwork, PlanNetwork
@@ -55,6 +56,10 @@ ARCHITECTURES: Registry[Architecture] = Registry("way of sharing")
 """Every architecture by the name that study files use."""
 
 
+OF_EVERY_PLAN = ("copies", "read_out", "deep_supervision")
+"""Settings that every way of sharing has that is a filling of the plan; see `PlanNetwork`."""
+
+
 class PlanArchitecture:
     """A way of sharing that is a filling of the plan.
 
@@ -76,7 +81,7 @@ class PlanArchitecture:
         """Names of the settings, as study files write them."""
         written = {setting: alias for alias, setting in self._aliases.items()}
         names = list(inspect.signature(self._function).parameters)[2:]
-        return tuple(written.get(name, name) for name in [*names, "copies"])
+        return tuple(written.get(name, name) for name in [*names, *OF_EVERY_PLAN])
 
     def plan(self, encoder: Encoder, tasks: TaskSet, **settings: Any) -> Plan:
         """The plan alone.
@@ -104,14 +109,31 @@ class PlanArchitecture:
         *,
         head: HeadChoice = None,
         copies: Copies = "fresh",
+        read_out: Depths | None = None,
+        deep_supervision: Any = None,
         **settings: Any,
     ) -> PlanNetwork:
-        """Builds the network; see `PlanNetwork` for `head` and `copies`.
+        """Builds the network; see `PlanNetwork` for `head`, `copies` and `deep_supervision`.
+
+        Args:
+            encoder, tasks, head, copies, deep_supervision: See `PlanNetwork`.
+            read_out: Task hierarchy: tasks whose head stands at a lower stage, `{task: stage}` or
+                `{task: {stage: ..., features: flat | pooled}}`; the others are read out after the last one.
+            **settings: Its own settings.
 
         Raises:
             ConfigError: An unknown, missing or unfit setting, or a plan that does not fit.
         """
-        return PlanNetwork(encoder, tasks, self.plan(encoder, tasks, **settings), head, copies=copies)
+        plan = self.plan(encoder, tasks, **settings)
+        depths = resolve_read_outs(read_out, tasks.names, encoder.stage_names)
+        return PlanNetwork(
+            encoder,
+            tasks,
+            with_read_outs(plan, depths) if depths else plan,
+            head,
+            copies=copies,
+            deep_supervision=deep_supervision,
+        )
 
     def __repr__(self) -> str:
         return f"PlanArchitecture({self.name}: {', '.join(self.settings)})"

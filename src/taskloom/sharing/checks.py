@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -37,8 +37,13 @@ def check_meetings(plan: Plan, steps: Sequence[Step], stage_names: Sequence[str]
                 )
 
 
-def check_inputs_stay(encoder: Encoder, steps: Sequence[Step]) -> None:
-    """Refuses a stage that works in place on an input which other copies read: it would spoil it for them.
+def check_inputs_stay(encoder: Encoder, steps: Sequence[Step], read: Collection[int] = ()) -> None:
+    """Refuses a stage that works in place on an input which others read: it would spoil it for them.
+
+    Args:
+        encoder: The backbone.
+        steps: The compiled steps of its plan.
+        read: Positions of stages whose outputs heads read.
 
     Copies of such stages run once in training mode (where dropout works) on two rows of zeros.
 
@@ -47,7 +52,7 @@ def check_inputs_stay(encoder: Encoder, steps: Sequence[Step]) -> None:
     """
     with _traced(encoder) as example:
         for index, (name, step) in enumerate(zip(encoder.stage_names, steps, strict=True)):
-            if not read_by_several(step):
+            if not step.calls or not (read_by_several(step) or index - 1 in read):
                 continue
             inputs = torch.zeros_like(_rows(encoder, index, example))
             version = inputs._version
@@ -55,7 +60,7 @@ def check_inputs_stay(encoder: Encoder, steps: Sequence[Step]) -> None:
             if inputs._version != version:
                 raise ConfigError(
                     f"sharing: stage `{name}` works in place on its input, which other copies of it "
-                    "read too; set inplace=False in its first layer."
+                    "or heads read too; set inplace=False in its first layer."
                 )
 
 

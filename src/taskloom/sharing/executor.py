@@ -48,13 +48,19 @@ class Step:
 
     Args:
         calls: Its calls.
-        outputs: For each task, the stream that the calls give it.
-        streams: For each task, the stream it goes on with: `outputs`, or that of the mixing unit.
+        outputs: For each of `tasks`, the stream that the calls give it.
+        streams: For each of `tasks`, the stream it goes on with: `outputs`, or that of the mixing unit.
+        tasks: The tasks that run through the stage.
     """
 
     calls: tuple[Call, ...]
     outputs: tuple[Stream, ...]
     streams: tuple[Stream, ...]
+    tasks: tuple[str, ...]
+
+    def stream_of(self, task: str) -> Stream:
+        """The stream that the task goes on with."""
+        return self.streams[self.tasks.index(task)]
 
 
 def compile_plan(plan: Plan) -> tuple[Step, ...]:
@@ -65,24 +71,25 @@ def compile_plan(plan: Plan) -> tuple[Step, ...]:
         >>> [len(step.calls) for step in compile_plan(Plan(("a", "b"), (shared, alone, shared)))]
         [1, 2, 1]
     """
-    tasks = plan.tasks
-    streams = (Stream(0, 0),) * len(tasks)  # everybody starts from the network's input
+    streams = dict.fromkeys(plan.tasks, Stream(0, 0))  # everybody starts from the network's input
+    parts = {0: 1}
     steps = []
-    for stage in plan.stages:
-        calls = _calls(tasks, stage, streams)
+    for number, stage in enumerate(plan.stages, start=1):
+        tasks = plan.active(number)
+        calls = _calls(tasks, stage, [streams[task] for task in tasks], parts)
         positions = {
-            (call.group, stream): Stream(number, part)
-            for number, call in enumerate(calls)
+            (call.group, stream): Stream(index, part)
+            for index, call in enumerate(calls)
             for part, stream in enumerate(call.inputs)
         }
-        outputs = tuple(
-            positions[stage.group_of(task), stream] for task, stream in zip(tasks, streams, strict=True)
-        )
-        if stage.mixing is None:
-            streams = outputs
-        else:  # a mixing unit gives one tensor per task
-            streams = tuple(Stream(number, 0) for number in range(len(tasks)))
-        steps.append(Step(tuple(calls), outputs, streams))
+        outputs = tuple(positions[stage.group_of(task), streams[task]] for task in tasks)
+        parts = {index: len(call.inputs) for index, call in enumerate(calls)}
+        following = outputs
+        if stage.mixing is not None:  # a mixing unit gives one tensor per task
+            following = tuple(Stream(index, 0) for index in range(len(tasks)))
+            parts = dict.fromkeys(range(len(tasks)), 1)
+        streams = dict(zip(tasks, following, strict=True))
+        steps.append(Step(tuple(calls), outputs, following, tasks))
     return tuple(steps)
 
 
@@ -92,8 +99,10 @@ def read_by_several(step: Step) -> bool:
     return any(count > 1 for count in readers.values())
 
 
-def _calls(tasks: Sequence[str], stage: StagePlan, streams: Sequence[Stream]) -> list[Call]:
-    parts = Counter(stream.call for stream in set(streams))
+def _calls(
+    tasks: Sequence[str], stage: StagePlan, streams: Sequence[Stream], parts: Mapping[int, int]
+) -> list[Call]:
+    """`parts`: of how many streams the tensor of each call of the stage before consists."""
     calls = []
     for group, members in enumerate(stage.partition):
         wanted = {stream for task, stream in zip(tasks, streams, strict=True) if task in members}

@@ -1,11 +1,11 @@
-"""The five methods that every multi-task network has, and the network that executes a plan."""
+"""The network that executes a plan."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
@@ -16,111 +16,17 @@ from taskloom.sharing.checks import (
     check_meetings,
     check_side_effects,
 )
+from taskloom.sharing.depth import ReadOut, build_head, resolve_supervision, without_tasks
 from taskloom.sharing.executor import Flow, Stream, compile_plan, run_step
 from taskloom.sharing.heads import HeadChoice, head_specs
 from taskloom.sharing.mixing import MixingUnit
+from taskloom.sharing.multitask import Features, MultiTaskNetwork, ParameterGroup, trainable
 from taskloom.sharing.plan import Copies, Plan, check_plan
 from taskloom.sharing.ties import Tie
 from taskloom.sharing.ties import build as build_tie
-from taskloom.tasks import TaskSet
+from taskloom.tasks import StageOutput, TaskSet
 
-Features = Tensor | dict[str, Tensor]
-"""The seam between shared and task parameters; a dictionary where no stage is shared by all tasks."""
-
-
-@dataclass
-class ParameterGroup:
-    """Parameters that one learning rate applies to.
-
-    Args:
-        name: "shared", "task:<name>", "mixing", "tie" (with ":<multiplier>" where stages differ).
-        parameters: Trainable parameters; each stands in one group of a network.
-        lr_multiplier: Factor on the learning rate.
-        decays: Whether the optimiser's weight decay acts on them. It must not on mixing matrices, stage
-            weights, policies and parameters of ties: their neutral value is not 0.
-    """
-
-    name: str
-    parameters: list[nn.Parameter]
-    lr_multiplier: float = 1.0
-    decays: bool = True
-
-
-class MultiTaskNetwork(nn.Module, ABC):
-    """What training, balancing and reports need of a network, whatever its architecture.
-
-    Args:
-        tasks: The tasks it predicts.
-    """
-
-    def __init__(self, tasks: TaskSet) -> None:
-        super().__init__()
-        self.tasks = tasks
-
-    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Predicts every task from one pass.
-
-        Args:
-            inputs: [N, ...].
-
-        Returns:
-            Per task its head's outputs, [N, width] ([N, width, W] for labels per sample).
-        """
-        return self.from_features(self.features(inputs))
-
-    @abstractmethod
-    def features(self, inputs: Tensor) -> Features:
-        """The seam between shared and task parameters: what `from_features` predicts all tasks from."""
-
-    @abstractmethod
-    def from_features(self, features: Features) -> dict[str, Tensor]:
-        """Predictions from what `features` gave; `forward` is one after the other."""
-
-    @abstractmethod
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that do not belong to a single task."""
-
-    @abstractmethod
-    def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """Trainable parameters that belong to this task alone.
-
-        Raises:
-            ConfigError: There is no such task.
-        """
-
-    def task_modules(self, task: str) -> list[nn.Module]:
-        """The modules that belong to this task alone; what stands in no task's list is shared.
-
-        Unless overridden: the largest modules that have parameters, all of them this task's.
-        """
-        return _largest_within(self, {id(parameter) for parameter in self.task_parameters(task)})
-
-    def penalty(self) -> Tensor:
-        """What is added to the losses for ties between copies: a scalar, 0 where there is none."""
-        return next(self.parameters()).new_zeros(())
-
-    def mixing_matrices(self) -> dict[str, Tensor]:
-        """Mixing matrices by stage name, [T, T] or [C, T, T]; row = receiving task, column = donor."""
-        return {}
-
-    def special_groups(self) -> list[ParameterGroup]:
-        """Parameters that have a learning rate of their own; `parameter_groups` sets them apart."""
-        return []
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Every trainable parameter in exactly one group; groups without parameters are left out."""
-        special = self.special_groups()
-        apart = {id(parameter) for group in special for parameter in group.parameters}
-        plain = [
-            ParameterGroup("shared", self.shared_parameters()),
-            *(ParameterGroup(f"task:{task}", self.task_parameters(task)) for task in self.tasks),
-        ]
-        for group in plain:
-            group.parameters = [parameter for parameter in group.parameters if id(parameter) not in apart]
-        return [group for group in [*plain, *special] if group.parameters]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called before every epoch of training (1 is the first), for architectures with a curriculum."""
+__all__ = ["Features", "MultiTaskNetwork", "ParameterGroup", "PlanNetwork", "module_keys", "trainable"]
 
 
 class PlanNetwork(MultiTaskNetwork):
@@ -141,9 +47,13 @@ class PlanNetwork(MultiTaskNetwork):
         head: A head for all tasks, or `{task: head}`; linear read-outs where None.
         copies: "fresh": every copy has a start of its own; "same": all start from the encoder's own weights
             (pretrained ones, for example).
+        deep_supervision: A further head for every task at each stage below its own head, in training: its
+            weight, or `{weight, stages, tasks, features}` (see `DeepSupervision`). Predictions in training
+            then hold their outputs as well, by `StageOutput`; they belong to their task.
 
     Raises:
-        ConfigError: The plan does not fit the encoder or the tasks; what `taskloom.sharing.checks` refuses.
+        ConfigError: The plan does not fit the encoder or the tasks; what `taskloom.sharing.checks` refuses;
+            an adversarial task that shares nothing.
 
     Example:
         >>> from taskloom.sharing import Plan, StagePlan
@@ -165,6 +75,7 @@ class PlanNetwork(MultiTaskNetwork):
         head: HeadChoice = None,
         *,
         copies: Copies = "fresh",
+        deep_supervision: Any = None,
     ) -> None:
         super().__init__(tasks)
         if copies not in ("fresh", "same"):
@@ -175,7 +86,14 @@ class PlanNetwork(MultiTaskNetwork):
         self._steps = compile_plan(plan)
         check_meetings(plan, self._steps, encoder.stage_names)
         check_side_effects(encoder)
-        check_inputs_stay(encoder, self._steps)
+        supervision = resolve_supervision(deep_supervision, tasks.names, encoder.stage_names)
+        self._deep = {
+            StageOutput.of(task, encoder.stage_names[index], supervision.weight): index
+            for task in tasks
+            for index in supervision.stages_of(task, plan.depth(task))
+        }
+        read = {*self._deep.values(), *(plan.depth(task) - 1 for task in tasks)}
+        check_inputs_stay(encoder, self._steps, read)
         self._stage_keys = module_keys(encoder.stage_names)
         self.stages = nn.ModuleDict(
             {
@@ -185,9 +103,13 @@ class PlanNetwork(MultiTaskNetwork):
         )
         specs = head_specs(head, tasks)
         self._head_keys = dict(zip(tasks.names, module_keys(tasks.names), strict=True))
+        shapes, last = encoder.stage_shapes, ReadOut(len(encoder.stages))
+        read_out = {task: plan.read_out.get(task, last) for task in tasks}
         self.heads = nn.ModuleDict(
             {
-                self._head_keys[name]: specs[name].build(encoder.stage_shapes[-1], task.width)
+                self._head_keys[name]: build_head(
+                    specs[name], shapes[read_out[name].stages - 1], task.width, read_out[name].features
+                )
                 for name, task in tasks.items()
             }
         )
@@ -196,11 +118,36 @@ class PlanNetwork(MultiTaskNetwork):
         for index, (key, stage) in enumerate(zip(self._stage_keys, plan.stages, strict=True)):
             if stage.mixing is not None:
                 check_copies_alike(list(self.stages[key].children()), encoder, index)
-                self.mixing[key] = stage.mixing.build(len(tasks), encoder.stage_shapes[index])
+                self.mixing[key] = stage.mixing.build(len(stage.partition), encoder.stage_shapes[index])
             if stage.tie is not None and len(stage.partition) > 1:  # a single task has nothing to tie
                 tie = build_tie(stage.tie.name, weight=stage.tie.weight, **stage.tie.settings)
                 tie.attach(list(self.stages[key].children()))
                 self.ties[key] = tie
+        # Last: networks with and without them start alike.
+        self.deep_heads = nn.ModuleDict()
+        for name, index in self._deep.items():
+            spec, width = specs[name.task], tasks[name.task].width
+            own = shapes[read_out[name.task].stages - 1]
+            if spec.per_sample and shapes[index][1:] != own[1:]:
+                raise ConfigError(
+                    f"deep_supervision: {name}: outputs per sample of rows of shape {list(own)} expected, as "
+                    f"the task's own head reads, found {list(shapes[index])}; leave the stage out."
+                )
+            head_key = self._deep_key(name)
+            self.deep_heads[head_key] = build_head(spec, shapes[index], width, supervision.features)
+        self.put_reversals()
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Predicts every task from one pass; in training, the heads of deep supervision among them.
+
+        Args:
+            inputs: [N, *encoder.input_shape].
+        """
+        if not (self._deep and self.training):
+            return super().forward(inputs)
+        below: dict[str, Tensor] = {}  # what deep heads read before the seam
+        predictions = self.from_features(self._seam(inputs, below))
+        return predictions | self._deep_outputs(below)
 
     def features(self, inputs: Tensor) -> Features:
         """The seam between shared and task parameters.
@@ -212,21 +159,31 @@ class PlanNetwork(MultiTaskNetwork):
             The tensor after the last stage that all tasks share, counted from the input. Where the first
             stage is not shared by all, every task's own features before its head: `{task: [N, ...]}`.
         """
+        return self._seam(inputs, {})
+
+    def _seam(self, inputs: Tensor, read: dict[str, Tensor]) -> Features:
+        """The features; `read` gets what heads of deep supervision read on the way."""
         shared = self.plan.num_shared_stages
         flow = Flow([inputs], [1])
         if shared > 0:
-            return self._run(flow, 0, shared).tensors[0]
-        return self._task_features(self._run(flow, 0, len(self._steps)))
+            return self._run(flow, 0, shared, read).tensors[0]
+        self._run(flow, 0, len(self._steps), read)
+        return {task: read.pop(task) for task in self.tasks}
 
     def from_features(self, features: Features) -> dict[str, Tensor]:
+        read: dict[str, Tensor] = {}
         if isinstance(features, Tensor):
-            flow = self._run(Flow([features], [1]), self.plan.num_shared_stages, len(self._steps))
-            features = self._task_features(flow)
-        return {task: self.heads[key](features[task]) for task, key in self._head_keys.items()}
+            shared = self.plan.num_shared_stages
+            flow = Flow([features], [1])
+            read |= {task: features for task in self.tasks if self.plan.depth(task) == shared}
+            self._run(flow, shared, len(self._steps), read)
+            features = read
+        predictions = {task: self.heads[key](features[task]) for task, key in self._head_keys.items()}
+        return predictions | self._deep_outputs(read)
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters of copies that several tasks use, of mixing and of ties."""
-        copies = self._copies_used_by(lambda group: len(group) > 1)
+        copies = self._copies_used_by(lambda group: len(group) > 1 or group[0] not in self.tasks)
         return trainable([*copies, self.mixing, self.ties])
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
@@ -234,10 +191,11 @@ class PlanNetwork(MultiTaskNetwork):
         return trainable(self.task_modules(task))
 
     def task_modules(self, task: str) -> list[nn.Module]:
-        """The copies that this task uses alone, in the order of the stages, and its head."""
+        """The copies that this task uses alone, in the order of the stages, its heads, its own head last."""
         name = self.tasks[task].name
         copies = self._copies_used_by(lambda group: group == (name,))
-        return [*copies, self.heads[self._head_keys[name]]]
+        deep = [self.deep_heads[self._deep_key(head)] for head in self._deep if head.task == name]
+        return [*copies, *deep, self.heads[self._head_keys[name]]]
 
     def task_copies(self, task: str) -> list[nn.Module]:
         """The copy of every stage that this task uses, alone or with others, and its head."""
@@ -252,9 +210,81 @@ class PlanNetwork(MultiTaskNetwork):
             inputs: [N, *encoder.input_shape].
             number: 0 gives the inputs.
         """
-        flow = self._run(Flow([inputs], [1]), 0, number)
-        streams = self._steps[number - 1].streams if number else (Stream(0, 0),) * len(self.tasks)
-        return self._by_task(flow, streams)
+        read: dict[str, Tensor] = {}
+        flow = self._run(Flow([inputs], [1]), 0, number, read)
+        for task in self.tasks:
+            if self.plan.depth(task) > number:
+                stream = self._steps[number - 1].stream_of(task) if number else Stream(0, 0)
+                read[task] = flow.stream(stream)
+        return {task: read[task] for task in self.tasks}
+
+    @property
+    def deeply_supervised(self) -> bool:
+        """Whether training has heads at lower stages."""
+        return bool(self._deep)
+
+    def entrance(self, task: str) -> nn.Module:
+        name = self.tasks[task].name
+        number = self._goes_alone_after(name)
+        if number == 0:
+            if not self.ties:
+                raise ConfigError(
+                    f"tasks.{name}.role: adversarial: the task shares, mixes and ties no stage with another "
+                    "task, so nothing can forget it; share a stage, or make it `role: auxiliary`."
+                )
+            return self.heads[self._head_keys[name]]  # its own copies are what the ties pull at the others
+        return self.task_copies(name)[number]
+
+    def put_reversals(self) -> None:
+        super().put_reversals()
+        for head in self._deep:
+            if head.task in self.reversals and (
+                (alone := self._goes_alone_after(head.task)) == 0 or self._deep[head] < alone
+            ):
+                self.reversals[head.task].stand_before(self.deep_heads[self._deep_key(head)])
+
+    def _goes_alone_after(self, task: str) -> int:
+        """Number of stages after which the task has copies of its own that no other task hears."""
+        number = self.plan.depth(task)
+        while number and self.plan.stages[number - 1].mixing is None:
+            stage = self.plan.stages[number - 1]
+            if stage.partition[stage.group_of(task)] != (task,):
+                break
+            number -= 1
+        return number
+
+    def drop_tasks(self, names: Sequence[str]) -> None:
+        """Takes tasks out of a trained network: their heads, and the copies that no other task needs.
+
+        What mixing lets other tasks hear stays, up to the last unit. Ties and deep supervision go: the
+        network is one for use. Where shared stages stand above unshared ones and run on the joined batch of
+        all tasks, that batch is smaller afterwards, which may change the last digit; else predictions of the
+        other tasks are the same to the bit.
+
+        Args:
+            names: The tasks.
+
+        Raises:
+            ConfigError: No task would be left, or a name is not a task.
+        """
+        for name in names:
+            self.tasks[name]
+        left = self.tasks.subset([name for name in self.tasks if name not in names])
+        plan = without_tasks(self.plan, names)
+        for key, before, after in zip(self._stage_keys, self.plan.stages, plan.stages, strict=True):
+            needed = {task for group in after.partition for task in group}
+            copies = self.stages[key]
+            assert isinstance(copies, nn.ModuleDict)
+            for copy, group in list(zip(copies, before.partition, strict=True)):
+                if not needed & set(group):
+                    del copies[copy]
+            if after.mixing is None and key in self.mixing:
+                del self.mixing[key]
+        for name in names:
+            del self.heads[self._head_keys.pop(name)]
+            self.reversals.pop(name, None)
+        self.ties, self.deep_heads, self._deep = nn.ModuleDict(), nn.ModuleDict(), {}
+        self.tasks, self.plan, self._steps = left, plan, compile_plan(plan)
 
     def penalty(self) -> Tensor:
         """Sum over tied stages of weight times tie (thesis 002, equation 3.4); a plain 0 without ties."""
@@ -265,12 +295,21 @@ class PlanNetwork(MultiTaskNetwork):
         return total
 
     def mixing_matrices(self) -> dict[str, Tensor]:
-        """Copies of the mixing matrices by stage name, [T, T] or [C, T, T]."""
-        return {
-            name: self._unit(key).matrix().detach().clone()
-            for name, key in zip(self.stage_names, self._stage_keys, strict=True)
-            if key in self.mixing
-        }
+        """Copies of the mixing matrices by stage name, [T, T] or [C, T, T].
+
+        Tasks that are read out below a stage have zeros there: they neither give nor receive.
+        """
+        found: dict[str, Tensor] = {}
+        for name, key, step in zip(self.stage_names, self._stage_keys, self._steps, strict=True):
+            if key in self.mixing:
+                matrix = self._unit(key).matrix().detach().clone()
+                if len(step.tasks) < len(self.plan.tasks):
+                    among = [self.plan.tasks.index(task) for task in step.tasks]
+                    whole = matrix.new_zeros(*matrix.shape[:-2], len(self.plan.tasks), len(self.plan.tasks))
+                    whole[..., torch.tensor(among)[:, None], among] = matrix
+                    matrix = whole
+                found[name] = matrix
+        return found
 
     def special_groups(self) -> list[ParameterGroup]:
         units = [
@@ -285,20 +324,32 @@ class PlanNetwork(MultiTaskNetwork):
         """A table of stages by tasks; tasks with one letter in a row use one copy of that stage."""
         return self.plan.describe(self.stage_names)
 
-    def _run(self, flow: Flow, begin: int, end: int) -> Flow:
+    def _run(self, flow: Flow, begin: int, end: int, read: dict[str, Tensor]) -> Flow:
+        """Runs stages; `read` gets what the heads read on the way, those of deep supervision in training."""
         for index in range(begin, end):
             key, step = self._stage_keys[index], self._steps[index]
             flow = run_step(step, list(self.stages[key].children()), flow)
             if key in self.mixing:
                 mixed = self.mixing[key]([flow.stream(stream) for stream in step.outputs])
                 flow = Flow(mixed, [1] * len(mixed))
+            for task in step.tasks:
+                if self.plan.depth(task) == index + 1 and task in self.tasks:
+                    read[task] = flow.stream(step.stream_of(task))
+            if self.training:
+                for name, at in self._deep.items():
+                    if at == index:
+                        read[name] = flow.stream(step.stream_of(name.task))
         return flow
 
-    def _task_features(self, flow: Flow) -> dict[str, Tensor]:
-        return self._by_task(flow, self._steps[-1].streams)
+    def _deep_outputs(self, read: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of the heads of deep supervision whose features are among these."""
+        return {
+            name: self.deep_heads[self._deep_key(name)](read[name]) for name in self._deep if name in read
+        }
 
-    def _by_task(self, flow: Flow, streams: Sequence[Stream]) -> dict[str, Tensor]:
-        return {task: flow.stream(stream) for task, stream in zip(self.tasks, streams, strict=True)}
+    def _deep_key(self, name: StageOutput) -> str:
+        """Key of a head of deep supervision: stage and task."""
+        return f"{self._stage_keys[self._deep[name]]}-{self._head_keys[name.task]}"
 
     def _copies_used_by(self, wanted: Callable[[tuple[str, ...]], bool]) -> list[nn.Module]:
         """The stage copies whose group of tasks is wanted."""
@@ -350,18 +401,3 @@ def _by_multiplier(name: str, modules: Sequence[tuple[nn.Module, float]]) -> lis
         )
         for multiplier, parameters in groups.items()
     ]
-
-
-def _largest_within(module: nn.Module, wanted: set[int]) -> list[nn.Module]:
-    """The largest submodules that have parameters, all of them among the wanted ones (by `id`)."""
-    parameters = {id(parameter) for parameter in module.parameters()}
-    if parameters and parameters <= wanted:
-        return [module]
-    if not parameters & wanted:
-        return []
-    return [found for child in module.children() for found in _largest_within(child, wanted)]
-
-
-def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """All parameters of the modules that are to be trained."""
-    return [p for module in modules for p in module.parameters() if p.requires_grad]

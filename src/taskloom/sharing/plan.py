@@ -13,6 +13,7 @@ from torch import nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError, did_you_mean
+from taskloom.sharing.depth import ReadOut
 from taskloom.sharing.mixing import CrossStitch, MixingUnit, Per, Start, check_per, check_start
 from taskloom.sharing.ties import TIES
 
@@ -113,9 +114,11 @@ class Plan:
     Args:
         tasks: Task names, in the order of heads and matrices.
         stages: One entry per stage.
+        read_out: Tasks whose head stands at a lower stage (or reads it pooled); in the stages above, a task
+            stands in no group. `depth.with_read_outs` makes such a plan of a usual one.
 
     Raises:
-        ConfigError: A stage whose partition does not hold every task exactly once.
+        ConfigError: A stage whose partition does not hold every task that runs through it exactly once.
 
     Example:
         >>> shared, alone = StagePlan((("a", "b"),)), StagePlan((("a",), ("b",)))
@@ -125,16 +128,32 @@ class Plan:
 
     tasks: tuple[str, ...]
     stages: tuple[StagePlan, ...]
+    read_out: Mapping[str, ReadOut] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for task in self.read_out:
+            if task not in self.tasks or not 1 <= self.depth(task) <= len(self.stages):
+                raise ConfigError(
+                    f"sharing: read-out of `{task}` after stage {self.depth(task)}: the plan has the tasks "
+                    f"{_list(self.tasks)} and the stages 1 to {len(self.stages)}."
+                )
         for number, stage in enumerate(self.stages, start=1):
-            _check_partition(stage.partition, self.tasks, f"sharing: stage {number}")
+            _check_gone(stage.partition, self, number)
+            _check_partition(stage.partition, self.active(number), f"sharing: stage {number}")
+
+    def depth(self, task: str) -> int:
+        """Number of stages that the task runs through."""
+        return self.read_out[task].stages if task in self.read_out else len(self.stages)
+
+    def active(self, number: int) -> tuple[str, ...]:
+        """The tasks that run through stage `number`, from 1."""
+        return tuple(task for task in self.tasks if self.depth(task) >= number)
 
     @property
     def num_shared_stages(self) -> int:
         """Number of stages from the input on that all tasks share."""
         for number, stage in enumerate(self.stages):
-            if len(stage.partition) > 1:
+            if {len(group) for group in stage.partition} != {len(self.tasks)}:
                 return number
         return len(self.stages)
 
@@ -151,7 +170,10 @@ class Plan:
         names = stage_names or [f"stage_{index}" for index in range(len(self.stages))]
         rows = [["stage", *self.tasks, "mixing", "tie"]]
         for name, stage in zip(names, self.stages, strict=True):
-            letters = [_letter(stage.group_of(task)) for task in self.tasks]
+            letters = [
+                _letter(stage.group_of(task)) if any(task in group for group in stage.partition) else "-"
+                for task in self.tasks
+            ]
             mixing = "-" if stage.mixing is None else stage.mixing.describe()
             tie = "-" if stage.tie is None else f"{stage.tie.name} {stage.tie.weight:g}"
             rows.append([name, *letters, mixing, tie])
@@ -211,6 +233,17 @@ def check_lr_multiplier(where: str, value: object) -> None:
         raise ConfigError(f"{where}: lr_multiplier must be a number above 0, found {value!r}.")
 
 
+def _check_gone(partition: Sequence[Sequence[str]], plan: Plan, number: int) -> None:
+    """Refuses a group that holds a task which has left the network below."""
+    for group in partition:
+        for task in group:
+            if task in plan.tasks and plan.depth(task) < number:
+                raise ConfigError(
+                    f"sharing: stage {number} holds `{task}`, which is read out after stage "
+                    f"{plan.depth(task)}; take it out of the group, or read it out higher."
+                )
+
+
 def _check_partition(partition: Sequence[Sequence[str]], tasks: Sequence[str], where: str) -> None:
     named = Counter(task for group in partition for task in group)
     for task in named:
@@ -249,7 +282,7 @@ def _check_tie(name: str, stage: StagePlan, module: nn.Module, num_tasks: int) -
             f"sharing: stage `{name}`: the weight of the tie {tie.name} must be a number of at least 0, "
             f"found {tie.weight!r}."
         )
-    if len(stage.partition) == 1 and num_tasks > 1:
+    if len(stage.partition) == 1 < num_tasks:
         raise ConfigError(f"sharing: stage `{name}` has one copy, shared by all tasks; a tie needs two.")
     if not any(parameter.dim() > 1 for parameter in module.parameters()):
         raise ConfigError(f"sharing: stage `{name}` has no weights to tie; leave it out of the tied stages.")

@@ -25,10 +25,12 @@ from taskloom.tasks.kinds import (
     Multiclass,
     Multilabel,
     Regression,
+    Reversal,
     Role,
     Task,
     task_from_dict,
 )
+from taskloom.tasks.roles import StageOutput
 from taskloom.tasks.sets import Labels, TaskSet
 
 __all__ = [
@@ -40,7 +42,9 @@ __all__ = [
     "Multiclass",
     "Multilabel",
     "Regression",
+    "Reversal",
     "Role",
+    "StageOutput",
     "Task",
     "TaskSet",
     "task_from_dict",

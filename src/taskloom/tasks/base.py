@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 
 from taskloom.errors import ConfigError, did_you_mean
+from taskloom.tasks.roles import Reversal, Role, is_number
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "accuracy": True,
@@ -29,8 +30,6 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 }
 """Direction of every metric by name; `taskloom.metrics` computes exactly these (a test holds them equal)."""
 
-Role = Literal["main", "auxiliary"]
-
 
 @dataclass(frozen=True)
 class Task:
@@ -40,16 +39,23 @@ class Task:
         name: The task's name; also its column in a table unless the data say otherwise.
         metric: The metric the task is judged by; the kind's default where empty.
         loss: The loss it is trained with; the kind's default where empty.
-        role: "main" tasks are judged; "auxiliary" ones are trained and reported apart.
+        role: "main" tasks are judged; "auxiliary" ones are trained and reported apart; "adversarial" ones are
+            auxiliary ones whose gradient is reversed where they leave what they share, see `Reversal`.
+        weight: Factor on the loss of an auxiliary or adversarial task, before the losses are balanced; at
+            least 0. Weights of main tasks are the balancer's.
+        reversal: Schedule of an adversarial task's reversal; the default of `Reversal` where None.
 
     Raises:
-        ConfigError: The metric or loss does not fit the kind, or the name is empty.
+        ConfigError: The metric or loss does not fit the kind, the name is empty, or a setting belongs to
+            another role.
     """
 
     name: str
     metric: str = field(default="", kw_only=True)
     loss: str = field(default="", kw_only=True)
     role: Role = field(default="main", kw_only=True)
+    weight: float = field(default=1.0, kw_only=True)
+    reversal: Reversal | None = field(default=None, kw_only=True)
 
     kind: ClassVar[str] = ""
     known_metrics: ClassVar[tuple[str, ...]] = ()
@@ -63,6 +69,7 @@ class Task:
                 f"tasks.{self.name}.role: `{self.role}` is not a role."
                 f"{did_you_mean(str(self.role), get_args(Role))} Possible: {', '.join(get_args(Role))}."
             )
+        self._check_role_settings()
         for setting, chosen, known in (
             ("metric", self.metric, self.known_metrics),
             ("loss", self.loss, self.known_losses),
@@ -72,6 +79,32 @@ class Task:
                     f"tasks.{self.name}.{setting}: `{chosen}` does not fit a {self.kind} task."
                     f"{did_you_mean(chosen, known)} Possible: {', '.join(known)}."
                 )
+
+    def _check_role_settings(self) -> None:
+        where = f"tasks.{self.name}"
+        if not is_number(self.weight) or self.weight < 0:
+            raise ConfigError(f"{where}.weight: a number of at least 0 expected, found {self.weight!r}.")
+        if self.role == "main" and self.weight != 1:
+            raise ConfigError(
+                f"{where}.weight: only auxiliary and adversarial tasks have a weight of their own; weigh "
+                "main tasks by `balancing`."
+            )
+        if self.reversal is None:
+            return
+        if self.role != "adversarial":
+            raise ConfigError(
+                f"{where}.reversal: only an adversarial task is reversed, this one is {self.role}; set "
+                "`role: adversarial`, or leave it out."
+            )
+        try:
+            object.__setattr__(self, "reversal", Reversal.from_settings(self.reversal))
+        except ConfigError as error:
+            raise ConfigError(f"{where}.{error}") from None
+
+    @property
+    def judged(self) -> bool:
+        """Whether verdicts are about this task: it is a main one."""
+        return self.role == "main"
 
     # -- what the network and the labels look like
 
@@ -138,7 +171,13 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values from which `task_from_dict` rebuilds an equal task."""
-        return {"kind": self.kind, **dataclasses.asdict(self)}
+        plain = {"kind": self.kind, **dataclasses.asdict(self)}
+        # Younger settings that are not used are left out: checkpoints of before go on.
+        if self.weight == 1:
+            del plain["weight"]
+        if self.reversal is None:
+            del plain["reversal"]
+        return plain
 
 
 def read_names(task: str, setting: str, given: Sequence[Any] | int) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from taskloom.errors import ConfigError, did_you_mean
-from taskloom.tasks.base import HIGHER_IS_BETTER, Role, Task
+from taskloom.tasks.base import HIGHER_IS_BETTER, Task
 from taskloom.tasks.classes import Binary, Multiclass, Multilabel
+from taskloom.tasks.roles import Reversal, Role
 from taskloom.tasks.values import Landmarks, Regression
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Multiclass",
     "Multilabel",
     "Regression",
+    "Reversal",
     "Role",
     "Task",
     "task_from_dict",

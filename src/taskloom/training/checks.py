@@ -30,6 +30,11 @@ def check_callbacks(run: Run) -> None:
             f"callbacks: {' and '.join(stopping)} both decide when a task stops; leave one out."
         )
     check_stopping(run.balancer, run.callbacks, run.model.tasks)
+    if stopping and getattr(run.model, "deeply_supervised", False):
+        raise ConfigError(
+            f"callbacks: {stopping[0]} stops tasks one by one, which a network with deep supervision cannot: "
+            "its lower heads learn in stages that would be frozen; leave one of the two out."
+        )
     if run.config.stop is not None and any(callback.ends_training for callback in run.callbacks):
         run.notes.append("training.stop does not act: a callback decides for every task by itself")
 

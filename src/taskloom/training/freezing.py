@@ -195,6 +195,9 @@ class Anatomy:
         if isinstance(model, PlanNetwork):
             read = plan_reads(model)
         else:
+            model.set_progress(
+                1.0
+            )  # a reversal by 0 would look like no dependence; the next step sets it anew
             read = reads(model, inputs, [module for own in modules.values() for module in own])
         return cls(
             owned={task: list(model.task_parameters(task)) for task in model.tasks},
@@ -229,7 +232,9 @@ def plan_reads(network: PlanNetwork) -> dict[str, set[int]]:
     Differentiating would say more than is true where a shared copy runs on the joined batch of several tasks.
     """
     mixed = [number for number, stage in enumerate(network.plan.stages, start=1) if stage.mixing is not None]
-    heard = [copy for task in network.tasks for copy in network.task_copies(task)[: max(mixed, default=0)]]
+    heard = [
+        copy for task in network.tasks for copy in network.task_copies(task)[:-1][: max(mixed, default=0)]
+    ]
     found: dict[str, set[int]] = {}
     for task in network.tasks:
         modules = [*network.task_copies(task), *heard, network.mixing]

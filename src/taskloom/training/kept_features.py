@@ -67,7 +67,9 @@ class Remainder(nn.Module):
             self.num_stages = min(_leading(network.task_copies(task)[:-1], moving) for task in tasks)
             self.has_front = self.num_stages > 0
             # Looked up once: a step after a freeze is short.
-            self._rest = {task: network.task_copies(task)[self.num_stages :] for task in network.tasks}
+            copies = {task: network.task_copies(task) for task in network.tasks}
+            # A task that is read out within the front goes on with its head.
+            self._rest = {task: own[min(self.num_stages, len(own) - 1) :] for task, own in copies.items()}
         else:
             self.has_front = not _features_learn(network, inputs)
 

@@ -17,7 +17,7 @@ from taskloom.balancing import Balancer, WeightedSum
 from taskloom.coupling import Coupling
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
 from taskloom.errors import DataError, TrainingError
-from taskloom.losses import SumCount, per_task
+from taskloom.losses import SumCount, per_task, weighted
 from taskloom.metrics import summarize_all, values
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
 from taskloom.training.config import TrainingConfig
@@ -215,7 +215,8 @@ class Trainer:
         )
         balanced = means if self.coupled.balanced else train_loss
         self.balancer.epoch_end(balanced, validation_metrics)
-        record.balancing = self.balancer.report_state()
+        factors = {f"reversal/{task}": found.factor for task, found in self.model.reversals.items()}
+        record.balancing = self.balancer.report_state() | factors
         self.conclude(record)
 
     def conclude(self, record: EpochRecord) -> None:
@@ -292,6 +293,9 @@ class Trainer:
         on_cpu = self.fabric.device.type == "cpu"
         for step, batch in enumerate(self.train_loader, start=1):
             moved = batch if on_cpu else batch.to(self.fabric.device, non_blocking=True)
+            if self.model.reversals:
+                done = epoch - 1 + (step - 1) / len(self.train_loader)
+                self.model.set_progress(done / self.config.epochs)
             self.state.losses = self.step(moved, watch, step)
             self.state.step = step
             for callback in self.after_batch:
@@ -309,10 +313,11 @@ class Trainer:
             terms = self.coupled.terms(predictions, batch.labels)
             losses |= terms if has_rows(self.train_loader, self.fabric, step) else without_rows(terms)
         losses = joined_losses(self.fabric, losses)
+        followed = weighted(losses, self.tasks)
         if self.coupled.names:
-            self.balancer.backward(*self.coupled.parted(losses, self.model))
+            self.balancer.backward(*self.coupled.parted(followed, self.model))
         else:
-            self.balancer.backward(losses, self.model)
+            self.balancer.backward(followed, self.model)
         watch.add(losses, self.balancer.total, batch, step)
         if self.config.clip is not None:
             self.fabric.clip_gradients(
@@ -362,7 +367,7 @@ class Trainer:
 
     def monitor(self, losses: Values, metrics: dict[str, Values]) -> float:
         """The value that decides the best epoch; see `TrainingConfig.monitor`."""
-        judged = [name for name, task in self.tasks.items() if task.role == "main"] or list(self.tasks)
+        judged = [name for name, task in self.tasks.items() if task.judged] or list(self.tasks)
         found: list[float] = []
         for name in judged:
             task = self.tasks[name]

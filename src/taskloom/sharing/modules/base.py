@@ -84,6 +84,11 @@ class ModuleNetwork(MultiTaskNetwork):
         self.heads = nn.ModuleDict(
             {self._task_keys[name]: specs[name].build(shape, task.width) for name, task in self.tasks.items()}
         )
+        self.put_reversals()
+
+    def entrance(self, task: str) -> nn.Module:
+        """The task's head, unless an architecture has stages of its own before it."""
+        return self.head_of(task)
 
     # -- running
 

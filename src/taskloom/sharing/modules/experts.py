@@ -230,6 +230,11 @@ class ExpertNetwork(ModuleNetwork):
         towers = [self.copies_of(index)[position] for index in self._after]
         return [*own, *gates, *towers, self.head_of(task)]
 
+    def entrance(self, task: str) -> nn.Module:
+        if not self._after:
+            return super().entrance(task)
+        return self.copies_of(self._after[0])[self.tasks.index(task)]
+
     def gate_means(self) -> dict[str, Tensor]:
         """Running mean of every task's gate weights over all experts, [T, K], by the level's last stage.
 

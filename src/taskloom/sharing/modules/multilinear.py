@@ -224,6 +224,11 @@ class RelationNetwork(ModuleNetwork):
     def _tower_features(self, inputs: Tensor) -> dict[str, Tensor]:
         return self.by_task(self.run_each(self._towers, [inputs] * len(self.tasks)))
 
+    def entrance(self, task: str) -> nn.Module:
+        if not (self._trunk and self._towers):  # without a trunk the prior alone relates the towers
+            return super().entrance(task)
+        return self.copies_of(self._towers[0])[self.tasks.index(task)]
+
     def task_modules(self, task: str) -> list[nn.Module]:
         position = self.tasks.index(task)
         return [*(self.copies_of(index)[position] for index in self._towers), self.head_of(task)]

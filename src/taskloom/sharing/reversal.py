@@ -1,0 +1,84 @@
+"""Gradient reversal: the identity forwards; backwards the gradient times -lambda.
+
+What stands behind it learns to predict an adversarial task; what stands before it learns to make that
+impossible (Ganin and Lempitsky, "Unsupervised domain adaptation by backpropagation", ICML 2015, equations 2
+to 4). To a balancer, the adversarial task's gradient on shared parameters *is* the reversed one: a plain sum
+adds it, gradient aggregation (PCGrad, MGDA, ...) treats its direction as any task's, and methods that look
+at the value of a loss (learned weights, dynamic weight average) see the head's loss, which grows where the
+trunk forgets well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.tasks import Reversal
+
+
+class _Reverse(torch.autograd.Function):
+    generate_vmap_rule = True  # grouped execution of stage copies
+
+    @staticmethod
+    def forward(tensor: Tensor, factor: float) -> Tensor:
+        del factor
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        del output
+        ctx.factor = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -ctx.factor * gradients[0], None
+
+
+def reverse_gradient(tensor: Tensor, factor: float) -> Tensor:
+    """Returns the tensor as it is; a gradient that comes back through it is multiplied by -factor.
+
+    Args:
+        tensor: Any shape.
+        factor: lambda, at least 0.
+
+    Example:
+        >>> weight = torch.tensor(2.0, requires_grad=True)
+        >>> reverse_gradient(3 * weight, 0.5).backward()
+        >>> weight.grad
+        tensor(-1.5000)
+    """
+    found: Tensor = _Reverse.apply(tensor, factor)  # type: ignore[no-untyped-call]
+    return found
+
+
+class GradientReversal:
+    """Stands at the input of the first module that belongs to an adversarial task alone, as a forward hook.
+
+    A hook on the module works however the module is reached: by `forward`, by `from_features`, or behind a
+    frozen front whose outputs are kept.
+
+    Args:
+        reversal: The schedule.
+
+    Attributes:
+        factor: lambda as it stands now. Until `progress` is told: the largest.
+    """
+
+    def __init__(self, reversal: Reversal) -> None:
+        self.reversal = reversal
+        self.factor = reversal.at(1.0)
+
+    def progress(self, progress: float) -> None:
+        """Sets the factor for this share of the training, in [0, 1]."""
+        self.factor = self.reversal.at(progress)
+
+    def stand_before(self, module: nn.Module) -> None:
+        """Reverses what reaches the module's input."""
+        module.register_forward_pre_hook(self)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        del module
+        first, *others = inputs
+        return (reverse_gradient(first, self.factor), *others) if first.requires_grad else inputs
