@@ -244,7 +244,8 @@ def test_an_architecture_is_called_by_its_own_name_too() -> None:
     inputs = drawn_inputs(encoder)
     assert all(torch.equal(network(inputs)[task], output) for task, output in same(inputs).items())
     assert tl.sharing.cross_stitch.plan(encoder, tasks, per="channel") == same.plan
-    assert tl.sharing.hard_sharing.settings == ("stages", "from", "groups", "joined", "copies")
+    own = ("stages", "from", "groups", "joined")
+    assert tl.sharing.hard_sharing.settings == (*own, "copies", "read_out", "deep_supervision")
 
 
 def test_a_new_way_of_sharing_is_one_function() -> None:
