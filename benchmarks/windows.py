@@ -14,6 +14,13 @@ What the ratios count:
   `gather_vs_ram_one_thread` is the same with OMP_NUM_THREADS=1, as in a loader process: PyTorch's threads
   wait for each other, so on a busy machine only this one means something.
 - `rss_stride1_over_stride64`: added memory, as above, at stride 1 over that at stride 64.
+- `epoch_<n>_workers_vs_0`: time of a shuffled pass with 1 or 2 loader processes over the time of a pass that
+  reads in the training process; the training step is left out, so that this is what a step would wait for.
+- `anonymous_10x_vs_1x`: memory that is not the mapped store (RssAnon at its peak, imports taken off) during
+  a shuffled pass over recordings ten times as long, over that for the recordings as they are. Of it, the
+  indices of the windows grow with their number; the samples do not come into it.
+- `resident_gpu_vs_store` (only where there is a GPU): time of a pass over windows gathered in its memory over
+  a pass that reads the store and copies every batch.
 
 Every figure comes from a fresh process; the rounds of the ways alternate, and medians are compared. Run
 it with `python benchmarks/windows.py`; the last line is one JSON object.
@@ -40,6 +47,7 @@ import torch
 import taskloom as tl
 from taskloom.data.batch import Batch, make_loader
 from taskloom.data.recordings import RecordingStore, RecordingWriter
+from taskloom.data.resident import ResidentWindows
 from taskloom.data.windows import WindowDataset
 
 NUM_RECORDINGS, RECORDING_SAMPLES, NUM_CHANNELS = 10, 100_000, 107
@@ -52,15 +60,15 @@ TARGETS = {
 }
 
 
-def write_store(folder: Path) -> None:
+def write_store(folder: Path, *, samples: int = RECORDING_SAMPLES) -> None:
     random = np.random.default_rng(0)
     tracks = {"locomotion": CLASSES, "gesture": CLASSES}
     channels = [f"channel{index}" for index in range(NUM_CHANNELS)]
     with RecordingWriter(folder, channels=channels, rate_hz=30.0, tracks=tracks) as writer:
         for index in range(NUM_RECORDINGS):
-            samples = random.standard_normal((RECORDING_SAMPLES, NUM_CHANNELS), dtype=np.float32)
-            codes = random.choice(list(CLASSES), size=(RECORDING_SAMPLES // 100, 2)).repeat(100, axis=0)
-            writer.add(f"R{index}", samples, codes, person=index % 4)
+            values = random.standard_normal((samples, NUM_CHANNELS), dtype=np.float32)
+            codes = random.choice(list(CLASSES), size=(samples // 100, 2)).repeat(100, axis=0)
+            writer.add(f"R{index}", values, codes, person=index % 4)
         writer.close(sources={}, reader="benchmark", parameters={})
 
 
@@ -127,6 +135,50 @@ def measure_gather(folder: Path, num_copied: int, rounds: int) -> dict[str, floa
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def measure_epochs(folder: Path, rounds: int) -> dict[str, float]:
+    """Median seconds of a shuffled pass over every window at stride 16, by way of fetching."""
+    windows = open_windows(folder, stride_samples=16)
+    loaders = {
+        f"{workers} workers": make_loader(windows, BATCH, shuffle=True, seed=0, num_workers=workers)
+        for workers in (0, 1, 2)
+    }
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        loaders["store to GPU"] = make_loader(windows, BATCH, shuffle=True, seed=0, pin_memory=True)
+        loaders["resident"] = make_loader(ResidentWindows(windows, device), BATCH, shuffle=True, seed=0)
+    seconds: dict[str, list[float]] = {name: [] for name in loaders}
+    for turn in range(rounds + 1):
+        for name, loader in loaders.items():
+            to_gpu = name in ("store to GPU", "resident")
+            start = time.perf_counter()
+            for batch in loader:
+                if to_gpu:
+                    batch.to(device, non_blocking=True)
+            if to_gpu:
+                torch.cuda.synchronize()
+            if turn:  # the first pass starts the loader processes
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measure_anonymous(folder: Path) -> dict[str, float]:
+    """One shuffled pass at stride 2; the largest RssAnon seen, less that of the imports."""
+    imported = _anonymous_bytes()
+    windows = open_windows(folder, STRIDE_SAMPLES)
+    peak = 0
+    for number, _ in enumerate(make_loader(windows, BATCH, shuffle=True, seed=0)):
+        if number % 50 == 0:
+            peak = max(peak, _anonymous_bytes())
+    return {"added": peak - imported, "windows": len(windows)}
+
+
+def _anonymous_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no RssAnon; this benchmark needs Linux 4.5 or newer")
+
+
 def _batch_from_ram(
     read: Callable[[torch.Tensor], torch.Tensor], labels: tl.Labels, rows: list[int]
 ) -> Batch:
@@ -151,12 +203,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40, help="rounds of the gather comparison")
     parser.add_argument("--copied", type=int, default=40_000, help="windows copied out in RAM (27 kB each)")
-    parser.add_argument("--measure", choices=("memory", "gather"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--measure", choices=("memory", "gather", "epochs", "anonymous"), help=argparse.SUPPRESS
+    )
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--stride", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure == "memory":
         print(json.dumps(measure_memory(arguments.store, arguments.stride)))
+        return
+    if arguments.measure == "anonymous":
+        print(json.dumps(measure_anonymous(arguments.store)))
+        return
+    if arguments.measure == "epochs":
+        print(json.dumps(measure_epochs(arguments.store, rounds=5)))
         return
     if arguments.measure == "gather":
         print(json.dumps(measure_gather(arguments.store, arguments.copied, arguments.rounds)))
@@ -182,11 +242,22 @@ def main() -> None:
         options += ["--copied", str(arguments.copied), "--rounds", str(arguments.rounds)]
         gather = in_fresh_process(*options)
         gather_one_thread = in_fresh_process(*options, one_thread=True)
+        epochs = in_fresh_process("--measure", "epochs", "--store", str(folder))
+        longs = {}
+        for factor in (1, 10):
+            # A tenth of the size above, and that size: ten times as much would not fit on every disk.
+            place = Path(temporary) / f"times{factor}"
+            write_store(place, samples=RECORDING_SAMPLES // 10 * factor)
+            longs[factor] = in_fresh_process("--measure", "anonymous", "--store", str(place))
     for name, seconds in gather.items():
         one_thread = gather_one_thread[name]
         print(
             f"{name:<24} {seconds * 1e3:6.3f} ms per batch of {BATCH}, one thread {one_thread * 1e3:6.3f} ms"
         )
+    for name, seconds in epochs.items():
+        print(f"{name:<24} {seconds:6.3f} s per pass at stride 16")
+    for factor, found in longs.items():
+        print(f"recordings x {factor:<2}  {found['added'] / 1e6:.0f} MB besides the mapped store")
 
     added = {stride: found["peak"] - found["imported"] for stride, found in memory.items()}
     ratios = {
@@ -195,7 +266,12 @@ def main() -> None:
         "gather_vs_ram": min(value for name, value in gather.items() if name != "taskloom")
         / gather["taskloom"],
         "rss_stride1_over_stride64": added[1] / added[64],
+        "epoch_1_workers_vs_0": epochs["1 workers"] / epochs["0 workers"],
+        "epoch_2_workers_vs_0": epochs["2 workers"] / epochs["0 workers"],
+        "anonymous_10x_vs_1x": longs[10]["added"] / longs[1]["added"],
     }
+    if "resident" in epochs:
+        ratios["resident_gpu_vs_store"] = epochs["resident"] / epochs["store to GPU"]
     for name, (sign, target) in TARGETS.items():
         met = ratios[name] <= target if sign == "<=" else ratios[name] >= target
         print(f"{name:<26} {ratios[name]:.3f}  target {sign} {target}  {'met' if met else 'MISSED'}")

@@ -166,6 +166,10 @@ class WindowDataset:
             self.normalizer.apply_(inputs, self._persons(starts))
         return Batch(inputs, self._gather_labels(rows, starts), torch.from_numpy(rows))
 
+    def labels_of(self, rows: NDArray[np.int64]) -> Labels:
+        """Labels of the windows at these positions; no sample is read."""
+        return self._gather_labels(rows, self._starts[rows].astype(np.int64, copy=False))
+
     # -- parts and variants; none of them copies samples
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> Self:

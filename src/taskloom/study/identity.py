@@ -10,7 +10,7 @@ from taskloom.training.config import OptimizerConfig, ScheduleConfig, TrainingCo
 
 # How rows are fetched, and how many at a time are evaluated, changes no result; `device`, `devices`,
 # `precision` and `threads` may, if only by rounding.
-_DECIDE_NOTHING = ("num_workers", "evaluation_batch")
+_DECIDE_NOTHING = ("num_workers", "evaluation_batch", "resident")
 
 
 def deciding_settings(training: TrainingConfig) -> dict[str, Any]:

@@ -170,6 +170,8 @@ class TrainingConfig(Settings):
         device: "cpu", "cuda", or "auto": CUDA where there is one, said in `History.notes`.
         devices: Number of processes, each with its device.
         num_workers: Loader processes per process; 0 reads in the training process.
+        resident: Whether the samples of windows lie in the GPU's memory, where batches are then gathered:
+            "auto" where a third of what is free has room for them, "never" to read the store.
         evaluation_batch: Rows per step of an evaluation.
         threads: CPU threads of PyTorch per process; None leaves them as they are.
 
@@ -192,6 +194,7 @@ class TrainingConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: AtLeastOne = 1
     num_workers: Annotated[int, Field(ge=0)] = 0
+    resident: Literal["auto", "never"] = "auto"
     evaluation_batch: AtLeastOne = 1024
     threads: AtLeastOne | None = None
 
@@ -216,6 +219,8 @@ class TrainingConfig(Settings):
             del plain["lr_multipliers"]
         if not self.decay_mixing:
             del plain["decay_mixing"]
+        if self.resident == "auto":
+            plain.pop("resident", None)  # a checkpoint leaves it out by itself
         return plain
 
     def with_settings(self, **overrides: Any) -> TrainingConfig:

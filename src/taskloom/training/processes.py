@@ -96,8 +96,12 @@ def make_shared_loader(
     shuffle: bool = False,
     seed: int = 0,
     drop_last: bool = False,
+    pin_memory: bool = True,
 ) -> DataLoader[Batch]:
-    """Builds this process's share of a loader; `batch_size` counts the rows of all processes together."""
+    """Builds this process's share of a loader; `batch_size` counts the rows of all processes together.
+
+    Batches for a GPU are put into page-locked memory, unless `pin_memory` says that they lie on it already.
+    """
     world_size = fabric.world_size
     loader = make_loader(
         FilledShares(dataset) if world_size > 1 else dataset,
@@ -106,7 +110,7 @@ def make_shared_loader(
         seed=seed,
         drop_last=drop_last,
         num_workers=num_workers,
-        pin_memory=fabric.device.type == "cuda",
+        pin_memory=pin_memory and fabric.device.type == "cuda",
         rank=fabric.global_rank,
         world_size=world_size,
     )

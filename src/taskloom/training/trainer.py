@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from taskloom.balancing import Balancer, WeightedSum
 from taskloom.coupling import Coupling
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
+from taskloom.data.resident import ResidentWindows, placed
 from taskloom.errors import DataError, TrainingError
 from taskloom.losses import SumCount, per_task, weighted
 from taskloom.metrics import summarize_all, values
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork
 
 
+_DECIDE_NOTHING = {"num_workers", "evaluation_batch", "resident"}
+"""How rows are fetched: a run may go on with others."""
+
+
 @dataclass
 class Run:
     """Everything `fit` was given; what travels to the processes of a run that has several."""
@@ -75,7 +80,9 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must agree on with a run that goes on from it."""
         return {
-            "training": self.config.model_dump(mode="json", exclude={"num_workers", "evaluation_batch"}),
+            "training": self.config.model_dump(
+                mode="json", exclude={"num_workers", "evaluation_batch", "resident"}
+            ),
             "seed": self.seed,
             "tasks": {name: _plain(task.to_dict()) for name, task in self.model.tasks.items()},
             "balancer": type(self.balancer).__name__,
@@ -271,12 +278,16 @@ class Trainer:
 
     def loader_of(self, dataset: TaskDataset, *, training: bool = True) -> DataLoader[Batch]:
         """This process's share of a loader over rows to train on, or to validate on."""
-        config, kept = self.config, isinstance(dataset, KeptRows)
+        config = self.config
+        if config.resident == "auto":
+            dataset = placed(dataset, self.fabric.device)
+        kept = isinstance(dataset, KeptRows | ResidentWindows)
         return make_shared_loader(
             dataset,
             config.batch if training else config.evaluation_batch,
             self.fabric,
             num_workers=0 if kept else config.num_workers,  # what is in memory needs no reading ahead
+            pin_memory=not isinstance(dataset, ResidentWindows),
             shuffle=training,
             seed=self.run.seed if training else 0,
             drop_last=config.drop_last and training,
