@@ -24,6 +24,7 @@ from torch import Tensor
 from taskloom import encoders, sharing
 from taskloom.errors import ConfigError, DataError
 from taskloom.sharing import MultiTaskNetwork
+from taskloom.sharing.changing import SelfChanging
 from taskloom.tasks import TaskSet
 from taskloom.training.checkpoints import write_atomically
 from taskloom.training.reproducibility import environment
@@ -200,7 +201,10 @@ def build_network(settings: Mapping[str, Any], tasks: TaskSet) -> MultiTaskNetwo
 
 
 def _check_rebuilds(settings: Mapping[str, Any], tasks: TaskSet, weights: Mapping[str, Tensor]) -> None:
-    built = build_network(settings, tasks).state_dict()
+    network = build_network(settings, tasks)
+    if isinstance(network, SelfChanging):  # what it has become stands in the weights
+        network.take_structure(weights)
+    built = network.state_dict()
     for name in [*weights, *(name for name in built if name not in weights)]:
         found = [list(side[name].shape) if name in side else "absent" for side in (weights, built)]
         if found[0] != found[1]:

@@ -12,10 +12,12 @@ from taskloom.sharing.architectures import (
     soft_sharing,
 )
 from taskloom.sharing.by_plan import by_plan
+from taskloom.sharing.changing import Change, Look, SelfChanging
 from taskloom.sharing.depth import DeepSupervision, ReadOut, with_read_outs
 from taskloom.sharing.heads import HeadSpec
 from taskloom.sharing.mixing import CrossStitch
 from taskloom.sharing.modules import (
+    adaptive_branching,
     adashare,
     mmoe,
     mtan,
@@ -32,11 +34,13 @@ from taskloom.sharing.reversal import GradientReversal, reverse_gradient
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
+    "Change",
     "CrossStitch",
     "CrossStitchSpec",
     "DeepSupervision",
     "GradientReversal",
     "HeadSpec",
+    "Look",
     "MixingSpec",
     "MultiTaskNetwork",
     "ParameterGroup",
@@ -45,8 +49,10 @@ __all__ = [
     "PlanNetwork",
     "ProportionalAddition",
     "ReadOut",
+    "SelfChanging",
     "StagePlan",
     "TieSpec",
+    "adaptive_branching",
     "adashare",
     "build",
     "by_plan",

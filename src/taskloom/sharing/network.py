@@ -368,9 +368,13 @@ class PlanNetwork(MultiTaskNetwork):
 
 def _copies(encoder: Encoder, index: int, plan: Plan, *, fresh: bool) -> nn.ModuleDict:
     """One copy of the stage per group, by the group's name."""
-    partition = plan.stages[index].partition
-    names = ["shared" if len(group) == len(plan.tasks) > 1 else "+".join(group) for group in partition]
-    return nn.ModuleDict({key: encoder.copy_stage(index, fresh=fresh) for key in module_keys(names)})
+    keys = copy_keys(plan.stages[index].partition, plan.tasks)
+    return nn.ModuleDict({key: encoder.copy_stage(index, fresh=fresh) for key in keys})
+
+
+def copy_keys(partition: Sequence[Sequence[str]], tasks: Sequence[str]) -> list[str]:
+    """What the copies of a stage are called in the state dict, one per group."""
+    return module_keys(["shared" if len(group) == len(tasks) > 1 else "+".join(group) for group in partition])
 
 
 def module_keys(names: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from taskloom.study.warm_start import started
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
-from taskloom.training.checks import check_stopping
+from taskloom.training.checks import check_changes, check_stopping
 from taskloom.training.devices import choose_device, make_fabric
 
 _PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
@@ -176,6 +176,7 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         path: KeyPath = ("encoder",) if cell.entry < 0 else ("cells", cell.entry)
         try:
             network, _ = started(spec, splits, build_network, None)
+            check_changes(network, cell.training.epochs)
             network.eval()
             rows = _two_rows(splits.train)
             with torch.inference_mode():

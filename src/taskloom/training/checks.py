@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from taskloom.errors import ConfigError, DataError
+from taskloom.sharing.changing import SelfChanging
 from taskloom.tasks import Binary, Labels, Landmarks, Regression, Task
 
 if TYPE_CHECKING:
     from taskloom.balancing import Balancer
+    from taskloom.sharing.network import MultiTaskNetwork
     from taskloom.training.callbacks import Callback
     from taskloom.training.trainer import Run
 
@@ -29,6 +31,7 @@ def check_callbacks(run: Run) -> None:
         raise ConfigError(
             f"callbacks: {' and '.join(stopping)} both decide when a task stops; leave one out."
         )
+    check_changes(run.model, run.config.epochs)
     check_stopping(run.balancer, run.callbacks, run.model.tasks)
     if stopping and getattr(run.model, "deeply_supervised", False):
         raise ConfigError(
@@ -37,6 +40,16 @@ def check_callbacks(run: Run) -> None:
         )
     if run.config.stop is not None and any(callback.ends_training for callback in run.callbacks):
         run.notes.append("training.stop does not act: a callback decides for every task by itself")
+
+
+def check_changes(model: MultiTaskNetwork, epochs: int) -> None:
+    """Refuses a network that would change itself after the last epoch.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    if isinstance(model, SelfChanging):
+        model.check_epochs(epochs)
 
 
 def check_stopping(balancer: Balancer, callbacks: Iterable[Callback], tasks: Iterable[str]) -> None:

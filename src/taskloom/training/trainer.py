@@ -21,6 +21,7 @@ from taskloom.errors import DataError, TrainingError
 from taskloom.losses import SumCount, per_task, weighted
 from taskloom.metrics import summarize_all, values
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
+from taskloom.training.changes import follow, let_change
 from taskloom.training.config import TrainingConfig
 from taskloom.training.coupled import CoupledLosses, without_rows
 from taskloom.training.devices import PeakMemory
@@ -197,6 +198,7 @@ class Trainer:
         self.model.train()
         if not state.freezing.shared:  # a curriculum that went on would change what is frozen
             self.model.set_epoch(epoch)
+            let_change(self, epoch)
         state.freezing.set_modes()
         for callback in self.callbacks:
             callback.epoch_start(state)
@@ -428,6 +430,7 @@ class Trainer:
             return None
         state = self.checkpoints.load(self.best)
         self.model.load_state_dict(state["model"])
+        follow(self)
         # First: it takes parameters out of the optimiser, which then has no state for them.
         self.state.freezing.load_state_dict(state["freezing"])
         self.state.optimizer.load_state_dict(state["optimizer"])

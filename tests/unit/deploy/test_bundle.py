@@ -35,6 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mtan": {},
     "task_routing": {"sharing": 0.6, "seed": 3},
     "adashare": {},
+    "adaptive_branching": {"after_epochs": [1]},
     "multilinear_relationship": {"task_stages": 1},
 }
 ENCODER_SETTINGS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {

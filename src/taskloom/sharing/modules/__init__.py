@@ -6,6 +6,7 @@ downstream can tell them from plan networks.
 
 from taskloom.sharing.modules.adashare import Policy, SkippingNetwork, adashare
 from taskloom.sharing.modules.base import ModuleNetwork
+from taskloom.sharing.modules.branching import BranchingNetwork, adaptive_branching
 from taskloom.sharing.modules.experts import ExpertNetwork, Gate, mmoe, ple
 from taskloom.sharing.modules.mtan import Attention, AttentionNetwork, mtan
 from taskloom.sharing.modules.multilinear import RelationNetwork, TensorNormal, multilinear_relationship
@@ -17,6 +18,7 @@ from taskloom.sharing.modules.subspaces import SubspaceMixing
 __all__ = [
     "Attention",
     "AttentionNetwork",
+    "BranchingNetwork",
     "ExpertNetwork",
     "Gate",
     "ModuleArchitecture",
@@ -29,6 +31,7 @@ __all__ = [
     "StageWeights",
     "SubspaceMixing",
     "TensorNormal",
+    "adaptive_branching",
     "adashare",
     "mmoe",
     "mtan",

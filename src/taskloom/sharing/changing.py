@@ -1,0 +1,67 @@
+"""Networks that change themselves between two epochs of training: their parameters come, go or start anew."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from taskloom.tasks import Labels
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a network sees of itself: all training rows, in evaluation mode.
+
+    Args:
+        outputs: Head outputs per task, [N, width] (or [N, width, W]), on the CPU.
+        labels: Labels of the same N rows.
+    """
+
+    outputs: Mapping[str, Tensor]
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a network did to itself.
+
+    Args:
+        note: In words, for the record of the training.
+        origin: New parameters, and the one whose optimiser state each goes on with.
+        anew: Whether every weight starts anew: the optimiser forgets what it knows, and earlier epochs no
+            longer stand for the best one.
+    """
+
+    note: str
+    origin: Mapping[nn.Parameter, nn.Parameter] = field(default_factory=dict)
+    anew: bool = False
+
+
+class SelfChanging(ABC):
+    """Beside `MultiTaskNetwork`: what the training loop and bundles ask of a network that changes itself.
+
+    Whatever it changes into stands in its state dict, and loading a state dict changes it accordingly.
+    """
+
+    @abstractmethod
+    def check_epochs(self, epochs: int) -> None:
+        """Refuses changes that a training of so many epochs does not reach.
+
+        Raises:
+            ConfigError: Names the setting.
+        """
+
+    @abstractmethod
+    def change(self, epoch: int, look: Callable[[], Look]) -> Change | None:
+        """Called before every epoch (1 is the first), after `set_epoch`; not once a task has stopped.
+
+        Args:
+            epoch: The epoch that is about to begin.
+            look: Runs the network over the training rows; to be called only where it is needed.
+        """
+
+    def take_structure(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Becomes the network that a state dict was taken from, with weights yet to be loaded."""

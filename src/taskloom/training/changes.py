@@ -1,0 +1,99 @@
+"""Following a network that changes itself: the optimiser's groups, the wrappers, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from taskloom.sharing.changing import Change, Look, SelfChanging
+from taskloom.training.callbacks import EarlyStopping
+from taskloom.training.evaluation import predict
+from taskloom.training.processes import gather_rows
+
+if TYPE_CHECKING:
+    from taskloom.sharing.network import MultiTaskNetwork
+    from taskloom.training.trainer import Trainer
+
+
+def let_change(trainer: Trainer, epoch: int) -> None:
+    """Lets the network change itself before an epoch, and follows it; nothing once a task has stopped."""
+    model, state = trainer.model, trainer.state
+    if not isinstance(model, SelfChanging) or state.freezing.stopped:
+        return
+    change = model.change(epoch, lambda: look(trainer))
+    if change is None:
+        return
+    state.history.notes.append(f"before epoch {epoch}: {change.note}")
+    if change.anew:
+        begin_anew(trainer)
+    follow(trainer, change)
+
+
+def follow(trainer: Trainer, change: Change | None = None) -> None:
+    """Brings optimiser, wrappers and the number of parameters to where the network is.
+
+    Also after a checkpoint was loaded, before the optimiser takes its state from it.
+    """
+    model, optimizer = trainer.model, trainer.state.optimizer
+    if not isinstance(model, SelfChanging):
+        return
+    regroup(optimizer, model, {} if change is None else change.origin)
+    trainer.state.history.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # Several processes exchange the gradients of a fixed set of parameters: it has changed.
+    trainer.wrap(model, optimizer)
+
+
+def begin_anew(trainer: Trainer) -> None:
+    """Forgets what was learnt about weights that are no longer there: moments, best epoch, patience."""
+    trainer.state.freezing.forget_moments()
+    trainer.state.history.best_epoch = 0
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping):
+            callback.best, callback.waited = None, 0
+
+
+def look(trainer: Trainer) -> Look:
+    """The network's outputs on all training rows, the same in every process."""
+    dataset = trainer.run.train
+    predictions = predict(
+        trainer.model,
+        trainer.loader_of(dataset, training=False),
+        num_rows=len(dataset),
+        tasks=trainer.tasks,
+        device=trainer.fabric.device,
+        precision=trainer.fabric.autocast,
+    )
+    return Look(gather_rows(trainer.fabric, predictions).outputs, dataset.labels)
+
+
+def regroup(
+    optimizer: Optimizer, model: MultiTaskNetwork, origin: Mapping[nn.Parameter, nn.Parameter]
+) -> None:
+    """Puts the network's present parameters into the optimiser's groups, which keep their rates.
+
+    A parameter group keeps its place by its name; one that has no parameters any more loses it. Parameters
+    that are gone take their state with them; new ones go on with a copy of their origin's.
+
+    Args:
+        optimizer: Its groups have `names`, as `make_optimizer` gives them.
+        model: The network, changed.
+        origin: New parameters, and those whose state they begin with.
+    """
+    present = {group.name: group.parameters for group in model.parameter_groups()}
+    for group in optimizer.param_groups:
+        if "balancer" in group["names"]:
+            continue
+        group["names"] = [name for name in group["names"] if name in present]
+        group["params"] = [parameter for name in group["names"] for parameter in present[name]]
+    for new, old in origin.items():
+        if old in optimizer.state:
+            optimizer.state[new] = {
+                key: value.clone() if isinstance(value, Tensor) else value
+                for key, value in optimizer.state[old].items()
+            }
+    used = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for parameter in [p for p in optimizer.state if id(p) not in used]:
+        del optimizer.state[parameter]
