@@ -310,6 +310,28 @@ def test_a_bundle_holds_the_tree(tmp_path: Path) -> None:
     assert all(torch.equal(found(inputs)[task], output) for task, output in network(inputs).items())
 
 
+def test_a_dropped_task_leaves_the_tree_of_the_others() -> None:
+    network = branching("mlp", 3).eval()
+    part(network, [[0, 1, 2]], [[0, 1], [2]], [[0], [1], [2]])
+    inputs = inputs_of("mlp")
+    before = network(inputs)
+    network.drop_tasks(["task_1"])
+    after = network(inputs)
+    assert after.keys() == {"task_0", "task_2"}
+    assert all(torch.equal(output, before[task]) for task, output in after.items())
+    fresh = branching("mlp", 3, seed=4).eval()
+    fresh.drop_tasks(["task_1"])
+    fresh.load_state_dict(network.state_dict())
+    assert all(torch.equal(fresh(inputs)[task], output) for task, output in after.items())
+    assert fresh.plan.stages[1].partition == (("task_0",), ("task_2",))
+
+
+def test_an_adversarial_task_is_refused() -> None:
+    tasks = tl.TaskSet(tl.Regression("a"), tl.Binary("who", role="adversarial"))
+    with pytest.raises(ConfigError, match=r"tasks.who.role: adversarial: .* use another way of sharing"):
+        build("adaptive_branching", planted_encoder("mlp"), tasks, after_epochs=[1])
+
+
 def test_branches_beyond_the_training_are_refused_before_it() -> None:
     with pytest.raises(ConfigError, match=r"after_epochs: epochs below the training's last, 3, .* found 3"):
         trained(None, epochs=3)

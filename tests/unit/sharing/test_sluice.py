@@ -315,6 +315,18 @@ def test_refused_settings(settings: dict[str, Any], message: str) -> None:
         build("sluice", blank((4,)), planted_tasks(2), **settings)
 
 
+def test_where_an_adversarial_task_leaves_what_it_shares() -> None:
+    encoder = tl.encoders.mlp((5,), hidden=[8, 8])
+    tasks = tl.TaskSet(tl.Regression("a"), tl.Binary("who", role="adversarial"))
+    network = build("sluice", encoder, tasks)
+    assert network.entrance("who") is network.heads["who"]
+    network = build("sluice", encoder, tasks, after=[1], skips="none")
+    assert network.entrance("who") is network.stages["dense_1"].who
+    for settings in ({"after": [1]}, {"after": [1], "skips": "concatenate"}):
+        with pytest.raises(ConfigError, match="use another way of sharing"):
+            build("sluice", encoder, tasks, **settings)
+
+
 def test_stages_that_cannot_be_brought_together() -> None:
     encoder = tl.encoders.mlp((5,), hidden=[8, 6])
     with pytest.raises(ConfigError, match=r"same number of channels; stage `dense_0` has 8 .* last one 6"):

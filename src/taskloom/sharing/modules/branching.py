@@ -18,6 +18,7 @@ from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.modules.base import check_inputs_stay, check_number
 from taskloom.sharing.modules.grouping import affinity_of, best_grouping, branch_affinity, grouping_of
 from taskloom.sharing.modules.registration import register_module
+from taskloom.sharing.multitask import MultiTaskNetwork
 from taskloom.sharing.network import PlanNetwork, copy_keys
 from taskloom.sharing.plan import Copies, Plan
 from taskloom.sharing.settings import Partition, stage_plans
@@ -53,7 +54,8 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
         groups: [S, T] int64; per stage and task, the number of the copy that it uses.
 
     Raises:
-        ConfigError: A stage that works in place on its input, which several branches may read.
+        ConfigError: A stage that works in place on its input, which several branches may read; an adversarial
+            task, whose errors say nothing about what it shares.
     """
 
     groups: Tensor
@@ -125,9 +127,24 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
             self.stages[key] = nn.ModuleDict(modules)
         self.plan = Plan(self.tasks.names, stage_plans(partitions))
         self._steps = compile_plan(self.plan)
-        numbers = [[stage.group_of(task) for task in self.tasks] for stage in self.plan.stages]
-        self.groups.copy_(torch.tensor(numbers, dtype=torch.int64))
+        self.groups.copy_(self._numbers())
         return origin
+
+    def _numbers(self) -> Tensor:
+        numbers = [[stage.group_of(task) for task in self.tasks] for stage in self.plan.stages]
+        return torch.tensor(numbers, dtype=torch.int64, device=self.groups.device)
+
+    def drop_tasks(self, names: Sequence[str]) -> None:
+        super().drop_tasks(names)
+        # Copies and groups as a network of the tasks that are left would have them.
+        for key, stage in zip(self._stage_keys, self.plan.stages, strict=True):
+            keys = copy_keys(stage.partition, self.tasks.names)
+            self.stages[key] = nn.ModuleDict(dict(zip(keys, list(self.stages[key].children()), strict=True)))
+        self.groups = self._numbers()
+
+    def entrance(self, task: str) -> nn.Module:
+        # It would move with every split, and errors of a task that is to be forgotten group nothing.
+        return MultiTaskNetwork.entrance(self, task)
 
     def take_structure(self, state: Mapping[str, Tensor]) -> None:
         groups = state.get("groups")

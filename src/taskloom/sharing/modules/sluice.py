@@ -28,7 +28,7 @@ from taskloom.sharing.modules.subspaces import (
     check_subspaces,
     subspace_overlap,
 )
-from taskloom.sharing.network import ParameterGroup, trainable
+from taskloom.sharing.network import MultiTaskNetwork, ParameterGroup, trainable
 from taskloom.sharing.plan import Copies
 from taskloom.sharing.settings import Stages
 from taskloom.tasks import TaskSet
@@ -117,6 +117,7 @@ class SluiceNetwork(ModuleNetwork):
         self.subspaces, self.orthogonality = subspaces, orthogonality
         self.join, self.lr_multiplier = skips, lr_multiplier
         self._heard = () if skips == "none" else (*(i for i in skipped if i < total - 1), total - 1)
+        self._mixed = tuple(mixed)
         self._positions = encoder.stage_shapes[-1][1:]
         self._num_channels = [shape[0] for shape in encoder.stage_shapes]
         check_subspaces(encoder, mixed, subspaces)
@@ -202,6 +203,16 @@ class SluiceNetwork(ModuleNetwork):
         place = list(self._task_keys).index(self.tasks[task].name)
         copies = [self.copies_of(index)[place] for index in range(len(self._stage_keys))]
         return [*copies, self.heads[key], *([self.skips[key]] if key in self.skips else [])]
+
+    def entrance(self, task: str) -> nn.Module:
+        """The task's first copy that no other task hears, or its head."""
+        last = max(self._mixed, default=None)
+        if last is None or (self._heard and last + 1 < len(self._stage_keys)):
+            # Nothing is shared, or the head hears shared and own stages at once.
+            return MultiTaskNetwork.entrance(self, task)
+        if last + 1 == len(self._stage_keys):
+            return self.head_of(task)
+        return self.copies_of(last + 1)[list(self._task_keys).index(task)]
 
     def special_groups(self) -> list[ParameterGroup]:
         learned = trainable([self.mixing, self.skips])
