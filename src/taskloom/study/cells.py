@@ -7,11 +7,11 @@ An entry is one architecture with its settings, and beside it, if wanted, `balan
     - hard_sharing: {stages: [1, 2, 3], from: [input, output]}
       training: {epochs: 40}
 
-Lists in the architecture's settings multiply: that entry is six cells. A setting that takes a list by nature
-(its type in the architecture's signature is a list, such as `after: [1, 3]`) stays one value; give it a list
-of lists to multiply it. `groups: all` is every grouping of the tasks. Beside the architecture, `tasks:
-subsets` (every two or more of the tasks) and a list of lists of tasks multiply; other lists there do not.
-`warm_start` says from which trained networks the cells start.
+Lists in the settings of the architecture and of the coupling multiply: that entry is six cells. A setting
+that takes a list by nature (its type in the architecture's signature is a list, such as `after: [1, 3]`)
+stays one value; give it a list of lists to multiply it. `groups: all` is every grouping of the tasks. Beside
+the architecture, `tasks: subsets` (every two or more of the tasks) and a list of lists of tasks multiply;
+other lists there do not. `warm_start` says from which trained networks the cells start.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing import ARCHITECTURES
 from taskloom.study.config import Study, digest
+from taskloom.study.couplings import describe_coupling, read_coupling
 from taskloom.study.extras import read_callbacks, training_of
 from taskloom.study.groupings import read_task_sets, with_groupings
 from taskloom.study.identity import deciding_settings
@@ -56,6 +57,7 @@ class Cell:
         balancing: `{name: settings}` of a balancer, None for a plain sum.
         callbacks: `{name: settings}` each, of `taskloom.training.CALLBACKS`, in the order they are called.
         warm_start: The cells whose trained networks it starts from; see `taskloom.study.warm_start`.
+        coupling: Settings of a coupling as `taskloom.study.couplings` reads them, None where there is none.
         entry: Position in the study file's `cells`, -1 for a baseline.
     """
 
@@ -67,6 +69,7 @@ class Cell:
     balancing: dict[str, Any] | None = None
     callbacks: tuple[dict[str, Any], ...] = ()
     warm_start: tuple[Cell, ...] = ()
+    coupling: dict[str, Any] | None = None
     entry: int = field(default=-1, compare=False)
 
     @property
@@ -89,6 +92,7 @@ class Cell:
                 if self.warm_start
                 else {}
             ),
+            **({"coupling": self.coupling} if self.coupling else {}),
         }
 
 
@@ -152,10 +156,8 @@ def _expand_on(
     with located(document):
         balancing = _named(entry.get("balancing"), (*path, "balancing"))
         callbacks = read_callbacks(entry.get("callbacks"), tasks, (*path, "callbacks"))
-        if "coupling" in entry:
-            raise ConfigError(
-                f"{dotted((*path, 'coupling'))}: coupling is a setting that this version cannot act on yet."
-            )
+        kinds = {name: str(study.config.tasks[name]["kind"]) for name in tasks}
+        couplings = read_coupling(entry.get("coupling"), kinds, (*path, "coupling"))
         title = entry.get("name")
         if title is not None and not isinstance(title, str):
             raise ConfigError(f"{dotted((*path, 'name'))}: text expected, found {title!r}.")
@@ -171,16 +173,18 @@ def _expand_on(
     suffix = f" on {', '.join(tasks)}" if several else ""
     cells = [
         Cell(
-            _name(architecture, settings, title, varied, entry) + suffix,
+            " + ".join(filter(None, [_name(architecture, settings, title, varied, entry), words])) + suffix,
             architecture,
             settings,
             tasks,
             training,
             balancing,
             callbacks,
+            coupling=coupling,
             entry=position,
         )
         for settings, varied in combinations
+        for coupling, words in couplings
     ]
     return linked(cells, warm, baselines(study))
 
@@ -294,6 +298,8 @@ def _name_with_all_settings(cell: Cell) -> str:
     extras = [
         _full_name(name, given) for named in (*beside, *cell.callbacks) for name, given in named.items()
     ]
+    if cell.coupling is not None:
+        extras.append(describe_coupling(cell.coupling))
     warm = ["warm start"] if cell.warm_start else []
     return " + ".join([_full_name(cell.architecture, cell.settings), *extras, *warm])
 

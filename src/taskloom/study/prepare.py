@@ -19,9 +19,10 @@ from taskloom.losses import per_task
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.study.cells import Cell
 from taskloom.study.config import Study
+from taskloom.study.coupled_runs import Coupled, check_in_study
 from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
-from taskloom.study.runs import DataRequest, RunSpec, data_request
+from taskloom.study.runs import DataRequest, RunSpec, coupling_path, data_request, table_request
 from taskloom.study.warm_start import started
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
@@ -164,12 +165,16 @@ def _label_count(task: TaskLabels) -> dict[str, Any]:
     }
 
 
-def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], splits: DataSplits) -> None:
+def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], splits: DataSplits) -> list[str]:
     """Builds every cell once and runs two rows through it, so that mistakes show before anything is trained.
+
+    Returns:
+        Warnings: a relatedness that contradicts the training labels, each once.
 
     Raises:
         ConfigError: With file and line: a setting that does not fit encoder, tasks or data.
     """
+    found: dict[str, None] = {}
     first = {spec.cell.id + spec.cell.tasks[0]: spec for spec in reversed(specs)}
     for cell in cells:
         spec = first[cell.id + cell.tasks[0]]
@@ -185,15 +190,52 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
             raise ConfigError(f"{study.document.where(path)}: {dotted(path)}: {error}.") from error
         except (ConfigError, DataError) as error:
             raise type(error)(f"{study.document.where(path)}: {_at(path, error)}") from error
+        coupled = check_coupling(study, spec, splits, predictions, rows.labels, network.tasks)
+        found |= dict.fromkeys([] if coupled is None else coupled.warnings)
         if cell.balancing is not None:
-            check_balancing(study, cell, build_balancer(spec), network)
+            terms = coupled.coupling.names if coupled and coupled.coupling.as_tasks else ()
+            check_balancing(study, cell, build_balancer(spec), network, terms)
         try:
             check_losses(cell.name, predictions, rows.labels, network.tasks)
         except ConfigError as error:
             raise ConfigError(f"{study.document.where(('head',))}: {error}") from error
+    return list(found)
 
 
-def check_balancing(study: Study, cell: Cell, balancer: Balancer | None, network: MultiTaskNetwork) -> None:
+def check_coupling(
+    study: Study,
+    spec: RunSpec,
+    splits: DataSplits,
+    predictions: Mapping[str, Tensor],
+    labels: Labels,
+    tasks: TaskSet,
+) -> Coupled | None:
+    """Builds a cell's coupling and computes its terms once; None where the cell has none.
+
+    Raises:
+        ConfigError, DataError: With file and line: a table whose labels are not those of the tasks, too few
+            labels to estimate one, labels per sample beside labels per row.
+    """
+    if spec.cell.coupling is None:
+        return None
+    path = coupling_path(spec.cell)
+    with located(study.document):
+        request = table_request(spec.cell, spec.data)
+        coupled = check_in_study(spec.cell.coupling, request, splits, tasks, path)
+        try:
+            coupled.coupling.terms(predictions, labels, tasks)
+        except ValueError as error:
+            raise ConfigError(f"{dotted(path)}: {str(error).removeprefix('coupling: ')}.") from error
+    return coupled
+
+
+def check_balancing(
+    study: Study,
+    cell: Cell,
+    balancer: Balancer | None,
+    network: MultiTaskNetwork,
+    terms: Sequence[str] = (),
+) -> None:
     """Starts a cell's balancer on its network, so that what it cannot do shows before anything is trained.
 
     Raises:
@@ -204,6 +246,7 @@ def check_balancing(study: Study, cell: Cell, balancer: Balancer | None, network
     if balancer is None:
         return
     try:
+        balancer.with_terms(terms)
         balancer.start(network)
         check_stopping(balancer, build_callbacks(cell.callbacks), network.tasks)
     except ConfigError as error:

@@ -75,7 +75,7 @@ def plan_study(study: Study, out: Path, *, data: Path | None = None, stores: Pat
     cache = DataCache()
     prepared = prepare_data(study, data, stores_beside(out) if stores is None else stores, cache)
     specs = plan_runs(study, everything, prepared.requests, prepared.checksums, out)
-    dry_build(study, everything, specs, cache.get(prepared.requests[0]))
+    prepared.facts["warnings"] += dry_build(study, everything, specs, cache.get(prepared.requests[0]))
     return Plan(cells, specs, prepared)
 
 

@@ -9,8 +9,13 @@ from typing import Any
 
 from taskloom.data import sources
 from taskloom.data.batch import DataSplits
+from taskloom.errors import DataError
 from taskloom.study.cells import Cell
 from taskloom.study.config import Study, digest
+from taskloom.study.coupled_runs import request_of, table_fingerprint
+from taskloom.study.locate import located
+from taskloom.study.relatedness_sources import TableRequest
+from taskloom.study.yaml_lines import KeyPath, dotted
 
 RUN_FORMAT = 1
 """Part of every run's identity: raise it when the same settings no longer give the same result, or when the
@@ -95,6 +100,26 @@ def data_request(study: Study, repeat: int, folder: Path | None, stores: Path) -
     return DataRequest(study.reader, study.data_settings, tasks, split, seed, folder, stores)
 
 
+def coupling_path(cell: Cell) -> KeyPath:
+    """Where the coupling of a cell stands in the study file."""
+    return ("cells", cell.entry, "coupling")
+
+
+def table_request(cell: Cell, request: DataRequest) -> TableRequest:
+    """The relatedness that a cell's coupling asks for; its files are looked for where the data are."""
+    assert cell.coupling is not None
+    return request_of(cell.coupling, request.folder, request.settings)
+
+
+def _table_of(study: Study, cell: Cell, request: DataRequest) -> dict[str, Any]:
+    with located(study.document):
+        try:
+            return table_fingerprint(table_request(cell, request))
+        except DataError as error:
+            message = str(error).removeprefix("coupling")
+            raise DataError(f"{dotted(coupling_path(cell))}{message}") from error
+
+
 def plan_runs(
     study: Study,
     cells: Sequence[Cell],
@@ -143,5 +168,6 @@ def _spec(
         "seed": seed,
         # The ids of whole runs: with any of them, and theirs in turn, this is another run.
         **({"starts": [start.id for start in starts]} if starts else {}),
+        **({"relatedness": _table_of(study, cell, request)} if cell.coupling is not None else {}),
     }
     return RunSpec(digest(resolved), cell, repeat, seed, encoder, head, request, resolved, out, starts)

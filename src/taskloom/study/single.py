@@ -16,7 +16,7 @@ from taskloom.study.prepare import check_devices, dry_build, prepare_data
 from taskloom.study.runs import RunSpec, data_request, plan_runs
 from taskloom.study.views import labelled_rows
 from taskloom.study.warm_start import started
-from taskloom.study.worker import DataCache, build_balancer, build_network
+from taskloom.study.worker import DataCache, build_balancer, build_coupled, build_network
 from taskloom.training import Evaluation, History, TrainingConfig, evaluate, fit
 
 
@@ -94,6 +94,7 @@ def _train(
             own = None if folder is None else folder / "starts" / start.id[:16]
             trained[start.id], _ = _train(start, splits, own, progress, trained)
     network, _ = started(spec, splits, build_network, lambda start: trained[start.id].state_dict())
+    coupled = build_coupled(spec, splits, network)
     history = fit(
         network,
         labelled_rows(splits.train, spec.cell.tasks),
@@ -103,6 +104,7 @@ def _train(
         folder=folder,
         balancer=build_balancer(spec),
         callbacks=build_callbacks(spec.cell.callbacks),
+        coupling=None if coupled is None else coupled.coupling,
         progress=progress,
     )
     return network, history

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 import traceback
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ from taskloom.data.batch import DataSplits
 from taskloom.errors import DataError, TaskloomError
 from taskloom.metrics import save_summaries
 from taskloom.sharing import HeadSpec, MultiTaskNetwork
+from taskloom.study.coupled_runs import Coupled, build_coupling
+from taskloom.study.decisions import save_decisions
 from taskloom.study.extras import build_callbacks
 from taskloom.study.results import MetricValue, Part, RunRecord, run_folder
-from taskloom.study.runs import DataRequest, RunSpec
+from taskloom.study.runs import DataRequest, RunSpec, table_request
 from taskloom.study.views import labelled_rows
 from taskloom.study.warm_start import started, weights_of_run
 from taskloom.training import Evaluation, History, evaluate, fit
@@ -74,6 +77,18 @@ def build_balancer(spec: RunSpec) -> Balancer | None:
     return build_by_name(name, settings)
 
 
+def build_coupled(spec: RunSpec, splits: DataSplits, network: MultiTaskNetwork) -> Coupled | None:
+    """Builds the cell's coupling, its relatedness from the training labels of the run's own split.
+
+    Raises:
+        ConfigError, DataError: See `taskloom.study.couplings.build_coupling`.
+    """
+    if spec.cell.coupling is None:
+        return None
+    request = table_request(spec.cell, spec.data)
+    return build_coupling(spec.cell.coupling, request, splits, network.tasks)
+
+
 def execute(spec: RunSpec, cache: DataCache) -> RunRecord:
     """Does one run, from its last checkpoint where there is one.
 
@@ -105,6 +120,7 @@ def _train_and_evaluate(
     splits = cache.get(spec.data)
     network, start = started(spec, splits, build_network, weights_of_run)
     folder = run_folder(spec.out, spec.id)
+    coupled = build_coupled(spec, splits, network)
     history = fit(
         network,
         labelled_rows(splits.train, spec.cell.tasks),
@@ -115,6 +131,7 @@ def _train_and_evaluate(
         resume=True,
         balancer=build_balancer(spec),
         callbacks=build_callbacks(spec.cell.callbacks),
+        coupling=None if coupled is None else coupled.coupling,
         progress=False,
     )
     parts: dict[Part, Any] = {"validation": splits.validation, "test": splits.test}
@@ -123,7 +140,12 @@ def _train_and_evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     for part, evaluation in evaluations.items():
         save_summaries(folder / f"{part}_summary.npz", evaluation.summaries)
-    return history, evaluations, {**describe_network(network), **start}
+    save_decisions(folder, evaluations["test"], splits.test.labels)
+    details = {**describe_network(network), **start}
+    if coupled is not None:
+        coupled.coupling.relatedness.save(folder / "relatedness.json")
+        details["coupling"] = json.loads(json.dumps(coupled.details()))
+    return history, evaluations, details
 
 
 def describe_network(network: MultiTaskNetwork) -> dict[str, Any]:

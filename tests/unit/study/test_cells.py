@@ -190,7 +190,7 @@ def test_every_task_has_a_baseline_with_the_training_of_the_study() -> None:
         (ENTRY + "    tasks: age\n", "cells[0].tasks: a list of task names expected"),
         (
             ENTRY + "    coupling: {}\n",
-            "a.yaml:10: cells[0].coupling: coupling is a setting that",
+            "a.yaml:10: cells[0].coupling.relatedness is missing",
         ),
         (ENTRY + "    balancing: [a]\n", "a.yaml:10: cells[0].balancing: one name"),
         (
