@@ -54,7 +54,7 @@ def test_every_run_is_done_once_and_nothing_is_done_again(folder: Path) -> None:
     assert second.begun == []
     assert values(folder / "out") == before
     kept = {path.name for path in (folder / "out" / "runs").glob("*/*")}
-    assert kept == {"best.ckpt", "test_summary.npz", "validation_summary.npz"}
+    assert kept == {"best.ckpt", "test_summary.npz", "validation_summary.npz", "test_decisions.npz"}
     parts = sorted(path.name for path in (folder / "out").iterdir())
     assert parts == ["results.parquet", "results.sqlite", "runs", "study.lock", "study.yaml", "summary.json"]
 
