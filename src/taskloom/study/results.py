@@ -5,8 +5,8 @@ Files of a study folder
     results.parquet         one row per run, task, part and metric (written after the runs)
     summary.json            what the report shows (see `taskloom.study.summary`)
     study.yaml              the resolved study file
-    runs/<first 16 of id>/  per run: test_summary.npz, validation_summary.npz, test_decisions.npz, checkpoints,
-                            relatedness.json where tasks are coupled, error.txt
+    runs/<first 16 of id>/  per run: test_summary.npz, validation_summary.npz, test_decisions.npz,
+                            checkpoints, relatedness.json where tasks are coupled, error.txt
 """
 
 from __future__ import annotations
