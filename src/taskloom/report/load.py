@@ -9,7 +9,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from taskloom.errors import DataError
-from taskloom.report.model import Balancing, CellRow, Curve, GainRow, LabelCount, Mixing, ReportData, TaskRow
+from taskloom.report.model import (
+    Agreement,
+    Balancing,
+    CellRow,
+    CoupledLabel,
+    CoupledTask,
+    CouplingRow,
+    Curve,
+    GainRow,
+    LabelCount,
+    Mixing,
+    ReportData,
+    TaskRow,
+)
 from taskloom.report.render import write
 
 SUMMARY_FORMAT = 1
@@ -66,6 +79,7 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         overall=_row(TaskRow, overall["task"]) if overall["task"] else None,
         balancing=[_balancing(row) for row in summary.get("balancing", ())],
         task_ends=summary.get("task_ends", ()),
+        couplings=[_coupling(row) for row in summary.get("couplings", ())],
     )
 
 
@@ -78,9 +92,32 @@ def render_report(folder: Path) -> Path:
     return write(load(folder), folder / "report.html")
 
 
-def _row(kind: type[Row], values: Mapping[str, Any]) -> Row:
-    """A row in which null, JSON's word for an undefined number, is NaN again."""
-    return kind(**{key: math.nan if value is None else value for key, value in values.items()})
+def _coupling(row: Mapping[str, Any]) -> CouplingRow:
+    found = {side: None if one is None else _row(Agreement, one) for side, one in row["consistency"].items()}
+    plain = {key: value for key, value in row.items() if key != "consistency"}
+    tables = {key: [_numbers(line) for line in row[key]] for key in ("values", "low", "high")}
+    return _row(
+        CouplingRow,
+        {
+            **plain,
+            **tables,
+            "tasks": [_row(CoupledTask, _renamed(one)) for one in row["tasks"]],
+            "labels": [_row(CoupledLabel, _renamed(one)) for one in row["labels"]],
+        },
+        alone=found["alone"],
+        without=found["without"],
+        coupled=found["with"],
+    )
+
+
+def _renamed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`with`, a word of Python's, as `coupled`."""
+    return {("coupled" if key == "with" else key): value for key, value in row.items()}
+
+
+def _row(kind: type[Row], values: Mapping[str, Any], **further: Any) -> Row:
+    """A row in which null, JSON's word for an undefined number, is NaN again; `further` is as it is."""
+    return kind(**{key: math.nan if value is None else value for key, value in values.items()}, **further)
 
 
 def _balancing(row: Mapping[str, Any]) -> Balancing:

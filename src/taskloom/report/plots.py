@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,7 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from taskloom.report.model import Balancing, Curve, Mixing, ReportData, TaskRow
+from taskloom.coupling.heatmap import draw_heatmap
+from taskloom.coupling.relatedness import Between, Kind, Relatedness
+from taskloom.report.model import Balancing, CouplingRow, Curve, Mixing, ReportData, TaskRow
 from taskloom.report.words import metric_name
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the baseline is always dark grey.
@@ -101,6 +103,29 @@ def mixing_over_time(mixing: Mixing) -> str:
         axes.set_ylabel("mean mixing weight")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return _svg(figure, "Mixing weights over time, first repeat")
+
+
+def relatedness(entry: CouplingRow) -> str:
+    """The table of a coupling; grey is unknown. Returns SVG."""
+    table = Relatedness(
+        tuple(entry.classes),
+        tuple(entry.attributes),
+        np.asarray(entry.values, dtype=np.float64),
+        cast(Kind, entry.kind),
+        cast(Between, entry.between),
+        entry.source,
+        empty_classes=_without_attributes(entry),
+    )
+    with rc_context(_STYLE):
+        return _svg(draw_heatmap(table), f"Relatedness from {entry.source}: rows are given, columns follow")
+
+
+def _without_attributes(entry: CouplingRow) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, row in zip(entry.classes, entry.values, strict=True)
+        if entry.between != "attribute_attribute" and all(value == 0 for value in row)
+    )
 
 
 def balancing(entry: Balancing) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from taskloom.report import plots, words
+from taskloom.report.coupled import coupling_view
 from taskloom.report.model import GainRow, ReportData, TaskRow
 
 
@@ -47,6 +48,7 @@ def render(data: ReportData) -> str:
         hurt=hurt_rows(data),
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
         balancing=[(data.cell(entry.cell), plots.balancing(entry)) for entry in data.balancing],
+        couplings=[coupling_view(data, entry) for entry in data.couplings],
         mixing=[
             (data.cell(entry.cell), plots.mixing_heatmaps(entry), plots.mixing_over_time(entry))
             for entry in data.mixing

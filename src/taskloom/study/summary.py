@@ -1,7 +1,8 @@
 """From the results store to verdicts: `summary.json`, `results.parquet`, and the table for the terminal.
 
 `summary.json` holds what the report shows, under the names of `taskloom.report.model.ReportData`: title,
-created, tasks, cells, gains, overall (`{task, gains}` or null), curves, mixing, balancing, task_ends, labels,
+created, tasks, cells, gains, overall (`{task, gains}` or null), curves, mixing, balancing, couplings,
+task_ends, labels,
 num_repeats, clusters, design, failed, warnings, data_notes, environment, study_file; undefined numbers are
 null. Beside it `format` (of this file) and `runs` (planned, done, failed, missing).
 """
@@ -22,6 +23,7 @@ import pandas as pd
 from taskloom.metrics import METRICS
 from taskloom.study.advice import what_would_help
 from taskloom.study.cells import SINGLE_TASK
+from taskloom.study.coupling_rows import coupling_rows
 from taskloom.study.results import ResultsStore, RunRecord
 from taskloom.study.statistics import LEAST_REPEATS, Gain
 from taskloom.study.verdicts import Groups, Overall, by_cell_and_task, chosen_cells, overall, task_gains
@@ -89,6 +91,7 @@ def summarize(
         "curves": [curve for record in records for curve in _curves(record, tasks)],
         "mixing": [mixing for cell in facts["cells"] if (mixing := _mixing(cell, done)) is not None],
         "balancing": [row for cell in facts["cells"] if (row := _balancing(cell, done)) is not None],
+        "couplings": coupling_rows(folder, tasks, facts, done),
         "task_ends": [line for cell in facts["cells"] for line in _task_ends(cell, done)],
         "labels": facts["labels"],
         "num_repeats": facts["repeats"],

@@ -13,7 +13,7 @@ from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.mean_of_tasks import MeanOfTasks
 from taskloom.study.results import RunRecord, run_folder
 from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare
-from taskloom.tasks import TaskSet
+from taskloom.tasks import Task, TaskSet
 
 Groups = dict[tuple[str, str], list[RunRecord]]
 """Finished runs by (cell id, task); a baseline's under (single_task, task)."""
@@ -74,6 +74,30 @@ def task_gains(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: Gro
         baseline = scores.pop(SINGLE_TASK)
         gains += compare(name, metric, baseline, scores, test_over_train=ratio).values()
     return gains
+
+
+def gain_between(
+    folder: Path,
+    task: Task,
+    facts: Mapping[str, Any],
+    without: Sequence[RunRecord],
+    runs: Sequence[RunRecord],
+    cell: str,
+) -> Gain | None:
+    """Gain of a task in one cell over another cell of the same split and seeds, paired by repeat.
+
+    Args:
+        folder: The study's folder.
+        task: The task.
+        facts: See `study_facts` of `taskloom.study.prepare`.
+        without: Runs of the cell that it is compared with.
+        runs: Runs of the cell.
+        cell: Id of the cell.
+    """
+    metric, ratio = task.primary_metric, facts["test_over_train"]
+    groups = ratio is None or facts["repeats"] == 1
+    before, now = (_scores(folder, each, task.name, metric, groups=groups) for each in (without, runs))
+    return compare(task.name, metric, before, {cell: now}, test_over_train=ratio).get(cell)
 
 
 def chosen_cells(tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> dict[str, str]:
