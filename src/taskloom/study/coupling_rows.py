@@ -1,8 +1,8 @@
 """What a summary says about coupled cells: consistency of predictions, gains by it, and its table.
 
-A coupled cell is compared with its twin, the cell that differs in nothing but the coupling, and with the tasks
-trained alone. Contradictions are counted on the decisions that every run leaves of its test rows, so that the
-predictions of networks trained alone are held against the same table.
+A coupled cell is compared with its twin, the cell that differs in nothing but the coupling, and with the
+tasks trained alone. Contradictions are counted on the decisions that every run leaves of its test rows, so
+that the predictions of networks trained alone are held against the same table.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _is_twin(coupled: Sequence[RunRecord], other: Sequence[RunRecord]) -> bool:
     if not other or "coupling" in other[0].resolved["cell"]:
         return False
     settings = {key: value for key, value in coupled[0].resolved["cell"].items() if key != "coupling"}
-    return settings == other[0].resolved["cell"]
+    return bool(settings == other[0].resolved["cell"])
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,9 @@ def _term(term: Mapping[str, Any]) -> str:
     """ "matching to attributes, weight 0.5", with what differs from the paper."""
     weight = term["weight"]
     if isinstance(weight, Mapping):
-        ramp = f" from epoch {weight['start_epoch'] + 1} over {weight['ramp_epochs']} epochs"
-        words = [
-            f"weight {weight['weight']:g}{ramp if weight['start_epoch'] or weight['ramp_epochs'] else ''}"
-        ]
+        words = [f"weight {weight['weight']:g}"]
+        if weight["start_epoch"] or weight["ramp_epochs"]:
+            words.append(f"from epoch {weight['start_epoch'] + 1} over {weight['ramp_epochs']} epochs")
     else:
         words = [f"weight {weight:g}"]
     if term.get("direction", "printed") != "printed":
@@ -151,7 +150,7 @@ def _of_repeat(runs: Sequence[RunRecord], repeat: int) -> RunRecord | None:
 
 
 def _consistencies(coupled: _Coupled, by_repeat: Sequence[Sequence[RunRecord | None]]) -> Row | None:
-    """Shares of contradicting rows and of contradicting pairs: means over repeats, and the range of the first.
+    """Shares of contradicting rows and pairs: means over repeats, and the range of the first.
 
     None where a run, or what it decided, is missing in every repeat.
     """
@@ -159,10 +158,8 @@ def _consistencies(coupled: _Coupled, by_repeat: Sequence[Sequence[RunRecord | N
     for run, parts in zip(coupled.runs, by_repeat, strict=True):
         outputs: dict[str, Any] = {}
         for part in parts:
-            decided = (
-                None if part is None else load_decisions(run_folder(coupled.folder, part.id), coupled.tasks)
-            )
-            outputs |= decided or {}
+            if part is not None:
+                outputs |= load_decisions(run_folder(coupled.folder, part.id), coupled.tasks) or {}
         if all(name in outputs for name in coupled.names):
             table = _table(coupled.folder, run)
             found.append(measure_consistency(outputs, coupled.tasks, table, **coupled.sides))

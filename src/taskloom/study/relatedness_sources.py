@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -159,6 +160,7 @@ def find_table(
 def _table(request: TableRequest, labels: Labels, tasks: TaskSet, sides: Mapping[str, Any]) -> Relatedness:
     name = request.name if request.name in SHIPPED else str(request.path())
     table = choose_relatedness(name, labels, tasks, **sides)
+    table = dataclasses.replace(table, source=request.name)
     given = request.settings
     table = table.renamed(given.get("classes"), given.get("attributes"))
     extra = [name for name in given.get("empty_classes", ()) if name not in table.classes]
