@@ -6,8 +6,6 @@ import errno
 import json
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,11 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from taskloom.data.store_files import (
     GrowingArray,
+    PartialFolder,
     is_replaceable,
-    make_parents,
-    move_into_place,
-    remove_empty,
-    sync_folder,
 )
 from taskloom.errors import DataError
 from taskloom.version import __version__
@@ -125,20 +120,17 @@ class RecordingWriter:
         self._recordings: list[Recording] = []
         self._names: set[str] = set()
         self._total_samples = 0
-        self._made: tuple[Path, ...] = ()
         self._done = False
-        # A sibling, so that the rename at the end stays within one file system.
-        self._partial = self.folder.absolute().parent / f".{self.folder.name}.{secrets.token_hex(6)}.partial"
         with self._sentences():
             if self.folder.exists() and not is_replaceable(self.folder):
                 raise DataError(
                     f"{self.folder}: an empty or new folder, or an older store, expected; found other files. "
                     "Choose another folder."
                 )
-            self._made = make_parents(self._partial)
-            self._partial.mkdir(parents=True)  # anew where another process removed them
-            self._samples = GrowingArray(self._partial / "samples.npy", np.dtype("<f4"), len(self.channels))
-            self._tracks = GrowingArray(self._partial / "tracks.npy", np.dtype("<i4"), len(self.tracks))
+            self._partial = PartialFolder(self.folder)
+            partial = self._partial.path
+            self._samples = GrowingArray(partial / "samples.npy", np.dtype("<f4"), len(self.channels))
+            self._tracks = GrowingArray(partial / "tracks.npy", np.dtype("<i4"), len(self.tracks))
 
     def add(
         self,
@@ -225,13 +217,11 @@ class RecordingWriter:
                     "parameters": dict(parameters),
                 }
                 text = json.dumps(about, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-                with open(self._partial / "store.json", "w", encoding="utf-8") as file:
+                with open(self._partial.path / "store.json", "w", encoding="utf-8") as file:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())
-                sync_folder(self._partial)
-                move_into_place(self._partial, self.folder.absolute())
-                sync_folder(self.folder.absolute().parent)
+                self._partial.move_into_place()
                 self._done = True
         finally:
             if not self._done:
@@ -244,8 +234,8 @@ class RecordingWriter:
             for name in ("_samples", "_tracks"):
                 if hasattr(self, name):  # the constructor may have failed before
                     getattr(self, name).discard()
-            shutil.rmtree(self._partial, ignore_errors=True)
-            remove_empty(self._made)
+            if hasattr(self, "_partial"):
+                self._partial.remove()
 
     def __enter__(self) -> Self:
         return self

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taskloom.data.file_lock import take
 from taskloom.errors import DataError
 
 
@@ -87,6 +90,78 @@ def open_array(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDAr
         if shape[1] == 0:  # an empty range cannot be mapped
             return np.zeros(shape, dtype)
         return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+class PartialFolder:
+    """The temporary sibling in which a store is written; those of writers that were killed are removed.
+
+    A living writer holds the system's lock on a file in its folder, so that no clock and no process number
+    decides what is abandoned.
+
+    Args:
+        folder: Where the store goes.
+
+    Attributes:
+        path: The sibling, made together with the folders above it; within the same file system, so that the
+            rename at the end is one step.
+
+    Example:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp()) / "store"
+        >>> killed = place.parent / ".store.0123456789ab.partial"
+        >>> killed.mkdir()
+        >>> _ = (killed / PartialFolder.LOCK).write_bytes(b"")
+        >>> partial = PartialFolder(place)
+        >>> killed.exists(), partial.path.exists()
+        (False, True)
+        >>> partial.remove()
+        >>> list(place.parent.iterdir())
+        []
+    """
+
+    LOCK = "writing.lock"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.path = self.folder.parent / f".{self.folder.name}.{secrets.token_hex(6)}.partial"
+        self._made = make_parents(self.path)
+        remove_abandoned(self.folder)
+        try:
+            self.path.mkdir(parents=True)  # anew where another process removed them
+            # Taken before the file gets its name: whoever finds it there finds it taken.
+            self._lock: IO[bytes] = open(self.path / "new.lock", "wb")  # noqa: SIM115  # closed at the end
+            take(self._lock)
+            (self.path / "new.lock").rename(self.path / self.LOCK)
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            remove_empty(self._made)
+            raise
+
+    def move_into_place(self) -> None:
+        """Makes it the store; see `move_into_place`."""
+        sync_folder(self.path)
+        # A folder without its lock file is nobody's to remove: not between these two steps either.
+        (self.path / self.LOCK).unlink()
+        move_into_place(self.path, self.folder)
+        self._lock.close()
+        sync_folder(self.folder.parent)
+
+    def remove(self) -> None:
+        """Removes it with everything in it, and the folders that were made for it."""
+        self._lock.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+        remove_empty(self._made)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes the temporary siblings of a store whose writers have ended without finishing them."""
+    for partial in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        try:
+            with open(partial / PartialFolder.LOCK, "r+b") as lock:
+                take(lock)
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError:  # a living writer's, or one that is being put in place
+            continue
 
 
 def is_replaceable(folder: Path) -> bool:

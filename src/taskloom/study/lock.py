@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
+from taskloom.data.file_lock import take
 from taskloom.errors import DataError
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _take(file: IO[bytes]) -> None:
-        # One byte far beyond the text, so that the text stays readable.
-        file.seek(1 << 20)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _take(file: IO[bytes]) -> None:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -49,7 +34,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     path = folder / "study.lock"
     with path.open("a+b") as file:
         try:
-            _take(file)
+            take(file)
         except OSError:
             file.seek(0)
             holder = file.read().decode("ascii", "replace").strip() or "?"

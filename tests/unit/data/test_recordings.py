@@ -8,6 +8,9 @@ import hashlib
 import json
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +249,31 @@ def test_an_older_store_survives_a_failed_rename(tmp_path: Path, monkeypatch: py
         write_store(tmp_path / "store", [20], seed=5)
     assert RecordingStore.open(tmp_path / "store").checksum == old.checksum
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, numpy as np\n"
+        "from taskloom.data.recordings import RecordingWriter\n"
+        f"writer = RecordingWriter({str(tmp_path / 'store')!r}, channels=['a'], rate_hz=1.0)\n"
+        "writer.add('A', np.zeros((100, 1)))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.suffix == ".partial"
+    assert (left / "samples.npy").exists()
+    write_store(tmp_path / "store", [30])
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
+    with _writer(tmp_path / "store") as slow:
+        _add_zeros(slow)
+        write_store(tmp_path / "store", [30], seed=5)
+        _close(slow)
+    assert np.array_equal(RecordingStore.open(tmp_path / "store").samples, np.zeros((3, 2)))
 
 
 def test_writers_of_one_place_do_not_disturb_each_other(tmp_path: Path) -> None:
