@@ -209,6 +209,54 @@ def inspect(file: StudyFile, data: DataFolder = None, settings: Settings = None)
 
 @app.command()
 @_guarded
+def relate(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="DATA_OR_STUDY", help="Study file, or a table of labels.", show_default=False),
+    ],
+    tasks: Annotated[
+        str,
+        typer.Option("--tasks", metavar="A,B,...", help="Tasks, or columns of the table."),
+    ] = "",
+    classes: Annotated[
+        str, typer.Option("--classes", metavar="A,...", help="Which of them is given, where it must be said.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where files go; nothing is written without.")
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option("--check", metavar="TABLE", help="Table held against the labels.")
+    ] = None,
+    minimum_support: Annotated[
+        int, typer.Option("--minimum-support", min=1, help="Rows that an entry rests on at least.")
+    ] = 10,
+    data: DataFolder = None,
+    settings: Settings = None,
+) -> None:
+    """Say which labels go together: counts, intervals, a heatmap, and where a table contradicts them."""
+    from taskloom.study.relate import relate as find_related
+    from taskloom.study.relate import write_related
+    from taskloom.study.runner import writable
+    from taskloom.terminal import print_related
+
+    related = find_related(
+        source,
+        tasks=_split(tasks),
+        classes=_split(classes),
+        data=data,
+        overrides=settings or (),
+        minimum_support=minimum_support,
+        checked=check,
+    )
+    print_related(related)
+    if out is not None:
+        with writable(out):
+            for path in write_related(related, out):
+                say(f"wrote    {path}")
+
+
+@app.command()
+@_guarded
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.", show_default=False)],
 ) -> None:
@@ -319,6 +367,10 @@ def main() -> None:
 
 
 # -- helpers
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _stores(study: Study) -> Path:

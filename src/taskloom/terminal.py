@@ -14,12 +14,25 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from taskloom.study.config import Study
+    from taskloom.study.relate import Related
     from taskloom.study.runner import Plan
 
-__all__ = ["announce", "console", "download_progress", "print_dry_run", "print_verdicts", "say"]
+__all__ = [
+    "announce",
+    "console",
+    "download_progress",
+    "print_dry_run",
+    "print_related",
+    "print_verdicts",
+    "say",
+]
+
+
+_MOST_WARNINGS = 20
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -113,6 +126,39 @@ def print_verdicts(summary: dict[str, Any]) -> None:
     say(summary["design"])
     for line in (*summary["failed"], *summary["warnings"]):
         say(line)
+
+
+def print_related(related: Related) -> None:
+    """Prints a relatedness: its entries, or a checked table beside it as table 1 of paper 003 stands."""
+    from taskloom.study.relate import lines_of, side_by_side
+
+    table, found = related.table, related.comparison
+    say(
+        f"{', '.join(related.classes)} -> {', '.join(related.attributes)}   {related.origin}, "
+        f"{int(table.known.sum())} of {table.values.size} entries known"
+    )
+    shown = Table(box=None, pad_edge=False, header_style="")
+    if found is None:
+        for name in ("given", "follows with frequency [95 % interval], most frequent first"):
+            shown.add_column(name)
+        for line in lines_of(table):
+            shown.add_row(*map(Text, line))
+    else:
+        for name in ("class", found.prior.source, "labels (! contradicts)"):
+            shown.add_column(name)
+        for row in side_by_side(found):
+            shown.add_row(*map(Text, row))
+    console().print(shown)
+    for warning in related.warnings:
+        say(f"warning  {warning}")
+    if found is not None:
+        wrong = found.contradictions
+        for entry in wrong[:_MOST_WARNINGS]:
+            say(f"warning  {entry}")
+        if len(wrong) > _MOST_WARNINGS:
+            say(f"warning  and {len(wrong) - _MOST_WARNINGS} more: --out DIR writes them to check.csv")
+        if not related.warnings:
+            say(f"{found.prior.source}: none of {found.num_compared} entries contradicts the labels.")
 
 
 def _counted(number: int, what: str) -> str:
