@@ -63,9 +63,11 @@ def announce(file: Path, study: Study, plan: Plan) -> None:
 
     tasks, repeats = len(study.config.tasks), study.config.repeats
     facts = plan.prepared.facts
+    twice = ", each on two splits" if any(spec.companion for spec in plan.specs) else ""
     line = (
         f"{file}  {_counted(tasks, 'task')}, {_counted(len(plan.cells), 'cell')} x "
-        f"{_counted(repeats, 'seed')} + {tasks * repeats} single-task = {_counted(len(plan.specs), 'run')}"
+        f"{_counted(repeats, 'seed')} + {tasks * repeats} single-task{twice} = "
+        f"{_counted(len(plan.specs), 'run')}"
     )
     holes = describe(facts)
     say(f"{line}   {holes}" if holes else line)

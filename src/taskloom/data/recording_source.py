@@ -18,6 +18,7 @@ from taskloom.data.readers import RecordingReader
 from taskloom.data.readers.edf import EdfReader
 from taskloom.data.readers.opportunity import OpportunityReader
 from taskloom.data.recordings import RecordingStore, RecordingWriter
+from taskloom.data.shuffled_windows import SHUFFLED_WARNING, SHUFFLED_WINDOWS
 from taskloom.data.sources import (
     SOURCES,
     TaskSettings,
@@ -154,6 +155,7 @@ def load_recordings(
     windowing = WindowSettings.from_settings(settings.get("window") or {}, window)
     normalize = _normalize_settings(settings, clip)
     store, notes = prepare(reader, stores)
+    leaks = rule.by == SHUFFLED_WINDOWS
     declared, columns = _without_columns(tasks)
     task_set = resolve_tasks(declared, _known_classes(reader, store, declared, columns, windowing))
     windows = windowing.build(store, task_set, columns, str(settings.get("group_by", group_by)))
@@ -172,7 +174,8 @@ def load_recordings(
     }
     return DataSplits(
         **datasets,
-        about=_about(reader, store, windows, parts, rule, notes),
+        about=_about(reader, store, windows, parts, rule, notes)
+        | ({"warnings": [SHUFFLED_WARNING]} if leaks else {}),
         preprocessing={
             "reader": reader.name,
             "channels": list(store.channels),

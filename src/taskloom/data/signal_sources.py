@@ -13,6 +13,7 @@ from taskloom.data.readers.deap import RATINGS, DeapReader
 from taskloom.data.readers.recordings_folder import RecordingsReader
 from taskloom.data.readers.wav import WavReader
 from taskloom.data.recording_source import COMMON_SETTINGS, load_recordings
+from taskloom.data.shuffled_windows import SHUFFLED_WINDOWS
 from taskloom.data.signals import SIGNAL_SETTINGS, SignalSteps
 from taskloom.data.sources import SOURCES, TaskSettings, check_settings, data_folder
 from taskloom.tasks import TaskSet
@@ -74,12 +75,14 @@ class SteppedSource:
         window: Window settings where the study file gives none and recordings differ in length; where
             `fit_seconds` makes them equally long, each is one window.
         columns: Gives tasks the `column` of their label, where it is not of their name.
+        named_rules: Split rules that this source has besides those of all recordings.
     """
 
     reader: Callable[..., SteppedReader]
     settings: tuple[str, ...]
     window: Mapping[str, Any]
     columns: Callable[[TaskSettings], TaskSettings] = _unchanged
+    named_rules: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -110,6 +113,7 @@ class SteppedSource:
             window=window,
             clip=None,
             group_by="auto",
+            named_rules=self.named_rules,
         )
         splits.preprocessing["signals"] = {"native_rate_hz": reader.native_rate_hz, **reader.steps.to_dict()}
         band_pass = reader.steps.band_pass
@@ -130,7 +134,13 @@ load_folder = SOURCES.register("recordings")(
 """A folder of recordings with tables; a task has the name of a column of one of the tables or of a track."""
 
 load_deap = SOURCES.register("deap")(
-    SteppedSource(DeapReader, DEAP_SETTINGS, {"seconds": 1.0, "stride_seconds": 0.5}, rating_columns)
+    SteppedSource(
+        DeapReader,
+        DEAP_SETTINGS,
+        {"seconds": 1.0, "stride_seconds": 0.5},
+        rating_columns,
+        (SHUFFLED_WINDOWS,),
+    )
 )
 """DEAP; a task has the name of a rating, and its kind decides whether the label is low or high (binary), low,
 medium or high (multiclass), or the rating itself (regression). Windows are those of thesis 002."""

@@ -8,6 +8,9 @@ from typing import Any, Self
 
 from taskloom.errors import ConfigError, did_you_mean
 
+_NOT_DRAWN_BY_GROUP = ("time", "files", "within_person", "blocks", "thesis-002-shuffled-windows")
+"""Rules that have no groups to put into folds or to stratify."""
+
 PART_NAMES = ("train", "validation", "test")
 SHARED_GROUPS = ("refused", "allowed")
 
@@ -55,11 +58,11 @@ class SplitRule:
             raise ConfigError("split.files: the patterns belong to `by: files`, and `by: files` needs them.")
         if self.by == "column" and self.column is None:
             raise ConfigError("split.column: `by: column` needs the column's name.")
-        if self.column is not None and self.by in ("time", "files", "recording", "rows", "within_person"):
+        if self.column is not None and self.by in (*_NOT_DRAWN_BY_GROUP, "recording", "rows"):
             raise ConfigError(f"split.column: does not go with `by: {self.by}`; use `by: column`.")
         if self.gap < 0 or (self.gap and self.by != "time"):
             raise ConfigError(f"split.gap: 0 samples or more, and only with `by: time`; found {self.gap}.")
-        drawn = self.by not in ("time", "files", "within_person") and self.column is None
+        drawn = self.by not in _NOT_DRAWN_BY_GROUP and self.column is None
         if self.stratify is not None and not drawn:
             raise ConfigError("split.stratify: only where groups or rows are drawn.")
         if self.files is not None and "validation" in self.files and self.validation is not None:
@@ -135,7 +138,7 @@ class SplitRule:
             raise ConfigError("split: `folds` and `fold` go together.")
         if self.folds is None or self.fold is None:
             return
-        if self.by in ("time", "files", "column", "within_person") or self.column is not None:
+        if self.by in (*_NOT_DRAWN_BY_GROUP, "column") or self.column is not None:
             raise ConfigError("split.folds: folds are of groups, recordings or rows drawn by seed.")
         if self.test is not None:
             raise ConfigError("split.test: with `folds` the test part is the fold; leave `test` out.")

@@ -10,6 +10,7 @@
 `column`           rows as a column says
 `rows`             a row, for tables whose rows share nothing
 `within_person`    a recording, drawn so that every person stands in all three parts
+`blocks`           ten windows' length of a recording; windows across two parts are left out
 =================  ========================================================================================
 
 With `folds` and `fold` the test part is one fold of the groups. `by: person` with `column` takes the parts
@@ -27,6 +28,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from taskloom.data.grouping import GROUPINGS, group_names
+from taskloom.data.shuffled_windows import (
+    BLOCKS,
+    SHUFFLED_TEST,
+    SHUFFLED_WINDOWS,
+    split_by_blocks,
+    split_shuffled,
+)
 from taskloom.data.split_checks import (
     Parts,
     check_classes,
@@ -77,6 +85,7 @@ RULES = (
     "column",
     "rows",
     "within_person",
+    BLOCKS,
 )
 """What `by` may be for recordings, besides the labels of a store."""
 
@@ -102,6 +111,8 @@ def split_windows(
         ConfigError: The rule is unknown or does not fit a store.
     """
     known = [*RULES, *named_rules, *windows.store.label_names]
+    if rule.by == SHUFFLED_WINDOWS and rule.by in named_rules:
+        return _shuffled(windows, rule, seed if rule.seed is None else rule.seed)
     if rule.by not in known or rule.by in named_rules:
         raise ConfigError(
             f"split.by: `{rule.by}` is not a rule for these recordings.{did_you_mean(rule.by, known)} "
@@ -129,6 +140,10 @@ def split_windows(
             seed=seed,
             outer_names=names,
         )
+    elif rule.by == BLOCKS:
+        parts = split_by_blocks(
+            windows, test=rule.test_fraction, validation=rule.validation_fraction, seed=seed
+        )
     elif rule.by == "rows":
         parts = _drawn(np.arange(len(windows)), rule, seed, strata, "rows")
     elif rule.column is not None:
@@ -147,6 +162,16 @@ def split_windows(
     return parts
 
 
+def _shuffled(windows: WindowDataset, rule: SplitRule, seed: int) -> Parts:
+    """The one split that may leak, which its name says; everything else about it is checked."""
+    test = rule.test_fraction if rule.test is not None else SHUFFLED_TEST
+    parts = split_shuffled(windows, test=test, validation=rule.validation_fraction, seed=seed)
+    check_not_empty(parts, f"`by: {rule.by}`")
+    verify_disjoint(parts)
+    check_classes(windows.labels, windows.tasks, parts)
+    return parts
+
+
 def split_rows(num_rows: int, columns: Mapping[str, ArrayLike], rule: SplitRule, *, seed: int) -> Parts:
     """Splits the rows of a table by a rule and verifies the result; call `check_classes` with the labels.
 
@@ -161,7 +186,7 @@ def split_rows(num_rows: int, columns: Mapping[str, ArrayLike], rule: SplitRule,
         ConfigError: A rule that is for recordings.
     """
     seed = seed if rule.seed is None else rule.seed
-    if rule.by in ("time", "files", "within_person") and rule.by not in columns:
+    if rule.by in ("time", "files", "within_person", BLOCKS) and rule.by not in columns:
         raise ConfigError(f"split.by: `{rule.by}` is for recordings; a table has rows, a column or `column`.")
     strata = (
         None if rule.stratify is None else _codes(columns, rule.stratify, "split.stratify", missing=True)[0]

@@ -16,12 +16,16 @@ from taskloom.report.model import (
     CoupledLabel,
     CoupledTask,
     CouplingRow,
+    Course,
     Curve,
     GainRow,
     LabelCount,
+    Leakage,
     Mixing,
     ReportData,
+    Settled,
     TaskRow,
+    Trajectory,
 )
 from taskloom.report.render import write
 
@@ -80,6 +84,8 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         balancing=[_balancing(row) for row in summary.get("balancing", ())],
         task_ends=summary.get("task_ends", ()),
         couplings=[_coupling(row) for row in summary.get("couplings", ())],
+        course=_course(summary.get("course")),
+        leakage=[_row(Leakage, row) for row in summary.get("leakage", ())],
     )
 
 
@@ -127,6 +133,24 @@ def _balancing(row: Mapping[str, Any]) -> Balancing:
         {name: _numbers(values) for name, values in row["cosines"].items()},
         _numbers(row["conflict_rate"]),
     )
+
+
+def _course(values: Mapping[str, Any] | None) -> Course | None:
+    if values is None:
+        return None
+    trajectories = [
+        _row(Trajectory, {**row, "runs": [_numbers(run) for run in row["runs"]]})
+        for row in values["trajectories"]
+    ]
+    settled = [
+        _row(Settled, {**row, "values": {name: _undefined(each) for name, each in row["values"].items()}})
+        for row in values["settled"]
+    ]
+    return Course(values["last_epochs"], values["loess_span"], trajectories, settled)
+
+
+def _undefined(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def _numbers(values: list[float | None]) -> list[float]:

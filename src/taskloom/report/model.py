@@ -112,6 +112,83 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """One metric of one task in one cell, after every epoch.
+
+    Args:
+        task, metric: Which.
+        cell: Cell id, or "" for the task alone.
+        part: "validation", or "test" where the study looked at it (it decides nothing).
+        runs: One value per epoch for every repeat.
+    """
+
+    task: str
+    cell: str
+    part: str
+    metric: str
+    runs: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One task in one cell over its last epochs.
+
+    Args:
+        task, cell, part: See `Trajectory`.
+        repeats: How many repeats.
+        values: Per metric, `mean` and the half widths of its 95 % interval: `over_epochs`, as thesis 002 has
+            it, and `over_repeats`, for new seeds; NaN where there is one only.
+        seconds: Mean training time.
+        overhead: Training time over that of one single-task network of its main tasks, less 1; NaN alone.
+        num_parameters: Trainable parameters.
+    """
+
+    task: str
+    cell: str
+    part: str
+    repeats: int
+    values: Mapping[str, Mapping[str, float]]
+    seconds: float
+    overhead: float
+    num_parameters: int
+
+
+@dataclass(frozen=True)
+class Course:
+    """How trainings went, where the study file's `report` section asks for it.
+
+    Args:
+        last_epochs: How many epochs `settled` is about.
+        span: Share of the points that a place of a smoothed curve rests on.
+        trajectories, settled: The rows.
+    """
+
+    last_epochs: int
+    span: float
+    trajectories: Sequence[Trajectory]
+    settled: Sequence[Settled]
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What a split over which windows straddle gives away: one task of one cell, mean over repeats.
+
+    Args:
+        task: Which task.
+        cell: Cell id, or "" for the task alone.
+        straddling: Test value on the study's split.
+        apart: Test value of the same model trained where no window straddles.
+        repeats: How many repeats both values rest on.
+    """
+
+    task: str
+    cell: str
+    straddling: float
+    apart: float
+    repeats: int
+
+
+@dataclass(frozen=True)
 class Mixing:
     """Learned mixing of one cell, averaged over repeats at their best epochs.
 
@@ -278,6 +355,8 @@ class ReportData:
             among `gains` under its name.
         balancing: Cells whose losses were weighed by more than constants.
         couplings: What coupled cells' relatedness is, and what it did.
+        course: Metrics by epoch and over the last ones, where asked for.
+        leakage: Values beside those of a split over which windows straddle.
         task_ends: Sentences on when tasks converged, where they stop one by one.
     """
 
@@ -301,6 +380,8 @@ class ReportData:
     balancing: Sequence[Balancing] = ()
     task_ends: Sequence[str] = ()
     couplings: Sequence[CouplingRow] = ()
+    leakage: Sequence[Leakage] = ()
+    course: Course | None = None
 
     def gain(self, task: str, cell: str) -> GainRow | None:
         """The gain of a task in a cell, None where there is none (yet)."""

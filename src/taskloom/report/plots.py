@@ -21,7 +21,7 @@ from taskloom.report.words import metric_name
 # Okabe and Ito's colours, told apart by colour-blind readers; the baseline is always dark grey.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#000000")
 BASELINE = "#555555"
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "taskloom",  # the same data give the same file
     "font.family": "sans-serif",
@@ -48,7 +48,7 @@ def curves(data: ReportData, task: TaskRow) -> str:
     if not by_cell:
         return ""
     shown = ["", *_cells_to_show(task, by_cell)]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.0), layout="constrained")
         axes = figure.subplots()
         for cell in shown:
@@ -62,14 +62,14 @@ def curves(data: ReportData, task: TaskRow) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(0.5, 0.5 + max(len(curve.values) for runs in by_cell.values() for curve in runs))
         figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=2)
-        return _svg(figure, f"Validation curves of {task.name}")
+        return svg(figure, f"Validation curves of {task.name}")
 
 
 def mixing_heatmaps(mixing: Mixing) -> str:
     """The mixing matrices of one cell by depth; rows receive, columns give. Returns SVG."""
     names, count = list(mixing.matrices), len(mixing.matrices)
     size = max(1.5, 0.42 * len(mixing.tasks) + 0.9)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(min(size * count + 0.8, 14), size + 0.9), layout="constrained")
         panels = figure.subplots(1, count, squeeze=False)[0]
         limit = max(float(np.abs(np.asarray(matrix)).max()) for matrix in mixing.matrices.values()) or 1.0
@@ -77,7 +77,7 @@ def mixing_heatmaps(mixing: Mixing) -> str:
             matrix = np.asarray(mixing.matrices[name], dtype=float)
             _draw_heatmap(axes, matrix, mixing.tasks, limit, with_rows=index == 0)
             axes.set_title(f"after {name}", fontsize=9)
-        return _svg(figure, "Mixing matrices by depth: rows receive, columns give")
+        return svg(figure, "Mixing matrices by depth: rows receive, columns give")
 
 
 def mixing_over_time(mixing: Mixing) -> str:
@@ -85,7 +85,7 @@ def mixing_over_time(mixing: Mixing) -> str:
     series: Mapping[str, Sequence[Sequence[Sequence[float]]]] = mixing.over_time
     if not series or max(len(epochs) for epochs in series.values()) < 2 or len(mixing.tasks) < 2:
         return ""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(6.2, 2.5), layout="constrained")
         axes = figure.subplots()
         for index, (stage, epochs) in enumerate(series.items()):
@@ -102,7 +102,7 @@ def mixing_over_time(mixing: Mixing) -> str:
         axes.set_xlabel("epoch")
         axes.set_ylabel("mean mixing weight")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return _svg(figure, "Mixing weights over time, first repeat")
+        return svg(figure, "Mixing weights over time, first repeat")
 
 
 def relatedness(entry: CouplingRow) -> str:
@@ -116,8 +116,8 @@ def relatedness(entry: CouplingRow) -> str:
         entry.source,
         empty_classes=_without_attributes(entry),
     )
-    with rc_context(_STYLE):
-        return _svg(draw_heatmap(table), f"Relatedness from {entry.source}: rows are given, columns follow")
+    with rc_context(STYLE):
+        return svg(draw_heatmap(table), f"Relatedness from {entry.source}: rows are given, columns follow")
 
 
 def _without_attributes(entry: CouplingRow) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ def balancing(entry: Balancing) -> str:
         )
         if series
     ]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(4.2 * len(panels), 3.0), layout="constrained")
         for axes, (title, series) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
@@ -152,7 +152,7 @@ def balancing(entry: Balancing) -> str:
             axes.set_title(title, fontsize=9)
             if len(series) <= 2 * len(PALETTE):  # dozens of pairs have no colours of their own
                 axes.legend(frameon=False, fontsize=7, ncols=2)
-        return _svg(figure, "What the balancer did over the epochs, first repeat")
+        return svg(figure, "What the balancer did over the epochs, first repeat")
 
 
 def _cells_to_show(task: TaskRow, by_cell: Mapping[str, Sequence[Curve]]) -> list[str]:
@@ -217,7 +217,7 @@ def _draw_heatmap(
                 )
 
 
-def _svg(figure: Figure, description: str) -> str:
+def svg(figure: Figure, description: str) -> str:
     """The figure as an SVG element: no XML header, no date, described for screen readers."""
     buffer = io.StringIO()
     figure.savefig(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from taskloom.report import plots, words
+from taskloom.report import course, plots, words
 from taskloom.report.coupled import coupling_view
 from taskloom.report.model import GainRow, ReportData, TaskRow
 
@@ -46,6 +46,12 @@ def render(data: ReportData) -> str:
         matrix=[(task, baseline_value(data, task), _matrix_row(data, task)) for task in rows],
         sentences=[(task, words.task_sentence(data, task), _verdict(data, task)) for task in rows],
         hurt=hurt_rows(data),
+        leakage=leakage_rows(data),
+        course=[
+            (task, course.figure(data, task), course.table(data.course, data, task))
+            for task in judged
+            if data.course is not None
+        ],
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
         balancing=[(data.cell(entry.cell), plots.balancing(entry)) for entry in data.balancing],
         couplings=[coupling_view(data, entry) for entry in data.couplings],
@@ -79,6 +85,19 @@ def hurt_rows(data: ReportData) -> list[tuple[TaskRow, GainRow, str]]:
         if gain.verdict == "hurt" and gain.task in tasks
     ]
     return sorted(rows, key=lambda row: _relative(row[1]))
+
+
+def leakage_rows(data: ReportData) -> list[tuple[str, str, str, str, str]]:
+    """Task, cell, value where windows straddle, value where none does, difference: ready to print."""
+    tasks = {task.name: task for task in data.tasks}
+    rows = []
+    for row in data.leakage:
+        task = tasks[row.task]
+        name = getattr(data.cell(row.cell), "name", row.cell) if row.cell else "alone"
+        values = [words.with_unit(value, task.metric, task.unit) for value in (row.straddling, row.apart)]
+        lost = words.number(row.apart - row.straddling, task.metric, signed=True, like=row.straddling)
+        rows.append((task.name, name, *values, lost))
+    return [(first, second, third, fourth, fifth) for first, second, third, fourth, fifth in rows]
 
 
 def _matrix_row(data: ReportData, task: TaskRow) -> list[MatrixCell]:

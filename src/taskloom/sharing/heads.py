@@ -29,7 +29,8 @@ class HeadSpec:
     Args:
         hidden: Width of each hidden layer; none is a linear read-out.
         activation: After each hidden layer: relu, leaky_relu, elu, gelu or tanh.
-        dropout: Share of each hidden layer's outputs set to 0 in training, in [0, 1).
+        dropout: Share of each hidden layer's outputs set to 0 in training, in [0, 1): one number for all
+            hidden layers, or one for each.
         norm: Between a hidden layer and its activation: None or "batch".
         per_sample: Whether there is one output per sample of a window: features [N, F, W] then go through
             the same layers at every sample and give [N, width, W]. Otherwise features with more than one axis
@@ -45,7 +46,7 @@ class HeadSpec:
 
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
-    dropout: float = 0.0
+    dropout: float | tuple[float, ...] = 0.0
     norm: str | None = None
     per_sample: bool = False
 
@@ -61,14 +62,27 @@ class HeadSpec:
                 f"head.activation: `{self.activation}` is not known."
                 f"{did_you_mean(str(self.activation), ACTIVATIONS)} Known: {', '.join(ACTIVATIONS)}."
             )
-        if (
-            isinstance(self.dropout, bool)
-            or not isinstance(self.dropout, int | float)
-            or not 0 <= self.dropout < 1
-        ):
-            raise ConfigError(f"head.dropout: a number in [0, 1) expected, found {self.dropout!r}.")
+        self._check_dropout()
         if self.norm not in (None, "batch"):
             raise ConfigError(f"head.norm: batch or nothing expected, found {self.norm!r}.")
+
+    def _check_dropout(self) -> None:
+        rates: Any = self.dropout
+        if isinstance(rates, list | tuple):
+            if len(rates) != len(self.hidden):
+                raise ConfigError(
+                    f"head.dropout: one number for all hidden layers, or one for each of the "
+                    f"{len(self.hidden)} expected, found {len(rates)}."
+                )
+            object.__setattr__(self, "dropout", tuple(rates))
+        for rate in rates if isinstance(rates, list | tuple) else (rates,):
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+                raise ConfigError(f"head.dropout: a number in [0, 1) expected, found {rate!r}.")
+
+    @property
+    def dropout_rates(self) -> tuple[float, ...]:
+        """The rate after every hidden layer."""
+        return self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * len(self.hidden)
 
     def build(self, feature_shape: Sequence[int], width: int) -> nn.Sequential:
         """Builds the head.
@@ -92,13 +106,13 @@ class HeadSpec:
         if not self.per_sample and len(feature_shape) > 1:
             layers.append(nn.Flatten())
         size = feature_shape[0] if self.per_sample else math.prod(feature_shape)
-        for hidden in self.hidden:
+        for hidden, dropout in zip(self.hidden, self.dropout_rates, strict=True):
             layers.append(self._layer(size, hidden))
             if self.norm == "batch":
                 layers.append(nn.BatchNorm1d(hidden))
             layers.append(ACTIVATIONS[self.activation]())
-            if self.dropout > 0:
-                layers.append(nn.Dropout(self.dropout))
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
             size = hidden
         layers.append(self._layer(size, width))
         return nn.Sequential(*layers)

@@ -33,6 +33,7 @@ from taskloom.study.groupings import read_task_sets, with_groupings
 from taskloom.study.identity import deciding_settings
 from taskloom.study.locate import explain, located
 from taskloom.study.multiply import depth_of_value, multiply
+from taskloom.study.own_network import own_encoder, own_head
 from taskloom.study.warm_start import linked, read_warm_start, renamed
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.training.config import TrainingConfig
@@ -40,7 +41,17 @@ from taskloom.training.config import TrainingConfig
 SINGLE_TASK = "single_task"
 """Architecture and cell id of the baselines."""
 
-SIBLINGS = ("balancing", "callbacks", "coupling", "training", "tasks", "warm_start", "name")
+SIBLINGS = (
+    "balancing",
+    "callbacks",
+    "coupling",
+    "training",
+    "tasks",
+    "warm_start",
+    "encoder",
+    "head",
+    "name",
+)
 """What may stand beside the architecture in an entry."""
 
 
@@ -58,6 +69,7 @@ class Cell:
         callbacks: `{name: settings}` each, of `taskloom.training.CALLBACKS`, in the order they are called.
         warm_start: The cells whose trained networks it starts from; see `taskloom.study.warm_start`.
         coupling: Settings of a coupling as `taskloom.study.couplings` reads them, None where there is none.
+        encoder, head: In place of the study's; see `taskloom.study.own_network`. None: the study's.
         entry: Position in the study file's `cells`, -1 for a baseline.
     """
 
@@ -70,6 +82,8 @@ class Cell:
     callbacks: tuple[dict[str, Any], ...] = ()
     warm_start: tuple[Cell, ...] = ()
     coupling: dict[str, Any] | None = None
+    encoder: dict[str, Any] | None = None
+    head: dict[str, Any] | None = None
     entry: int = field(default=-1, compare=False)
 
     @property
@@ -93,6 +107,8 @@ class Cell:
                 else {}
             ),
             **({"coupling": self.coupling} if self.coupling else {}),
+            **({} if self.encoder is None else {"encoder": self.encoder}),
+            **({} if self.head is None else {"head": self.head}),
         }
 
 
@@ -162,6 +178,8 @@ def _expand_on(
         if title is not None and not isinstance(title, str):
             raise ConfigError(f"{dotted((*path, 'name'))}: text expected, found {title!r}.")
         training = _training(entry.get("training"), study, (*path, "training"))
+        encoder = own_encoder(entry.get("encoder"), study, (*path, "encoder"))
+        head = own_head(entry.get("head"), study, (*path, "head"))
         own = "lr_multipliers" in (entry.get("training") or {})
         where: KeyPath = (*path, "training") if own else ("training",)
         training = training_of(training, study.config.tasks, tasks, where)
@@ -181,6 +199,8 @@ def _expand_on(
             balancing,
             callbacks,
             coupling=coupling,
+            encoder=encoder,
+            head=head,
             entry=position,
         )
         for settings, varied in combinations

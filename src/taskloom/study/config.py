@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,7 +18,7 @@ from taskloom.encoders import ENCODERS
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.study.locate import explain, located, unknown_setting
 from taskloom.study.overrides import apply_overrides
-from taskloom.study.yaml_lines import Document, KeyPath, read_document
+from taskloom.study.yaml_lines import Document, KeyPath, dotted, read_document
 from taskloom.tasks import KINDS
 from taskloom.training.config import TrainingConfig
 
@@ -45,16 +45,28 @@ class HeadSettings(_Settings):
     Args:
         hidden: Widths of hidden layers; none is one linear layer.
         activation: Between them.
-        dropout: Share of each hidden layer's outputs set to 0 in training.
+        dropout: Share of each hidden layer's outputs set to 0 in training; a list has one for each layer.
         norm: Between a hidden layer and its activation: none, or "batch".
         per_sample: One output per sample of a window, for labels per sample.
     """
 
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: Annotated[float, Field(ge=0, lt=1)] | tuple[Annotated[float, Field(ge=0, lt=1)], ...] = 0.0
     norm: Literal["batch"] | None = None
     per_sample: bool = False
+
+
+class ReportSettings(_Settings):
+    """The `report` section: the course of training on the page; it changes no run.
+
+    Args:
+        last_epochs: Over how many epochs at the end means and intervals are taken.
+        loess_span: Share of the points that a place of a smoothed curve rests on.
+    """
+
+    last_epochs: int = Field(default=10, ge=1)
+    loess_span: float = Field(default=0.75, gt=0, le=1)
 
 
 class StudyConfig(_Settings):
@@ -69,6 +81,7 @@ class StudyConfig(_Settings):
         encoder, head, training: As their classes say.
         repeats: How often every cell is trained; repeat r has seed `seed` + r.
         seed: Seed of the first repeat and of the split.
+        report: Adds metrics by epoch, smoothed, and their means over the last epochs to the report.
         cells: What is compared: each one architecture and its settings; see `taskloom.study.cells`.
     """
 
@@ -80,6 +93,7 @@ class StudyConfig(_Settings):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     repeats: int = Field(default=5, ge=1, le=10_000)
     seed: int = Field(default=0, ge=0, lt=2**31)
+    report: ReportSettings | None = None
     cells: list[dict[str, Any]] = Field(min_length=1)
 
 
@@ -161,19 +175,32 @@ def check_study(document: Document, name: str = "study") -> Study:
 def _check_encoder(document: Document) -> None:
     """Unknown settings of the encoder, which only the named encoder knows."""
     settings = document.value.get("encoder")
-    if not isinstance(settings, Mapping):
-        return  # pydantic says what is wrong
+    if isinstance(settings, Mapping):  # else pydantic says what is wrong
+        check_encoder_settings(document, settings, ("encoder",))
+
+
+def check_encoder_settings(document: Document, settings: Mapping[str, Any], at: KeyPath) -> None:
+    """Refuses an unknown encoder, or a setting that it does not have.
+
+    Args:
+        document: For file and line.
+        settings: Its name and settings.
+        at: Where they stand.
+
+    Raises:
+        ConfigError: With file and line.
+    """
     name = settings.get("name")
     if name is not None and str(name) not in ENCODERS:
         message = (
-            f"encoder.name: `{name}` is not a known encoder."
+            f"{dotted((*at, 'name'))}: `{name}` is not a known encoder."
             f"{did_you_mean(str(name), ENCODERS)} Known: {', '.join(ENCODERS)}."
         )
-        raise ConfigError(document.say(("encoder", "name"), message))
+        raise ConfigError(document.say((*at, "name"), message))
     known = ["name", *(() if name is None else _keyword_names(ENCODERS[str(name)]))]
     for key in settings:
         if key not in known:
-            path: KeyPath = ("encoder", key)
+            path: KeyPath = (*at, key)
             raise ConfigError(document.say(path, unknown_setting(path, known)))
 
 

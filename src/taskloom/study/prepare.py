@@ -18,6 +18,7 @@ from taskloom.errors import ConfigError, DataError
 from taskloom.losses import per_task
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.study.cells import Cell
+from taskloom.study.companion import companion_request
 from taskloom.study.config import Study
 from taskloom.study.coupled_runs import Coupled, check_in_study
 from taskloom.study.extras import build_callbacks
@@ -73,16 +74,23 @@ def prepare_data(
         if request.key in checksums and repeat > 0:
             continue
         with located(study.document):
+            beside = companion_request(request)
+            if beside is not None:
+                check_labels(inspect_splits(cache.get(beside)))
             splits = cache.get(request)
             inspection = inspect_splits(splits)
-            check_labels(inspection)
+            check_labels(inspection, may_straddle=beside is not None)
         checksums[request.key] = splits.about.get("sources", splits.about)
         facts = data_facts(splits, inspection, study)
     return Prepared(requests, [checksums[request.key] for request in requests], facts)
 
 
-def check_labels(inspection: Inspection) -> None:
+def check_labels(inspection: Inspection, *, may_straddle: bool = False) -> None:
     """Refuses data that cannot give a verdict; sources have refused most of it already.
+
+    Args:
+        inspection: What stands in the data.
+        may_straddle: Whether windows of two parts may share samples, as the split's name and a warning say.
 
     Raises:
         DataError: A part without rows, a task without any label in a part, windows of two parts that share
@@ -98,7 +106,7 @@ def check_labels(inspection: Inspection) -> None:
                     f"tasks.{task.name}: there is no label at all in {part}; every part needs some."
                 )
     for leak in inspection.leaks:
-        if leak.what == "samples":
+        if leak.what == "samples" and not may_straddle:
             raise DataError(
                 f"split: {leak.count} windows of {leak.parts[1]} share samples with {leak.parts[0]} "
                 f"({', '.join(leak.examples)}); results would mean nothing: split by recording or group."
@@ -328,6 +336,7 @@ def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: i
             if cell.entry >= 0
         ],
         "jobs": jobs,
+        "report": None if study.config.report is None else study.config.report.model_dump(mode="json"),
         "study_file": study.to_yaml(),
     }
 

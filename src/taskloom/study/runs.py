@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from taskloom.data import sources
 from taskloom.data.batch import DataSplits
 from taskloom.errors import DataError
 from taskloom.study.cells import Cell
-from taskloom.study.config import Study, digest
+from taskloom.study.companion import NAME_SUFFIX, SUFFIX, companion_request
+from taskloom.study.config import HeadSettings, Study, digest
 from taskloom.study.coupled_runs import request_of, table_fingerprint
 from taskloom.study.locate import located
 from taskloom.study.relatedness_sources import TableRequest
@@ -20,6 +21,8 @@ from taskloom.study.yaml_lines import KeyPath, dotted
 RUN_FORMAT = 1
 """Part of every run's identity: raise it when the same settings no longer give the same result, or when the
 default of a training or head setting changes (settings at their default are not part of the identity)."""
+
+_USUAL_HEAD = HeadSettings().model_dump(mode="json")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class RunSpec:
         resolved: What `id` is the hash of, as plain values.
         out: The study's folder.
         starts: The runs, of the same repeat, from whose trained networks this one starts.
+        companion: Whether it stands beside a run whose split lets windows straddle; see `study.companion`.
     """
 
     id: str
@@ -86,11 +90,22 @@ class RunSpec:
     resolved: dict[str, Any]
     out: Path
     starts: tuple[RunSpec, ...] = ()
+    companion: bool = False
+
+    @property
+    def cell_id(self) -> str:
+        """Under which the run is kept: the cell's id, or that of the cell's companions."""
+        return self.cell.id + SUFFIX if self.companion else self.cell.id
+
+    @property
+    def cell_name(self) -> str:
+        """The cell's name for people."""
+        return self.cell.name + NAME_SUFFIX if self.companion else self.cell.name
 
     @property
     def label(self) -> str:
         """For people: "hard sharing 1 from input, repeat 2 of ...": the cell and which repeat, from 1."""
-        return f"{self.cell.name}, repeat {self.repeat + 1}"
+        return f"{self.cell_name}, repeat {self.repeat + 1}"
 
 
 def data_request(study: Study, repeat: int, folder: Path | None, stores: Path) -> DataRequest:
@@ -129,6 +144,8 @@ def plan_runs(
 ) -> list[RunSpec]:
     """Returns all runs of a study in the order in which they are done: every cell of repeat 0 first.
 
+    Where windows may straddle the split, a repeat's companions come after its cells.
+
     Args:
         study: The study.
         cells: Baselines and cells.
@@ -137,8 +154,8 @@ def plan_runs(
         out: The study's folder.
     """
     return [
-        _spec(study, cell, repeat, requests, checksums, out)
-        for repeat in range(len(requests))
+        _spec(study, cell, repeat, request, checksums[repeat], out, companion)
+        for repeat, request, companion in _with_companions(requests)
         for cell in cells
     ]
 
@@ -147,27 +164,51 @@ def _spec(
     study: Study,
     cell: Cell,
     repeat: int,
-    requests: Sequence[DataRequest],
-    checksums: Sequence[Any],
+    request: DataRequest,
+    sums: Any,
     out: Path,
+    companion: bool,
 ) -> RunSpec:
     """The run of a cell in a repeat, with those that it starts from."""
-    request, seed = requests[repeat], study.seed_of(repeat)
+    seed = study.seed_of(repeat)
     encoder = study.config.encoder.model_dump(mode="json")
     head = study.config.head.model_dump(mode="json")
-    starts = tuple(_spec(study, start, repeat, requests, checksums, out) for start in cell.warm_start)
+    usual_head = study.config.head.model_dump(mode="json", exclude_defaults=True)
+    own_encoder = encoder if cell.encoder is None else cell.encoder
+    own_head = head if cell.head is None else {**_USUAL_HEAD, **cell.head}
+    starts = tuple(_spec(study, start, repeat, request, sums, out, companion) for start in cell.warm_start)
     resolved = {
         "format": RUN_FORMAT,
         "data": {"reader": request.reader, **request.settings},
-        "sources": checksums[repeat],
+        "sources": sums,
         "tasks": request.tasks,
         "split": {**request.split, "seed": request.seed},
-        "encoder": encoder,
-        "head": study.config.head.model_dump(mode="json", exclude_defaults=True),
+        "encoder": own_encoder,
+        "head": usual_head if cell.head is None else cell.head,
         "cell": cell.resolved(),
         "seed": seed,
         # The ids of whole runs: with any of them, and theirs in turn, this is another run.
         **({"starts": [start.id for start in starts]} if starts else {}),
         **({"relatedness": _table_of(study, cell, request)} if cell.coupling is not None else {}),
     }
-    return RunSpec(digest(resolved), cell, repeat, seed, encoder, head, request, resolved, out, starts)
+    return RunSpec(
+        digest(resolved),
+        cell,
+        repeat,
+        seed,
+        own_encoder,
+        own_head,
+        request,
+        resolved,
+        out,
+        starts,
+        companion,
+    )
+
+
+def _with_companions(requests: Sequence[DataRequest]) -> Iterator[tuple[int, DataRequest, bool]]:
+    for repeat, request in enumerate(requests):
+        yield repeat, request, False
+        beside = companion_request(request)
+        if beside is not None:
+            yield repeat, beside, True

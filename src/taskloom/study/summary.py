@@ -23,7 +23,9 @@ import pandas as pd
 from taskloom.metrics import METRICS
 from taskloom.study.advice import what_would_help
 from taskloom.study.cells import SINGLE_TASK
+from taskloom.study.companion import is_companion, leakage_rows
 from taskloom.study.coupling_rows import coupling_rows
+from taskloom.study.last_epochs import course
 from taskloom.study.results import ResultsStore, RunRecord
 from taskloom.study.statistics import LEAST_REPEATS, Gain
 from taskloom.study.verdicts import Groups, Overall, by_cell_and_task, chosen_cells, overall, task_gains
@@ -88,6 +90,8 @@ def summarize(
         "cells": [_cell_row(cell, facts, done) for cell in facts["cells"]],
         "gains": [_gain_row(gain) for gain in gains],
         "overall": _overall_row(overall(folder, tasks, facts, done), tasks),
+        "course": course(tasks, facts, done),
+        "leakage": leakage_rows(tasks, facts, done),
         "curves": [curve for record in records for curve in _curves(record, tasks)],
         "mixing": [mixing for cell in facts["cells"] if (mixing := _mixing(cell, done)) is not None],
         "balancing": [row for cell in facts["cells"] if (row := _balancing(cell, done)) is not None],
@@ -230,7 +234,7 @@ def _ratio(value: float, alone: float) -> float:
 def _curves(record: RunRecord, tasks: TaskSet) -> list[dict[str, Any]]:
     """The primary metric on validation, epoch by epoch."""
     epochs = record.history.get("epochs", [])
-    if record.status != "done" or not epochs:
+    if record.status != "done" or not epochs or is_companion(record.cell):
         return []
     return [
         {

@@ -133,6 +133,7 @@ def _train_and_evaluate(
         callbacks=build_callbacks(spec.cell.callbacks),
         coupling=None if coupled is None else coupled.coupling,
         progress=False,
+        test=splits.test,
     )
     parts: dict[Part, Any] = {"validation": splits.validation, "test": splits.test}
     batch = spec.cell.training.evaluation_batch
@@ -202,8 +203,8 @@ def _failed(spec: RunSpec, started: str, seconds: float, message: str) -> RunRec
 def _identity(spec: RunSpec) -> dict[str, Any]:
     return {
         "id": spec.id,
-        "cell": spec.cell.id,
-        "cell_name": spec.cell.name,
+        "cell": spec.cell_id,
+        "cell_name": spec.cell_name,
         "tasks": spec.cell.tasks,
         "repeat": spec.repeat,
         "seed": spec.seed,

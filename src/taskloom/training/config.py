@@ -174,6 +174,8 @@ class TrainingConfig(Settings):
             "auto" where a third of what is free has room for them, "never" to read the store.
         evaluation_batch: Rows per step of an evaluation.
         threads: CPU threads of PyTorch per process; None leaves them as they are.
+        test_curves: Whether the test rows that `fit` is given are looked at after every epoch, for curves
+            only: they decide nothing. Costs an evaluation an epoch.
 
     Example:
         >>> TrainingConfig(epochs=3, optimizer={"adam": {"lr": 0.01}}).optimizer.name
@@ -197,6 +199,7 @@ class TrainingConfig(Settings):
     resident: Literal["auto", "never"] = "auto"
     evaluation_batch: AtLeastOne = 1024
     threads: AtLeastOne | None = None
+    test_curves: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -215,10 +218,9 @@ class TrainingConfig(Settings):
     def _without_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A younger setting that is not used is left out: the identity of runs stays what it was."""
         plain: dict[str, Any] = dump(self)
-        if not self.lr_multipliers:
-            del plain["lr_multipliers"]
-        if not self.decay_mixing:
-            del plain["decay_mixing"]
+        for name in ("lr_multipliers", "decay_mixing", "test_curves"):
+            if not getattr(self, name):
+                del plain[name]
         if self.resident == "auto":
             plain.pop("resident", None)  # a checkpoint leaves it out by itself
         return plain

@@ -19,8 +19,9 @@ from taskloom.data.batch import Batch, TaskDataset, make_loader
 from taskloom.errors import DataError
 from taskloom.losses import SumCount, per_task
 from taskloom.metrics import METRICS, Summaries, label_counts, summarize_all, values
-from taskloom.tasks import TaskSet
+from taskloom.tasks import Labels, TaskSet
 from taskloom.training.devices import choose_device
+from taskloom.training.history import Values, or_none
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -234,6 +235,24 @@ def predict(
                 outputs[task][batch.index] = output
     index = torch.cat(indices) if indices else torch.zeros(0, dtype=torch.int64)
     return Predictions(outputs, index, sums, counts, tasks)
+
+
+def epoch_metrics(predictions: Predictions, labels: Labels) -> dict[str, Values]:
+    """Every metric of every task, over all rows as one group: intervals are for evaluations, not for epochs.
+
+    Args:
+        predictions: Outputs of all rows.
+        labels: Labels of all rows.
+
+    Returns:
+        Per task and metric, the value in the task's unit; None where it is undefined.
+    """
+    groups = np.zeros(len(next(iter(predictions.outputs.values()))), dtype=np.int64)
+    metrics = values(summarize_all(predictions.tasks, predictions.outputs, labels, groups, 1))
+    return {
+        task: {metric: or_none(value) for metric, value in by_metric.items()}
+        for task, by_metric in metrics.items()
+    }
 
 
 def stack_losses(losses: Mapping[str, SumCount]) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ class EpochRecord:
         balancing: What the balancer did in the epoch, see `Balancer.report_state`: weights per task,
             cosines and conflicts between the tasks' gradients.
         coupling: Mean of each coupling term that acted in the epoch, its weight in it, per row it counted.
+        test_metrics: As `validation_metrics`, on the test rows, where curves of them were asked for.
     """
 
     epoch: int
@@ -45,6 +46,7 @@ class EpochRecord:
     mixing: dict[str, list[Any]] = field(default_factory=dict)
     balancing: dict[str, float] = field(default_factory=dict)
     coupling: Values = field(default_factory=dict)
+    test_metrics: dict[str, Values] = field(default_factory=dict)
 
 
 @dataclass

@@ -36,6 +36,7 @@ def fit(
     coupling: Coupling | None = None,
     resume: bool = True,
     progress: bool | None = None,
+    test: TaskDataset | None = None,
     **overrides: Any,
 ) -> History:
     """Trains a network; it ends with the weights of the epoch that was best on validation.
@@ -58,6 +59,7 @@ def fit(
         resume: Whether a checkpoint in `folder` is taken up. A run that was killed at any moment and started
             again equals, bit for bit on a CPU, the run that was never killed; a finished one returns at once.
         progress: Whether a progress bar is shown; where None, if standard error is a terminal.
+        test: Rows for curves with `test_curves: true`, looked at after every epoch; they decide nothing.
         **overrides: Settings of `config` by name, for example `epochs=5`.
 
     Returns:
@@ -99,6 +101,7 @@ def fit(
         coupling=coupling,
         resume=resume,
         notes=notes,
+        test=test if config.test_curves else None,
     )
     check_callbacks(run)
     if config.stop is not None and not any(callback.ends_training for callback in run.callbacks):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -19,13 +18,12 @@ from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
 from taskloom.data.resident import ResidentWindows, placed
 from taskloom.errors import DataError, TrainingError
 from taskloom.losses import SumCount, per_task, weighted
-from taskloom.metrics import summarize_all, values
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
 from taskloom.training.changes import follow, let_change
 from taskloom.training.config import TrainingConfig
 from taskloom.training.coupled import CoupledLosses, without_rows
 from taskloom.training.devices import PeakMemory
-from taskloom.training.evaluation import predict
+from taskloom.training.evaluation import epoch_metrics, predict
 from taskloom.training.history import EpochRecord, History, Values, or_none
 from taskloom.training.kept_features import KeptRows, Remainder, keep_features
 from taskloom.training.optimizers import (
@@ -72,6 +70,7 @@ class Run:
     coupling: Coupling | None = None
     resume: bool = True
     notes: list[str] = field(default_factory=list)
+    test: TaskDataset | None = None
 
     @property
     def name(self) -> str:
@@ -124,6 +123,7 @@ class Trainer:
         self.schedule = make_schedule(optimizer, config)
         self.train_loader = self.loader_of(run.train)
         self.validation_loader = self.loader_of(run.validation, training=False)
+        self.test_loader = None if run.test is None else self.loader_of(run.test, training=False)
         self.part: Remainder | None = None
         self.validation_labels = run.validation.labels
         history = History(
@@ -209,6 +209,7 @@ class Trainer:
         train_loss = {task: means[task] for task in self.tasks}
         middle = time.perf_counter()
         validation_loss, validation_metrics = self.validate()
+        test_metrics = self.look_at_test()
         record = EpochRecord(
             epoch=epoch,
             train_loss=train_loss,
@@ -220,6 +221,7 @@ class Trainer:
             seconds_training=middle - start,
             seconds_evaluation=time.perf_counter() - middle,
             coupling={name: means[name] for name in self.coupled.names},
+            test_metrics=test_metrics,
             mixing={stage: matrix.tolist() for stage, matrix in self.model.mixing_matrices().items()},
         )
         balanced = means if self.coupled.balanced else train_loss
@@ -370,13 +372,21 @@ class Trainer:
                     f"{self.run.name}: the validation loss of task {task} became {loss} in epoch "
                     f"{self.state.epoch}; a smaller learning rate or `clip` may help."
                 )
-        # One group: intervals are for evaluations, not for every epoch.
-        groups = np.zeros(num_rows, dtype=np.int64)
-        metrics = values(summarize_all(self.tasks, predictions.outputs, self.validation_labels, groups, 1))
-        return losses, {
-            task: {metric: or_none(value) for metric, value in by_metric.items()}
-            for task, by_metric in metrics.items()
-        }
+        return losses, epoch_metrics(predictions, self.validation_labels)
+
+    def look_at_test(self) -> dict[str, Values]:
+        """Metrics on the test rows for curves alone, {} unless asked for; nothing is decided by them."""
+        if self.run.test is None or self.test_loader is None:
+            return {}
+        predictions = predict(
+            self.model,
+            self.test_loader,
+            num_rows=len(self.run.test),
+            tasks=self.tasks,
+            device=self.fabric.device,
+            precision=self.fabric.autocast,
+        )
+        return epoch_metrics(gather_rows(self.fabric, predictions), self.run.test.labels)
 
     def monitor(self, losses: Values, metrics: dict[str, Values]) -> float:
         """The value that decides the best epoch; see `TrainingConfig.monitor`."""
