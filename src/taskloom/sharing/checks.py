@@ -45,32 +45,35 @@ def check_inputs_stay(encoder: Encoder, steps: Sequence[Step], read: Collection[
         steps: The compiled steps of its plan.
         read: Positions of stages whose outputs heads read.
 
-    Copies of such stages run once in training mode (where dropout works) on two rows of zeros.
-
     Raises:
         ConfigError: Names the stage.
     """
+    for index, (name, step) in enumerate(zip(encoder.stage_names, steps, strict=True)):
+        if not step.calls or not (read_by_several(step) or index - 1 in read):
+            continue
+        if works_in_place(encoder, index):
+            raise ConfigError(
+                f"sharing: stage `{name}` works in place on its input, which other copies of it "
+                "or heads read too; set inplace=False in its first layer."
+            )
+
+
+def works_in_place(encoder: Encoder, index: int) -> bool:
+    """Whether a stage writes into its input: a copy of it runs once in training mode, where dropout works."""
     with _traced(encoder) as example:
-        for index, (name, step) in enumerate(zip(encoder.stage_names, steps, strict=True)):
-            if not step.calls or not (read_by_several(step) or index - 1 in read):
-                continue
-            inputs = torch.zeros_like(_rows(encoder, index, example))
-            version = inputs._version
-            encoder.copy_stage(index, fresh=False).train()(inputs)
-            if inputs._version != version:
-                raise ConfigError(
-                    f"sharing: stage `{name}` works in place on its input, which other copies of it "
-                    "or heads read too; set inplace=False in its first layer."
-                )
+        inputs = torch.zeros_like(_rows(encoder, index, example))
+        version = inputs._version
+        encoder.copy_stage(index, fresh=False).train()(inputs)
+        return inputs._version != version
 
 
 def check_side_effects(encoder: Encoder) -> None:
-    """Refuses an encoder whose stages depend on anything but their input: copies of them could not.
+    """Refuses an encoder whose stages depend on anything but their input, or write into the network's.
 
     A copy of the encoder runs in evaluation mode on two rows, then on two others, and each stage alone,
     the last first, on what it was given the first time: it must give again what it gave. A stage that keeps
-    hidden state does not, nor one that reads what another left behind. Stages that draw random numbers get
-    the same ones each time.
+    hidden state does not, nor one that reads what another left behind: copies of them would mean something
+    else. Stages that draw random numbers get the same ones each time.
 
     Raises:
         ConfigError: Names the stage.
@@ -78,6 +81,11 @@ def check_side_effects(encoder: Encoder) -> None:
     Example:
         >>> check_side_effects(tl.encoders.mlp((5,), hidden=[8, 4]))
     """
+    if works_in_place(encoder, 0):
+        raise ConfigError(
+            f"sharing: stage `{encoder.stage_names[0]}` works in place on the network's input, which "
+            "belongs to whoever calls it; set inplace=False in its first layer."
+        )
     with _traced(encoder) as example:
         stages = [module.eval() for module in copy.deepcopy(encoder).stages]
         given: list[Tensor] = []

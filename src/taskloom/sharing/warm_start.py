@@ -46,10 +46,10 @@ def start_from(network: MultiTaskNetwork, sources: Sequence[MultiTaskNetwork]) -
 
     For fillings of the plan: a copy of a stage that some tasks use starts from the copy of that stage, by
     name, that all of these tasks use in a source (their own where they were alone; the shared one where they
-    were together and part now). A head starts from the same task's; a mixing matrix and the parameters of a
-    tie from those at the same stage for the same tasks. For other networks, entries of the state dict start
-    from those of one name and shape. Of several sources the first that has a counterpart gives it. What has
-    none, or one of another shape, keeps its start.
+    were together and part now). A head starts from the same task's after the same stage; a mixing matrix and
+    the parameters of a tie from those at the same stage for the same tasks. For other networks, entries of
+    the state dict start from those of one name and shape. Of several sources the first that has a counterpart
+    gives it. What has none, or one of another shape, keeps its start.
 
     Args:
         network: The network to start; its weights are replaced.
@@ -118,7 +118,9 @@ def _parts(network: PlanNetwork) -> Iterator[_Part]:
         if key in network.ties:
             yield _Part(f"ties.{key}", "tie", name, tasks, network.ties[key])
     for task, (key, head) in zip(tasks, network.heads.named_children(), strict=True):
-        yield _Part(f"heads.{key}", "head", "", (task,), head)
+        yield _Part(f"heads.{key}", "head", f"after {network.plan.depth(task)}", (task,), head)
+    for key, head in network.deep_heads.named_children():
+        yield _Part(f"deep_heads.{key}", "deep head", key, (), head)
 
 
 def _corresponds(part: _Part, other: _Part) -> bool:

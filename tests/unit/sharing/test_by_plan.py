@@ -294,6 +294,13 @@ def test_stages_with_side_effects_are_refused(name: str) -> None:
         build(name, skip, TASKS, **settings)
 
 
+def test_a_first_stage_that_writes_into_the_networks_input_is_refused() -> None:
+    encoder = tl.encoders.from_modules([nn.ReLU(inplace=True), nn.Linear(4, 4)], (4,))
+    for name, settings in (("single_task", {}), ("mmoe", {"experts": 2})):
+        with pytest.raises(ConfigError, match="`stage_0` works in place on the network's input"):
+            build(name, encoder, TASKS.subset(["a"]), **settings)
+
+
 def test_the_check_for_side_effects_leaves_no_mark_and_takes_what_is_fine() -> None:
     stages = [
         nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)),

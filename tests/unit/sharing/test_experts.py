@@ -277,10 +277,11 @@ def test_refused(name: str, settings: dict[str, Any], said: str) -> None:
 
 
 def test_stages_in_place_are_refused() -> None:
-    encoder = tl.encoders.from_modules([nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 4))], (3,))
-    with pytest.raises(ConfigError, match="stage `stage_0` works in place on its input, which other experts"):
-        build("mmoe", encoder, planted_tasks(2))
-    build("mmoe", encoder, planted_tasks(2), experts=1)
+    stages = [nn.Linear(3, 3), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 4))]
+    encoder = tl.encoders.from_modules(stages, (3,))
+    with pytest.raises(ConfigError, match="stage `stage_1` works in place on its input, which other experts"):
+        build("mmoe", encoder, planted_tasks(2), stages=[2])
+    build("mmoe", encoder, planted_tasks(2), stages=[2], experts=1)
 
 
 def test_copies_same_start_from_the_encoder() -> None:

@@ -119,6 +119,14 @@ def test_a_head_of_another_shape_starts_afresh() -> None:
     assert start_from(network, alone()).fresh == tuple(f"heads.{task}" for task in NAMES)
 
 
+def test_heads_at_lower_stages_start_from_those_after_the_same_stage() -> None:
+    depth = {"stages": 2, "read_out": {"a": "first"}, "deep_supervision": 0.1}
+    source, network = network_of("hard_sharing", **depth), network_of("hard_sharing", **depth)
+    assert start_from(network, [source]).fresh == ()
+    assert torch.equal(outputs(network)["a"], outputs(source)["a"])
+    assert "heads.a" in start_from(network, [network_of("hard_sharing", stages=2)]).fresh
+
+
 def test_networks_that_are_no_plan_take_entries_by_name_and_shape() -> None:
     source, network = network_of("mmoe", experts=3), network_of("mmoe", experts=3)
     assert start_from(network, [source]).fresh == ()

@@ -7,12 +7,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
-from taskloom.sharing.checks import check_side_effects
+from taskloom.sharing.checks import check_side_effects, works_in_place
 from taskloom.sharing.executor import run_copies
 from taskloom.sharing.heads import HeadChoice, head_specs
 from taskloom.sharing.network import Features, MultiTaskNetwork, module_keys, trainable
@@ -234,8 +233,6 @@ def check_number(
 def check_inputs_stay(encoder: Encoder, stages: Iterable[int], reader: str) -> None:
     """Refuses stages that work in place on their input, which something else reads too.
 
-    Copies of the stages run once in training mode (where dropout works) on two rows of zeros.
-
     Args:
         encoder: The backbone.
         stages: Positions of the stages.
@@ -244,15 +241,9 @@ def check_inputs_stay(encoder: Encoder, stages: Iterable[int], reader: str) -> N
     Raises:
         ConfigError: Names the first such stage.
     """
-    example = next(encoder.parameters(), torch.zeros(()))
-    shapes = (encoder.input_shape, *encoder.stage_shapes)
-    with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
-        for index in stages:
-            inputs = example.new_zeros(2, *shapes[index])
-            version = inputs._version
-            encoder.copy_stage(index, fresh=False).train()(inputs)
-            if inputs._version != version:
-                raise ConfigError(
-                    f"sharing: stage `{encoder.stage_names[index]}` works in place on its input, which "
-                    f"{reader} too; set inplace=False in its first layer."
-                )
+    for index in stages:
+        if works_in_place(encoder, index):
+            raise ConfigError(
+                f"sharing: stage `{encoder.stage_names[index]}` works in place on its input, which "
+                f"{reader} too; set inplace=False in its first layer."
+            )
