@@ -1,0 +1,89 @@
+"""docs/sharing.md lists the whole registry: every architecture, setting and default, every tie."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from taskloom.sharing import ARCHITECTURES
+from taskloom.sharing.ties import TIES
+from taskloom.study.cells import expand_cells
+from taskloom.study.config import check_study
+from taskloom.study.yaml_lines import parse_document
+
+PAGE = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGE, flags=re.DOTALL | re.MULTILINE))
+STUDY = """\
+data: {table: a.csv}
+tasks: {age: {kind: regression}, sex: {kind: binary}, smile: {kind: binary}}
+encoder: {name: vgg5}
+training: {epochs: 1, batch: 8}
+cells:
+"""
+
+
+def table(text: str) -> dict[str, tuple[str, str]]:
+    """First column to the other two."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.*) \|$", text, flags=re.MULTILINE)
+    return {name: (second.strip(), third) for name, second, third in rows}
+
+
+def part(title: str) -> str:
+    return PAGE.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+COMMON = table(part("Settings that many have"))
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Settings by the names of study files, with their defaults; those that many have are left out."""
+    architecture = ARCHITECTURES[name]
+    declared = list(inspect.signature(inspect.unwrap(architecture)).parameters.values())[2:]
+    own = [setting for setting in architecture.settings if setting not in COMMON]
+    return {written: given.default for written, given in zip(own, declared, strict=False)}
+
+
+def test_every_architecture_has_its_section() -> None:
+    assert sorted(SECTIONS) == sorted(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_every_setting_stands_in_its_table_with_its_default(name: str) -> None:
+    rows = table(SECTIONS[name])
+    expected = defaults(name)
+    assert list(rows) == list(expected)
+    for setting, default in expected.items():
+        written, _ = rows[setting]
+        if default is inspect.Parameter.empty:
+            assert written == "needed"
+        else:
+            assert yaml.safe_load(written.strip("`")) == default, setting
+
+
+def test_settings_that_many_have_belong_to_some_architecture() -> None:
+    known = {setting for name in ARCHITECTURES for setting in ARCHITECTURES[name].settings}
+    assert set(COMMON) <= known
+
+
+def test_every_tie_stands_in_the_table_with_its_settings() -> None:
+    rows = table(part("Ties"))
+    assert sorted(rows) == sorted(TIES)
+    for name, (settings, _) in rows.items():
+        expected = [setting for setting in inspect.signature(TIES[name]).parameters if setting != "weight"]
+        assert re.findall(r"`(\w+)`", settings) == expected
+
+
+def test_the_examples_expand() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    numbers = []
+    for example in examples:
+        entries = example.removeprefix("cells:\n")
+        if not entries.startswith(" "):
+            entries = "".join(f"  {line}\n" for line in entries.splitlines())
+        numbers.append(len(expand_cells(check_study(parse_document(STUDY + entries, "a.yaml")))))
+    assert numbers == [1, 80]
