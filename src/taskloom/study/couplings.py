@@ -207,10 +207,12 @@ def _choices(value: Any, key: str) -> Iterator[Any]:
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _leaves(item, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", item
+        terms = item if isinstance(item, list) and all(isinstance(one, Mapping) for one in item) else [item]
+        for one in terms:
+            if isinstance(one, Mapping):
+                yield from _leaves(one, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", one
 
 
 def _words(key: str, value: Any) -> str:
@@ -224,7 +226,7 @@ def _human(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " ".join(_human(item) for item in value)
-    return str(value).replace("_", "-" if str(value) == "co_annotation" else " ").replace(".", " ")
+    return str(value).replace("co_annotation", "co-annotation").replace("_", " ").replace(".", " ")
 
 
 def describe_coupling(settings: Settings) -> str:

@@ -28,7 +28,7 @@ from taskloom.study.warm_start import started
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
-from taskloom.training.checks import check_changes, check_stopping
+from taskloom.training.checks import check_changes, check_stopping, check_terms
 from taskloom.training.devices import choose_device, make_fabric
 
 _PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
@@ -231,9 +231,13 @@ def check_coupling(
         request = table_request(spec.cell, spec.data)
         coupled = check_in_study(spec.cell.coupling, request, splits, tasks, path)
         try:
+            if (balancer := build_balancer(spec)) is not None:
+                check_terms(coupled.coupling, balancer, tasks, spec.cell.training.epochs)
             coupled.coupling.terms(predictions, labels, tasks)
         except ValueError as error:
             raise ConfigError(f"{dotted(path)}: {str(error).removeprefix('coupling: ')}.") from error
+        except ConfigError as error:
+            raise ConfigError(f"{dotted(path)}{str(error).removeprefix('coupling')}") from error
     return coupled
 
 

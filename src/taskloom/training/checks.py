@@ -12,6 +12,7 @@ from taskloom.tasks import Binary, Labels, Landmarks, Regression, Task
 
 if TYPE_CHECKING:
     from taskloom.balancing import Balancer
+    from taskloom.coupling import Coupling
     from taskloom.sharing.network import MultiTaskNetwork
     from taskloom.training.callbacks import Callback
     from taskloom.training.trainer import Run
@@ -83,6 +84,32 @@ def check_coupling(run: Run) -> None:
     """
     if run.coupling is not None:
         run.coupling.check_tasks(run.model.tasks)
+        check_terms(run.coupling, run.balancer, run.model.tasks, run.config.epochs)
+
+
+def check_terms(coupling: Coupling, balancer: Balancer, tasks: Iterable[str], epochs: int) -> None:
+    """Refuses terms balanced as tasks by a method that needs every one, but absent in some epochs.
+
+    Args:
+        coupling: The coupling.
+        balancer: How many losses become one update.
+        tasks: Names of the network's tasks.
+        epochs: Epochs of the training, at most.
+
+    Raises:
+        ConfigError: Names the method and what to do.
+    """
+    if not coupling.as_tasks:
+        return
+    num_tasks = len(list(tasks))
+    least = balancer.least_tasks(num_tasks + len(coupling.names))
+    acting = min(len(coupling.teaching(epoch)) for epoch in range(epochs))
+    if acting < len(coupling.names) and least > num_tasks + acting:
+        raise ConfigError(
+            f"coupling.as_tasks: {getattr(balancer, 'name', type(balancer).__name__)} needs {least} tasks in "
+            f"every batch, but some terms act in some epochs only; give them a weight without a schedule, or "
+            "leave as_tasks out."
+        )
 
 
 def check_labels(run: Run) -> None:

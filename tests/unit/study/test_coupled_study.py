@@ -78,6 +78,12 @@ def test_names_and_ids_of_cells() -> None:
         "hard sharing 1 + coupling table weight 1",
     ]
     assert len({cell.id for cell in cells}) == 3
+    first = "- hard_sharing: {stages: 1}\n    "
+    same = TEXT.replace(f"{first}coupling", f"{first}name: a\n    coupling")
+    same += f"  {first}name: a\n    coupling: {{relatedness: table.csv}}\n"
+    told_apart = [cell.name for cell in expand_cells(read(text=same))][1:]
+    assert len(set(told_apart)) == 2
+    assert "co-annotation label temperature 0.1" in told_apart[0]
     assert cells[0].id == expand_cells(read())[0].id
     assert "coupling" not in cells[0].resolved()
 
@@ -148,6 +154,14 @@ def test_dry_run_names_what_does_not_match(tmp_path: Path) -> None:
         planned(tmp_path)
     with pytest.raises(DataError, match="10 rows or more with both labels expected per entry, found fewer"):
         planned(tmp_path, "cells.1.coupling.relatedness=from_labels")
+
+
+def test_dry_run_knows_a_method_that_needs_every_task(tmp_path: Path) -> None:
+    write_animals(tmp_path)
+    later = "cells.1.coupling.weight={weight: 1, start_epoch: 2}"
+    settings = (later, "cells.1.coupling.as_tasks=true", "cells.1.balancing=pcd")
+    with pytest.raises(ConfigError, match=r"cells\[1\].coupling.as_tasks: pcd needs 9 tasks"):
+        planned(tmp_path, *settings)
 
 
 def test_identity_has_the_table(tmp_path: Path) -> None:

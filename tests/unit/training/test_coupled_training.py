@@ -262,6 +262,12 @@ def test_refuses_what_does_not_fit_before_training() -> None:
         coupling(as_tasks=1)
 
 
+def test_a_method_that_needs_every_task_and_terms_that_come_later() -> None:
+    ramped = coupling(RAMP, as_tasks=True)
+    with pytest.raises(ConfigError, match=r"coupling\.as_tasks: pcd needs 5 tasks in every batch"):
+        fit(network(), *ROWS, epochs=3, balancer=make("pcd"), coupling=ramped, **SETTINGS)
+
+
 def test_names_the_term_that_is_no_number() -> None:
     class Broken(Coupling):
         def terms(self, *args: Any, **kwargs: Any) -> Any:
