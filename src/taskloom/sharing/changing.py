@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -63,5 +63,17 @@ class SelfChanging(ABC):
             look: Runs the network over the training rows; to be called only where it is needed.
         """
 
+    @abstractmethod
+    def changes_after(self, epoch: int) -> bool:
+        """Whether it may change after this epoch; early stopping waits until it does no more."""
+
     def take_structure(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Becomes the network that a state dict was taken from, with weights yet to be loaded."""
+
+
+class TakesTurns(ABC):
+    """Beside `MultiTaskNetwork`: a network whose parameters learn by turns, each from its own rows."""
+
+    @abstractmethod
+    def turns(self) -> Sequence[Sequence[nn.Parameter]]:
+        """The sets of parameters in their order; fewer than two: all learn from all rows at once."""

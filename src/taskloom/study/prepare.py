@@ -189,7 +189,7 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         path: KeyPath = ("encoder",) if cell.entry < 0 else ("cells", cell.entry)
         try:
             network, _ = started(spec, splits, build_network, None)
-            check_changes(network, cell.training.epochs)
+            check_changes(network, cell.training)
             network.eval()
             rows = _two_rows(splits.train)
             with torch.inference_mode():

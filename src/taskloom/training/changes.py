@@ -22,14 +22,20 @@ def let_change(trainer: Trainer, epoch: int) -> None:
     """Lets the network change itself before an epoch, and follows it; nothing once a task has stopped."""
     model, state = trainer.model, trainer.state
     if not isinstance(model, SelfChanging) or state.freezing.stopped:
-        return
+        return  # what a stopped task reads must stay as it is
     change = model.change(epoch, lambda: look(trainer))
     if change is None:
         return
     state.history.notes.append(f"before epoch {epoch}: {change.note}")
-    if change.anew:
-        begin_anew(trainer)
+    wait_anew(trainer, forget=change.anew)
     follow(trainer, change)
+
+
+def more_changes(trainer: Trainer, epoch: int) -> bool:
+    """Whether the network will still change after this epoch, so that training must not end."""
+    model = trainer.model
+    stopped = trainer.state.freezing.stopped
+    return isinstance(model, SelfChanging) and not stopped and model.changes_after(epoch)
 
 
 def follow(trainer: Trainer, change: Change | None = None) -> None:
@@ -46,13 +52,15 @@ def follow(trainer: Trainer, change: Change | None = None) -> None:
     trainer.wrap(model, optimizer)
 
 
-def begin_anew(trainer: Trainer) -> None:
-    """Forgets what was learnt about weights that are no longer there: moments, best epoch, patience."""
-    trainer.state.freezing.forget_moments()
-    trainer.state.history.best_epoch = 0
+def wait_anew(trainer: Trainer, *, forget: bool) -> None:
+    """Gives a changed network its patience, and forgets weights that are no longer there where asked."""
+    if forget:
+        trainer.state.freezing.forget_moments()
+        trainer.state.history.best_epoch = 0
     for callback in trainer.callbacks:
         if isinstance(callback, EarlyStopping):
-            callback.best, callback.waited = None, 0
+            callback.waited = 0
+            callback.best = None if forget else callback.best
 
 
 def look(trainer: Trainer) -> Look:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from taskloom.errors import ConfigError, DataError
-from taskloom.sharing.changing import SelfChanging
+from taskloom.sharing.changing import SelfChanging, TakesTurns
 from taskloom.tasks import Binary, Labels, Landmarks, Regression, Task
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from taskloom.coupling import Coupling
     from taskloom.sharing.network import MultiTaskNetwork
     from taskloom.training.callbacks import Callback
+    from taskloom.training.config import TrainingConfig
     from taskloom.training.trainer import Run
 
 
@@ -32,7 +33,7 @@ def check_callbacks(run: Run) -> None:
         raise ConfigError(
             f"callbacks: {' and '.join(stopping)} both decide when a task stops; leave one out."
         )
-    check_changes(run.model, run.config.epochs)
+    check_changes(run.model, run.config)
     check_stopping(run.balancer, run.callbacks, run.model.tasks)
     if stopping and getattr(run.model, "deeply_supervised", False):
         raise ConfigError(
@@ -43,14 +44,19 @@ def check_callbacks(run: Run) -> None:
         run.notes.append("training.stop does not act: a callback decides for every task by itself")
 
 
-def check_changes(model: MultiTaskNetwork, epochs: int) -> None:
-    """Refuses a network that would change itself after the last epoch.
+def check_changes(model: MultiTaskNetwork, config: TrainingConfig) -> None:
+    """Refuses a network that would change itself after the last epoch, or take turns in several processes.
 
     Raises:
         ConfigError: Names the setting.
     """
     if isinstance(model, SelfChanging):
-        model.check_epochs(epochs)
+        model.check_epochs(config.epochs)
+    if config.devices > 1 and isinstance(model, TakesTurns) and len(model.turns()) > 1:
+        raise ConfigError(
+            f"training.devices: parameters that learn by turns (adashare.alternate) need one process, found "
+            f"{config.devices}."
+        )
 
 
 def check_stopping(balancer: Balancer, callbacks: Iterable[Callback], tasks: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from taskloom.data.resident import ResidentWindows, placed
 from taskloom.errors import DataError, TrainingError
 from taskloom.losses import SumCount, per_task, weighted
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
-from taskloom.training.changes import follow, let_change
+from taskloom.training.changes import follow, let_change, more_changes
 from taskloom.training.config import TrainingConfig
 from taskloom.training.coupled import CoupledLosses, without_rows
 from taskloom.training.devices import PeakMemory
@@ -43,6 +43,7 @@ from taskloom.training.processes import (
 )
 from taskloom.training.reproducibility import random_states, seed_everything, set_random_states
 from taskloom.training.resume import Checkpoints
+from taskloom.training.turns import Turns
 from taskloom.training.watch import LossWatch
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Trainer:
         self.train_loader = self.loader_of(run.train)
         self.validation_loader = self.loader_of(run.validation, training=False)
         self.test_loader = None if run.test is None else self.loader_of(run.test, training=False)
+        self.turns = Turns(self.model, run.train, run.seed)
         self.part: Remainder | None = None
         self.validation_labels = run.validation.labels
         history = History(
@@ -242,6 +244,8 @@ class Trainer:
             self.schedule.step(record.epoch, record.monitor)
         for callback in self.callbacks:
             callback.epoch_end(state)
+        if more_changes(self, record.epoch):
+            state.stop_reason = None  # what the network has still to become is not to be missed
         if state.stop_reason is not None and record.epoch < self.config.epochs:
             history.stopped_early = True
             history.notes.append(f"stopped after epoch {record.epoch}: {state.stop_reason}")
@@ -311,14 +315,17 @@ class Trainer:
             if self.model.reversals:
                 done = epoch - 1 + (step - 1) / len(self.train_loader)
                 self.model.set_progress(done / self.config.epochs)
-            self.state.losses = self.step(moved, watch, step)
+            for part, resting in self.turns.of(moved):
+                self.state.losses = self.step(part, watch, step, resting)
             self.state.step = step
             for callback in self.after_batch:
                 callback.batch_end(self.state)
         return watch.means()
 
-    def step(self, batch: Batch, watch: LossWatch, step: int) -> Mapping[str, SumCount]:
-        """One batch: predictions, losses, gradients, update."""
+    def step(
+        self, batch: Batch, watch: LossWatch, step: int, resting: Sequence[nn.Parameter] = ()
+    ) -> Mapping[str, SumCount]:
+        """One batch: predictions, losses, gradients, update of all parameters but the resting ones."""
         self.optimizer.zero_grad()
         with self.balancer.watching(self.model):
             predictions = self.predict(batch.inputs)
@@ -334,6 +341,8 @@ class Trainer:
         else:
             self.balancer.backward(followed, self.model)
         watch.add(losses, self.balancer.total, batch, step)
+        for parameter in resting:
+            parameter.grad = None
         if self.config.clip is not None:
             self.fabric.clip_gradients(
                 self.forward, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False

@@ -29,8 +29,8 @@ from _module_networks import (
 from _planted import planted_encoder, planted_tasks
 from taskloom.errors import ConfigError
 from taskloom.sharing import build
-from taskloom.sharing.modules.adashare import Policy, SkippingNetwork
 from taskloom.sharing.modules.positions import skip
+from taskloom.sharing.modules.skipping import Policy, SkippingNetwork
 
 
 def skipping(kind: str, number: int, **settings: Any) -> SkippingNetwork:

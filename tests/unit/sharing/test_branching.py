@@ -282,6 +282,20 @@ def test_resumed_equals_never_interrupted(crash: int, tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[name], tensor)
 
 
+def test_early_stopping_waits_for_the_last_branch() -> None:
+    def impatient(**settings: Any) -> History:
+        torch.manual_seed(3)
+        train = planted("mlp", 3, equal=True)
+        network = build("adaptive_branching", planted_encoder("mlp"), train.tasks, **settings)
+        stop = {"patience": 1, "min_delta": 100.0}  # nothing ever counts as better
+        return fit(network, train, planted("mlp", 3, seed=1, equal=True), **{**SETTINGS, "stop": stop})
+
+    history = impatient(after_epochs=[2, 4], branch_cost=0.0)
+    assert len(history) == 5
+    assert history.notes[-1].startswith("stopped after epoch 5")
+    assert len(impatient(after_epochs=[2, 4], branch_cost=1.0)) == 3  # whole after epoch 2: no more to come
+
+
 def test_two_processes_part_alike() -> None:
     network, history = trained(None, epochs=4, devices=2)
     assert any("parted" in note for note in history.notes)

@@ -4,14 +4,16 @@ They have the methods of `MultiTaskNetwork` and stand in `ARCHITECTURES` under t
 downstream can tell them from plan networks.
 """
 
-from taskloom.sharing.modules.adashare import Policy, SkippingNetwork, adashare
+from taskloom.sharing.modules.adashare import adashare
 from taskloom.sharing.modules.base import ModuleNetwork
 from taskloom.sharing.modules.branching import BranchingNetwork, adaptive_branching
 from taskloom.sharing.modules.experts import ExpertNetwork, Gate, mmoe, ple
 from taskloom.sharing.modules.mtan import Attention, AttentionNetwork, mtan
 from taskloom.sharing.modules.multilinear import RelationNetwork, TensorNormal, multilinear_relationship
 from taskloom.sharing.modules.registration import ModuleArchitecture, register_module
+from taskloom.sharing.modules.retraining import RetrainedNetwork
 from taskloom.sharing.modules.routing import RoutingNetwork, task_routing
+from taskloom.sharing.modules.skipping import Policy, SkippingNetwork
 from taskloom.sharing.modules.sluice import SluiceNetwork, StageWeights, sluice
 from taskloom.sharing.modules.subspaces import SubspaceMixing
 
@@ -25,6 +27,7 @@ __all__ = [
     "ModuleNetwork",
     "Policy",
     "RelationNetwork",
+    "RetrainedNetwork",
     "RoutingNetwork",
     "SkippingNetwork",
     "SluiceNetwork",

@@ -108,6 +108,12 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
             return Change(f"stage {self.stage_names[stage]} stays whole ({described}), and all below it")
         return Change(f"stage {self.stage_names[stage]} parted into {described}", self._part(partitions))
 
+    def changes_after(self, epoch: int) -> bool:
+        parted = sum(len(stage.partition) > 1 for stage in self.plan.stages)
+        due = sum(earlier < epoch for earlier in self.after_epochs)
+        # One stage is looked at per entry; one that stayed whole is the last.
+        return epoch <= self.after_epochs[-1] and parted >= due
+
     def _part(self, partitions: Sequence[Partition]) -> dict[nn.Parameter, nn.Parameter]:
         """Gives the stages these partitions; returns new parameters with those they were copied from."""
         origin: dict[nn.Parameter, nn.Parameter] = {}
