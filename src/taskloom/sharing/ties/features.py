@@ -16,6 +16,9 @@ Rows = Literal["inputs", "entries"]
 """What the rows of the matrix of features by tasks are; see `feature_matrix`."""
 
 
+_OTHER_LAYERS = (nn.modules.conv._ConvTransposeNd, nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
+
+
 def feature_matrix(weights: Sequence[Tensor], rows: Rows) -> Tensor:
     """The T copies of one weight as the matrix W of thesis 000, section 3.2: features down, tasks across.
 
@@ -47,6 +50,31 @@ def feature_matrix(weights: Sequence[Tensor], rows: Rows) -> Tensor:
     else:
         matrix = torch.stack([weight.flatten() for weight in weights], dim=1)
     return matrix if matrix.dtype in (torch.float32, torch.float64) else matrix.float()
+
+
+def check_layers(stage: nn.Module, tie: str) -> None:
+    """Refuses a stage with weights that are no [out, in, ...], of which there are no features by tasks.
+
+    Thesis 000 has linear models, which is what linear and fully connected layers are; a convolution is one of
+    its patches, a recurrent layer of input and state. A transposed convolution has its inputs on the other
+    axis, an embedding has none, a bilinear layer two.
+
+    Args:
+        stage: A copy of the stage.
+        tie: What the message calls the tie.
+
+    Raises:
+        ConfigError: Names the layer.
+
+    Example:
+        >>> check_layers(torch.nn.Linear(3, 2), "low_rank")
+    """
+    for layer in stage.modules():
+        if isinstance(layer, _OTHER_LAYERS):
+            raise ConfigError(
+                f"{tie}: weights [outputs, inputs, ...] of linear, convolution or recurrent layers expected, "
+                f"found those of a {type(layer).__name__}; leave its stage out of the tied ones."
+            )
 
 
 class RowSparse(Tie):
@@ -81,6 +109,15 @@ class RowSparse(Tie):
         super().__init__(weight)
         self.p, self.q = _order(p, "row_sparse.p"), _order(q, "row_sparse.q")
         self.rows = _checked_rows(rows, "row_sparse.rows")
+
+    def attach(self, copies: Sequence[nn.Module]) -> None:
+        """Checks that the tie fits these copies.
+
+        Raises:
+            ConfigError: See `Tie.attach` and `check_layers`.
+        """
+        super().attach(copies)
+        check_layers(copies[0], "row_sparse")
 
     def measure(self, weights: Sequence[Tensor]) -> Tensor:
         row_norms = torch.linalg.vector_norm(feature_matrix(weights, self.rows), ord=self.p, dim=1)
@@ -137,11 +174,12 @@ class LowRank(Tie):
         """Checks that the tie fits these copies.
 
         Raises:
-            ConfigError: See `Tie.attach`; or with "entries" a rank that is no less than the number of copies,
-                which would cost nothing whatever the weights.
+            ConfigError: See `Tie.attach` and `check_layers`; or with "entries" a rank that is no less than
+                the number of copies, which would cost nothing whatever the weights.
         """
         for weights in matching_weights(copies):
             self._check(weights)
+        check_layers(copies[0], "low_rank")
 
     def measure(self, weights: Sequence[Tensor]) -> Tensor:
         self._check(weights)
