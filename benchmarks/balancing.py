@@ -6,6 +6,7 @@ What the ratios count, keys `<method>_<trunk>_T<n>`:
 - `resnet` is a ResNet-18 (11.2 million parameters, images [8, 3, 64, 64]), `mlp` two layers of 64 on rows
   [64, 32]; T binary tasks with linear heads, 20 % of the labels missing;
 - methods ending in `_features` and `mgda_ub` take their Gramian at the shared feature;
+- `<method>_..._vs_torchjd`: our step over TorchJD's default step of the same method, in the same rounds;
 - `torchjd_<method>_...` is the same step with TorchJD's `mtl_backward` and `jac_to_grad` in their defaults
   (all rows in one vectorised backward pass); `torchjd_..._one_by_one` with `parallel_chunk_size=1`. Where
   quadprog is missing, TorchJD's UPGrad is given our projector;
@@ -211,7 +212,8 @@ def memory_copies(name: str, settings: Mapping[str, Any], num_tasks: int) -> flo
     Problem("mlp", num_tasks, "cpu").step(build(name, settings))()  # what is loaded once, at the first step
     balancer = build(name, settings)
     balancer.start(model)
-    losses = per_task(model(torch.randn(4, 4096)), labels, tasks)
+    with balancer.watching(model):
+        losses = per_task(model(torch.randn(4, 4096)), labels, tasks)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
@@ -265,11 +267,15 @@ def main() -> None:
                     key = f"{name.removesuffix('_one_by_one')}_{trunk}_T{num_tasks}_one_by_one"
                 ratios[key] = ratio
                 print(f"  {key:48} {ratio:6.3f}", flush=True)
+            for name in aggregators(methods):
+                key = f"{name}_{trunk}_T{num_tasks}"
+                ratios[f"{key}_vs_torchjd"] = ratios[key] / ratios[f"torchjd_{key}"]
+                print(f"  {key + '_vs_torchjd':48} {ratios[key + '_vs_torchjd']:6.3f}", flush=True)
             del steps
             gc.collect()
     if device == "cpu" and Path("/proc/self/clear_refs").exists():
         for num_tasks in arguments.tasks:
-            for name in ("pcgrad", "graddrop"):
+            for name in ("pcgrad", "graddrop", "mgda_ub"):
                 key = f"memory_copies_{name}_T{num_tasks}"
                 command = [sys.executable, __file__, "--memory-of", name, str(num_tasks)]
                 ratios[key] = float(

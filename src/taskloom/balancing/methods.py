@@ -37,7 +37,7 @@ from taskloom.balancing.weightings import (
 )
 from taskloom.errors import ConfigError
 
-_COLUMNS = 1 << 16
+_COLUMNS = 1 << 14
 """Columns that a matrix method sees at a time: its intermediate results are no copy of the gradients."""
 
 

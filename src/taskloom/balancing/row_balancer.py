@@ -118,6 +118,7 @@ class RowBalancer(Balancer):
                     loss, inputs, factors[task], retain_graph=task != last, allow_unused=True
                 )
                 self._take(task, found, shared, seam)
+                del found  # or it would stand beside the next task's: a copy more
         return sums @ shares, 0 if leaf is None else leaf.numel()
 
     def _feature_columns(self) -> int:
@@ -152,6 +153,7 @@ class RowBalancer(Balancer):
                     trunk, columns, gradient, retain_graph=number < len(tasks), allow_unused=True
                 )
                 self._take(task, row, columns, rows_alone)
+                del row  # or it would stand beside the next task's: a copy more
         else:
             stack = torch.stack(at_taps)
             self._rows.put_all(tasks, self._vectorised(trunk, columns, stack), columns)

@@ -132,6 +132,8 @@ def _balancing(row: Mapping[str, Any]) -> Balancing:
         {name: _numbers(values) for name, values in row["weights"].items()},
         {name: _numbers(values) for name, values in row["cosines"].items()},
         _numbers(row["conflict_rate"]),
+        row.get("frozen"),
+        row.get("note", ""),
     )
 
 

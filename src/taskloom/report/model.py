@@ -214,12 +214,16 @@ class Balancing:
         weights: Per task, its weight in every epoch; empty where weights never change.
         cosines: Per pair of tasks ("a, b"), the mean cosine of their gradients in every epoch.
         conflict_rate: Share of steps and pairs with a negative cosine, in every epoch; empty where not known.
+        frozen: Epoch after which everything shared froze; None where it did not.
+        note: What else is to be said of the weights.
     """
 
     cell: str
     weights: Mapping[str, Sequence[float]]
     cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
     conflict_rate: Sequence[float] = ()
+    frozen: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

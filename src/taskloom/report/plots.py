@@ -146,13 +146,31 @@ def balancing(entry: Balancing) -> str:
         ):
             for index, (name, values) in enumerate(series.items()):
                 colour = PALETTE[index % len(PALETTE)]
-                axes.plot(np.arange(1, len(values) + 1), values, color=colour, linewidth=1.4, label=name)
+                style = ("-", "--", ":")[index // len(PALETTE) % 3]
+                epochs = np.arange(1, len(values) + 1)
+                axes.plot(epochs, values, color=colour, linestyle=style, linewidth=1.4, label=name)
+            axes.set_ylim(*_frame(title, series))
+            if entry.frozen is not None:
+                axes.axvline(entry.frozen + 0.5, color="#777777", linestyle=":", linewidth=1.0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.set_xlabel("epoch")
             axes.set_title(title, fontsize=9)
             if len(series) <= 2 * len(PALETTE):  # dozens of pairs have no colours of their own
-                axes.legend(frameon=False, fontsize=7, ncols=2)
+                axes.legend(
+                    frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22)
+                )
         return svg(figure, "What the balancer did over the epochs, first repeat")
+
+
+def _frame(title: str, series: Mapping[str, Sequence[float]]) -> tuple[float, float]:
+    """Limits of the axis of values: all there can be of cosines and shares, weights from 0 on."""
+    if title == "cosine of gradients":
+        return -1.05, 1.05
+    if title == "share of conflicts":
+        return -0.02, 1.02
+    values = [value for row in series.values() for value in row if np.isfinite(value)]
+    span = max(0.0, *values) - min(0.0, *values) if values else 1.0
+    return min(0.0, *values, 0.0) - 0.02 * span, max(0.0, *values, 0.0) + 0.05 * span + 1e-9
 
 
 def _cells_to_show(task: TaskRow, by_cell: Mapping[str, Sequence[Curve]]) -> list[str]:

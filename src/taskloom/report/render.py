@@ -53,7 +53,7 @@ def render(data: ReportData) -> str:
             if data.course is not None
         ],
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
-        balancing=[(data.cell(entry.cell), plots.balancing(entry)) for entry in data.balancing],
+        balancing=[(data.cell(entry.cell), plots.balancing(entry), entry) for entry in data.balancing],
         couplings=[coupling_view(data, entry) for entry in data.couplings],
         mixing=[
             (data.cell(entry.cell), plots.mixing_heatmaps(entry), plots.mixing_over_time(entry))

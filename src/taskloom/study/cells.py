@@ -7,16 +7,18 @@ An entry is one architecture with its settings, and beside it, if wanted, `balan
     - hard_sharing: {stages: [1, 2, 3], from: [input, output]}
       training: {epochs: 40}
 
-Lists in the settings of the architecture and of the coupling multiply: that entry is six cells. A setting
-that takes a list by nature (its type in the architecture's signature is a list, such as `after: [1, 3]`)
-stays one value; give it a list of lists to multiply it. `groups: all` is every grouping of the tasks. Beside
-the architecture, `tasks: subsets` (every two or more of the tasks) and a list of lists of tasks multiply;
-other lists there do not. `warm_start` says from which trained networks the cells start.
+Lists in the settings of the architecture, of `balancing`, `callbacks` and `coupling` multiply: that entry is
+six cells. A setting that takes a list by nature (its type in the architecture's signature is a list, such as
+`after: [1, 3]`) stays one value; give it a list of lists to multiply it. `groups: all` is every grouping of
+the tasks. Beside the architecture, `balancing: [pcgrad, mgda]`, `tasks: subsets` (every two or more of the
+tasks) and a list of lists of tasks multiply; other lists there do not. `warm_start` says from which trained
+networks the cells start.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +28,14 @@ from pydantic import ValidationError
 
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing import ARCHITECTURES
+from taskloom.study.choices import Choice, balancing_choices, callback_choices, human
 from taskloom.study.config import Study, digest
 from taskloom.study.couplings import describe_coupling, read_coupling
-from taskloom.study.extras import read_callbacks, training_of
+from taskloom.study.extras import training_of
 from taskloom.study.groupings import read_task_sets, with_groupings
 from taskloom.study.identity import deciding_settings
 from taskloom.study.locate import explain, located
-from taskloom.study.multiply import depth_of_value, multiply
+from taskloom.study.multiply import multiply
 from taskloom.study.own_network import own_encoder, own_head
 from taskloom.study.warm_start import linked, read_warm_start, renamed
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
@@ -170,8 +173,8 @@ def _expand_on(
     document, entry = study.document, study.config.cells[position]
     path: KeyPath = ("cells", position)
     with located(document):
-        balancing = _named(entry.get("balancing"), (*path, "balancing"))
-        callbacks = read_callbacks(entry.get("callbacks"), tasks, (*path, "callbacks"))
+        balancings = balancing_choices(entry.get("balancing"), (*path, "balancing"))
+        callbacks = callback_choices(entry.get("callbacks"), tasks, (*path, "callbacks"))
         kinds = {name: str(study.config.tasks[name]["kind"]) for name in tasks}
         couplings = read_coupling(entry.get("coupling"), kinds, (*path, "coupling"))
         title = entry.get("name")
@@ -191,20 +194,27 @@ def _expand_on(
     suffix = f" on {', '.join(tasks)}" if several else ""
     cells = [
         Cell(
-            " + ".join(filter(None, [_name(architecture, settings, title, varied, entry), words])) + suffix,
+            " + ".join(
+                filter(
+                    None,
+                    [_name(architecture, settings, title, varied, entry, (balancing, called)), words],
+                )
+            )
+            + suffix,
             architecture,
             settings,
             tasks,
             training,
-            balancing,
-            callbacks,
+            balancing.named[0] if balancing.named else None,
+            called.named,
             coupling=coupling,
             encoder=encoder,
             head=head,
             entry=position,
         )
-        for settings, varied in combinations
-        for coupling, words in couplings
+        for (settings, varied), balancing, called, (coupling, words) in itertools.product(
+            combinations, balancings, callbacks, couplings
+        )
     ]
     return linked(cells, warm, baselines(study))
 
@@ -234,17 +244,6 @@ def _architecture(entry: Mapping[str, Any], document: Document, path: KeyPath) -
             "always run; remove this entry."
         )
     return found[0]
-
-
-def _named(value: Any, path: KeyPath) -> dict[str, Any] | None:
-    """`{name: settings}`, or the bare name for its defaults."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return {value: {}}
-    if isinstance(value, Mapping) and len(value) == 1:
-        return {str(name): dict(settings or {}) for name, settings in value.items()}
-    raise ConfigError(f"{dotted(path)}: one name with its settings expected, found {value!r}.")
 
 
 def _training(value: Any, study: Study, path: KeyPath) -> TrainingConfig:
@@ -279,16 +278,15 @@ def _name(
     title: str | None,
     varied: Sequence[str],
     entry: Mapping[str, Any],
+    beside: Sequence[Choice],
 ) -> str:
     """A name for people: the given one, or the architecture with what matters of its settings."""
     if title is not None:
-        return " ".join([title, *(f"{_human(name)} {_human(settings[name])}" for name in varied)])
-    words = _short_name(architecture, settings)
-    balancing = entry.get("balancing")
-    if balancing is not None:
-        words += f" + {_human(balancing if isinstance(balancing, str) else next(iter(balancing)))}"
-    for callback in entry.get("callbacks") or ():
-        words += f" + {_human(callback if isinstance(callback, str) else next(iter(callback)))}"
+        own = [f"{human(name)} {human(settings[name])}" for name in varied]
+        return " ".join([title, *own, *(words for choice in beside for words in choice.differs)])
+    words = " + ".join(
+        [_short_name(architecture, settings), *(words for choice in beside for words in choice.words)]
+    )
     if entry.get("warm_start") is not None:
         words += " + warm start"
     return words
@@ -297,20 +295,20 @@ def _name(
 def _short_name(architecture: str, settings: Mapping[str, Any]) -> str:
     if architecture == "hard_sharing":
         end = settings.get("from")
-        groups = f" of {_human(settings['groups'])}" if settings.get("groups") else ""
-        return f"hard sharing {_human(settings['stages'])}" + (f" from {end}" if end else "") + groups
+        groups = f" of {human(settings['groups'])}" if settings.get("groups") else ""
+        return f"hard sharing {human(settings['stages'])}" + (f" from {end}" if end else "") + groups
     if architecture == "cross_stitch":
         end = f" from {settings['from']}" if "from" in settings else ""
-        units = f" {_human(settings['units'])}{end}" if "units" in settings else ""
+        units = f" {human(settings['units'])}{end}" if "units" in settings else ""
         return f"cross-stitch{units}" + (f" per {settings['per']}" if "per" in settings else "")
     if architecture == "soft_sharing" and "tie" in settings:
         weight = settings.get("weight")
-        return _human(settings["tie"]) + ("" if weight is None else f" {_human(weight)}")
+        return human(settings["tie"]) + ("" if weight is None else f" {human(weight)}")
     return _full_name(architecture, settings)
 
 
 def _full_name(architecture: str, settings: Mapping[str, Any]) -> str:
-    return " ".join([_human(architecture), *(f"{_human(key)} {_human(settings[key])}" for key in settings)])
+    return " ".join([human(architecture), *(f"{human(key)} {human(settings[key])}" for key in settings)])
 
 
 def _name_with_all_settings(cell: Cell) -> str:
@@ -322,21 +320,6 @@ def _name_with_all_settings(cell: Cell) -> str:
         extras.append(describe_coupling(cell.coupling))
     warm = ["warm start"] if cell.warm_start else []
     return " + ".join([_full_name(cell.architecture, cell.settings), *extras, *warm])
-
-
-def _human(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, Mapping):
-        return " ".join(f"{_human(key)} {_human(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return {2: " ", 3: ", "}.get(depth_of_value(value), " ").join(map(_human_item, value))
-    return str(value).replace("_", " ").strip()
-
-
-def _human_item(value: Any) -> str:
-    """An item of a list; a group of tasks is joined by "+"."""
-    return "+".join(map(_human, value)) if depth_of_value(value) == 1 else _human(value)
 
 
 def _with_unique_names(cells: Sequence[Cell]) -> list[Cell]:

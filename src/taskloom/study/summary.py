@@ -22,6 +22,7 @@ import pandas as pd
 
 from taskloom.metrics import METRICS
 from taskloom.study.advice import what_would_help
+from taskloom.study.balancing_facts import balancing_row, task_end_lines
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.companion import is_companion, leakage_rows
 from taskloom.study.coupling_rows import coupling_rows
@@ -94,9 +95,9 @@ def summarize(
         "leakage": leakage_rows(tasks, facts, done),
         "curves": [curve for record in records for curve in _curves(record, tasks)],
         "mixing": [mixing for cell in facts["cells"] if (mixing := _mixing(cell, done)) is not None],
-        "balancing": [row for cell in facts["cells"] if (row := _balancing(cell, done)) is not None],
+        "balancing": [row for cell in facts["cells"] if (row := balancing_row(cell, done)) is not None],
         "couplings": coupling_rows(folder, tasks, facts, done),
-        "task_ends": [line for cell in facts["cells"] for line in _task_ends(cell, done)],
+        "task_ends": [line for cell in facts["cells"] for line in task_end_lines(cell, done)],
         "labels": facts["labels"],
         "num_repeats": facts["repeats"],
         "clusters": facts["clusters"],
@@ -266,41 +267,6 @@ def _mixing(cell: Mapping[str, Any], done: Groups) -> dict[str, Any] | None:
             stage: [_over_channels(epoch["mixing"][stage]).tolist() for epoch in first] for stage in best[0]
         },
     }
-
-
-def _balancing(cell: Mapping[str, Any], done: Groups) -> dict[str, Any] | None:
-    """What the balancer reported in the first repeat; None where its weights never change."""
-    runs = sorted(done.get((cell["id"], cell["tasks"][0]), []), key=lambda run: run.repeat)
-    epochs = [epoch.get("balancing", {}) for epoch in runs[0].history["epochs"]] if runs else []
-    if not epochs or not epochs[0]:
-        return None
-
-    def series(kind: str) -> dict[str, list[float | None]]:
-        names = [name for name in epochs[0] if name.startswith(f"{kind}/")]
-        return {
-            name.removeprefix(f"{kind}/").replace("/", ", "): [epoch.get(name) for epoch in epochs]
-            for name in names
-        }
-
-    weights, cosines = series("weight"), series("cosine")
-    if not cosines and all(len(set(values)) == 1 for values in weights.values()):
-        return None
-    rates = [epoch["conflict_rate"] for epoch in epochs if "conflict_rate" in epoch]
-    return {"cell": cell["id"], "weights": weights, "cosines": cosines, "conflict_rate": rates}
-
-
-def _task_ends(cell: Mapping[str, Any], done: Groups) -> list[str]:
-    """One sentence per task that stopped before the others in some repeat."""
-    runs = sorted(done.get((cell["id"], cell["tasks"][0]), []), key=lambda run: run.repeat)
-    lines = []
-    for task in cell["tasks"]:
-        ends = [run.history.get("task_ends", {}).get(task) for run in runs]
-        if any(ends):
-            epochs = ", ".join("–" if end is None else str(end["converged"]) for end in ends)
-            to_the_end = sum(end is not None and end["stopped"] is None for end in ends)
-            rest = f"; in {to_the_end} of {len(runs)} it learnt to the end" if to_the_end else ""
-            lines.append(f"{cell['name']}: {task} converged in epoch {epochs}, by repeat{rest}.")
-    return lines
 
 
 def _over_channels(matrix: Any) -> Any:

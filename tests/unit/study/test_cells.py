@@ -192,7 +192,7 @@ def test_every_task_has_a_baseline_with_the_training_of_the_study() -> None:
             ENTRY + "    coupling: {}\n",
             "a.yaml:10: cells[0].coupling.relatedness is missing",
         ),
-        (ENTRY + "    balancing: [a]\n", "a.yaml:10: cells[0].balancing: one name"),
+        (ENTRY + "    balancing: [3]\n", "a.yaml:10: cells[0].balancing[0]: one name"),
         (
             ENTRY + "    training: {epoch: 1}\n",
             "a.yaml:10: cells[0].training.epoch is not a setting. Did you mean `epochs`?",

@@ -1,0 +1,50 @@
+"""What balancing cannot do with a network or with callbacks shows before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from _small_study import TEXT, Watcher, run, write_table
+from taskloom.errors import ConfigError
+
+HEAD = TEXT[: TEXT.index("cells:")]
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (
+            "  - cross_stitch:\n    balancing: mgda_ub\n",
+            "people.yaml:11: cells[0]: balancing at the shared feature: this network has no feature that all",
+        ),
+        (
+            "  - soft_sharing: {tie: l2, weight: 0.1}\n    balancing: {pcgrad: {at: features}}\n",
+            "people.yaml:11: cells[0]: balancing at the shared feature: this network has no feature",
+        ),
+        (
+            "  - soft_sharing: {tie: l2, weight: 0.1}\n    balancing: gradnorm\n",
+            "people.yaml:11: cells[0]: balancing.gradnorm: this network has no weights",
+        ),
+        (
+            "  - hard_sharing: {stages: 1}\n    balancing: krum\n",
+            "people.yaml:11: cells[0]: balancing.krum: at least 3 tasks expected with these settings",
+        ),
+        (
+            "  - hard_sharing: {stages: 1}\n    balancing: pcd\n    callbacks: [task_stopping]\n",
+            "balancing.pcd needs 2 of the 2 tasks in every batch, but TaskStopping may stop all but 0",
+        ),
+        (
+            "  - hard_sharing: {stages: 1}\n    balancing: {weighted_sum: {weights: {aeg: 2}}}\n",
+            "people.yaml:11: cells[0]: balancing.weights.aeg: there is no such task. Did you mean `age`?",
+        ),
+    ],
+)
+def test_refused_before_training(tmp_path: Path, cell: str, expected: str) -> None:
+    watcher = Watcher()
+    with pytest.raises(ConfigError) as caught:
+        run(write_table(tmp_path), text=f"{HEAD}cells:\n{cell}", progress=watcher)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert watcher.begun == []

@@ -1,0 +1,102 @@
+"""Rows and sentences about balancing, from histories written by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from taskloom.study.balancing_facts import balancing_row, best_weights, learned_weights_note, task_end_lines
+
+CELL = {"id": "c", "name": "hard sharing 2", "tasks": ["age", "sex"]}
+
+
+def runs(*histories: dict[str, Any], balancing: dict[str, Any] | None = None) -> Any:
+    resolved = {"balancing": balancing}
+    return {
+        ("c", "age"): [
+            SimpleNamespace(repeat=number, history=history, resolved=resolved)
+            for number, history in enumerate(histories)
+        ]
+    }
+
+
+def history(*states: dict[str, float], **more: Any) -> dict[str, Any]:
+    epochs = [
+        {"epoch": number, "balancing": state, "train_loss": {"age": 2.0 / number, "sex": 0.5}}
+        for number, state in enumerate(states, start=1)
+    ]
+    return {"epochs": epochs, **more}
+
+
+@pytest.mark.parametrize("factor", [0.001, 0.1, 0.6, 1.0, 30.0])
+def test_the_minimum_of_the_weights_is_that_of_a_general_solver(factor: float) -> None:
+    losses = np.array([0.9, 0.4, 1.3, 0.5])
+    found = minimize(
+        lambda w: float(w @ losses + factor * w @ w),
+        np.full(4, 0.25),
+        jac=lambda w: losses + 2 * factor * w,
+        bounds=[(0, 1)] * 4,
+        constraints={"type": "eq", "fun": lambda w: float(w.sum() - 1), "jac": lambda w: np.ones(4)},
+        method="SLSQP",
+        options={"ftol": 1e-14},
+    )
+    np.testing.assert_allclose(best_weights(losses, factor), found.x, atol=1e-5)
+    # Every task keeps a weight exactly while lambda exceeds half the sum of the distances from the largest.
+    assert (min(best_weights(losses, factor)) > 0) == (factor > (1.3 - losses).sum() / 2)
+    assert best_weights(losses, 0.0) == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_a_series_keeps_its_place_where_epochs_have_no_value() -> None:
+    states = [
+        {"weight/age": 1.0, "weight/sex": 1.0},
+        {"weight/age": 2.0, "weight/sex": 0.5, "cosine/age/sex": -0.2, "conflict_rate": 1.0},
+        {"shared_frozen": 1.0, "weight/age": 2.0},
+    ]
+    row = balancing_row(CELL, runs(history(*states, shared_frozen=2)))
+    assert row == {
+        "cell": "c",
+        "weights": {"age": [1.0, 2.0, 2.0], "sex": [1.0, 0.5, None]},
+        "cosines": {"age, sex": [None, -0.2, None]},
+        "conflict_rate": [None, 1.0, None],
+        "frozen": 2,
+        "note": "",
+    }
+    assert balancing_row(CELL, runs(history({"weight/age": 1.0}, {"weight/age": 1.0}))) is None
+    assert balancing_row(CELL, {}) is None
+
+
+def test_the_note_on_learned_weights() -> None:
+    states = [{"weight/age": 0.4, "weight/sex": 0.6}, {"weight/age": 0.3, "weight/sex": 0.7}]
+    balancing = {"learned_weights": {"lambda": 0.5}}
+    row = balancing_row(CELL, runs(history(*states), balancing=balancing))
+    assert row is not None
+    assert row["note"].startswith(
+        "With the training losses of epoch 2 (age 1, sex 0.5) the minimum over the weights at lambda 0.5 "
+        "lies at age 0.25, sex 0.75. Below lambda 0.25 not every task keeps a weight there; towards 0 all "
+        "weight goes to the smallest loss, sex."
+    )
+    assert "at lambda 0.1 " in learned_weights_note({"balancing": {"learned_weights": {}}}, history(*states))
+    assert learned_weights_note({"balancing": {"mean": {}}}, history(*states)) == ""
+
+
+def end(converged: int, stopped: int | None) -> dict[str, int | None]:
+    return {"converged": converged, "stopped": stopped}
+
+
+def test_one_sentence_per_cell_on_when_tasks_stopped() -> None:
+    first = {"epochs": [], "shared_frozen": 4, "task_ends": {"sex": end(2, 4), "age": end(9, None)}}
+    assert task_end_lines(CELL, runs(first)) == [
+        "hard sharing 2: sex converged in epoch 2 and stopped after epoch 4; what is shared froze after "
+        "epoch 4; age learnt to the end (best in epoch 9)."
+    ]
+    second = {"epochs": [], "task_ends": {}}
+    assert task_end_lines(CELL, runs(first, second)) == [
+        "hard sharing 2: sex converged in epochs 2, – and stopped after epochs 4, –; what is shared froze "
+        "after epochs 4, –; age learnt to the end (best in epochs 9, –). By repeat; – where it did not "
+        "happen."
+    ]
+    assert task_end_lines(CELL, runs(second)) == []
