@@ -22,6 +22,7 @@ from taskloom.tasks import (
     Landmarks,
     Multiclass,
     Multilabel,
+    Ordinal,
     Regression,
     StageOutput,
     Task,
@@ -154,6 +155,13 @@ def binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none")
 
 
+@LOSSES.register("coral")
+def coral(output: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of every "above level k?" of CORAL, element by element; its mean is taken later."""
+    return binary_cross_entropy(output, target)
+
+
+@LOSSES.register("dex")
 @LOSSES.register("cross_entropy")
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of logits [..., C] against codes [...]; shaped like the codes."""
@@ -290,6 +298,10 @@ def _aligned(task: Task, output: Tensor, values: Tensor) -> tuple[Tensor, Tensor
             return output.movedim(1, -1), values
         case Multilabel():
             return output, values
+        case Ordinal():
+            return output, task.targets(values).to(
+                torch.int64 if task.default_loss == "dex" else output.dtype
+            )
         case Regression():
             return output, task.standardize(values).reshape(output.shape).to(output.dtype)
         case Landmarks():

@@ -243,7 +243,9 @@ def _sized(entry: dict[str, Any], columns: tuple[str, ...] | None) -> dict[str, 
 
 def _columns_of(task: Task, given: tuple[str, ...] | None) -> tuple[str, ...]:
     """The task's columns; refuses a number of them that does not fit its values."""
-    expected = task.width if isinstance(task, Multilabel | Regression | Landmarks) else 1
+    expected = task.width if isinstance(task, Multilabel | Landmarks) else 1
+    if isinstance(task, Regression):
+        expected = task.size  # an ordinal task has several outputs for its one value
     if given is None:
         if isinstance(task, Multilabel):
             return task.class_names

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from taskloom.errors import ConfigError
+
+if TYPE_CHECKING:
+    from taskloom.encoders.checkpoints import LoadReport
+    from taskloom.encoders.preparation import InputSpec
 
 StageFactory = Callable[[], nn.Module]
 """Builds one stage anew, with a start of its own."""
@@ -40,6 +45,9 @@ class Encoder(nn.Module):
         num_features: Number of values that the last stage gives per row: the product of its shape. A last
             stage that gives [N, C, ...] is flattened by the head, not here, so that mixing after it may be
             per channel.
+        input_spec: How the first stage prepares images; None where it takes its input as it is.
+        pretrained: Positions of the stages whose weights came from a file; their copies start from these.
+        loaded: What that file gave; None where there was none.
 
     Raises:
         ConfigError: No stage; a name twice or with a dot; a parameter in two stages; a lazy parameter; a
@@ -67,6 +75,9 @@ class Encoder(nn.Module):
             raise ConfigError("An encoder needs at least one stage; got none.")
         self.stages = nn.ModuleList(stages)
         self.stage_names = _check_names(names, len(self.stages))
+        self.input_spec: InputSpec | None = None
+        self.pretrained: frozenset[int] = frozenset()
+        self.loaded: LoadReport | None = None
         self._rebuild = rebuild
         if isinstance(rebuild, Sequence) and len(rebuild) != len(self.stages):
             raise ConfigError(
@@ -91,13 +102,13 @@ class Encoder(nn.Module):
                 deep copy on which `reset_parameters` (or `_reset_parameters`, as torch's attention spells it)
                 of every submodule is called. A submodule with parameters of its own and neither method, and
                 a parametrised weight (weight norm), keeps the weights it has: give `rebuild` for those.
-                Pretrained weights are reset too; pass `fresh=False` to keep them.
+                A stage whose weights came from a file (`pretrained`) keeps them: they are its start.
 
         Returns:
             The copy, on the device and in the dtype, mode and `requires_grad` of the original.
         """
         original = self.stages[index]
-        if not fresh:
+        if not fresh or index in self.pretrained:
             return copy.deepcopy(original)
         if self._rebuild is None:
             replica = copy.deepcopy(original)
@@ -113,6 +124,11 @@ class Encoder(nn.Module):
         else:
             replica = self._rebuild()[index]
         return _made_like(replica, original)
+
+    def mark_loaded(self, report: LoadReport, stages: Iterable[int]) -> None:
+        """Notes what a file gave, and which stages' weights came from it; `taskloom.encoders.checkpoints`."""
+        self.loaded = report
+        self.pretrained = self.pretrained | frozenset(stages)
 
     def _check_parameters(self) -> None:
         owners: dict[int, str] = {}

@@ -1,32 +1,54 @@
-"""ResNet-18 for images (He et al. 2016), as five stages whose weights go by torchvision's names."""
+"""ResNet-18, ResNet-50 and SE-ResNet-50 as five stages whose weights go by torchvision's names."""
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Unpack
 
-import torch
 from torch import Tensor, nn
 
-from taskloom.encoders.encoder import Encoder, check_input_shape
+from taskloom.encoders.checkpoints import load_state
+from taskloom.encoders.encoder import Encoder
+from taskloom.encoders.image_encoder import (
+    ImageSettings,
+    LayersFactory,
+    check_width,
+    convolution,
+    image_encoder,
+    scaled,
+    with_image_settings,
+)
+from taskloom.encoders.layouts import resnet_layouts
+from taskloom.encoders.modules import check_sizes
+from taskloom.encoders.preparation import IMAGENET, VGGFACE2
 from taskloom.errors import ConfigError, did_you_mean
 
 STEMS = ("imagenet", "small")
+STYLES = ("torchvision", "vggface2")
 _FILTERS = (64, 128, 256, 512)
 _SMALLEST = {"imagenet": 32, "small": 8}
 _STAGE_NAMES = ("stem", "layer1", "layer2", "layer3", "layer4")
+_BLOCKS_50 = (3, 4, 6, 3)
+_EXPANSION = 4
+_SQUEEZE = 16
 
 
+@with_image_settings
 def resnet18(
-    input_shape: Sequence[int] = (3, 224, 224), *, stem: str = "imagenet", width: float = 1.0
+    input_shape: Sequence[int] = (3, 224, 224),
+    *,
+    stem: str = "imagenet",
+    width: float = 1.0,
+    **images: Unpack[ImageSettings],
 ) -> Encoder:
     """ResNet-18 without its classifier: stages `stem` and `layer1` to `layer4`, 11,176,512 parameters.
 
     Each layer has two blocks of two 3 x 3 convolutions with batch norm; the first block of `layer2` to
     `layer4` halves the map (He et al. 2016, table 1, 18 layers). `layer4` ends with the mean over the map.
     Convolutions have no biases and start as torchvision's do: normal after He, by the outputs (fan out).
+    Known weights: torchvision's, and timm's of the same names.
 
     Args:
         input_shape: (3, H, W); any number of colours.
@@ -34,37 +56,103 @@ def resnet18(
             image's side. "small", for images up to 64 pixels: 3 x 3 convolution of stride 1, no pooling (the
             paper's start for CIFAR-10), 7,680 parameters less with three colours.
         width: Factor on the filters 64, 128, 256 and 512 (rounded, at least 1), for small runs.
+        **images: See `taskloom.encoders.image_encoder.ImageOptions`; prepared images are RGB of 224 x 224,
+            (x - mean) / deviation with ImageNet's means and deviations.
 
     Raises:
         ConfigError: A setting out of range, or images smaller than 32 ("imagenet") or 8 pixels ("small").
+        DataError: Weights that do not fit.
 
     Example:
         >>> encoder = resnet18((3, 32, 32), stem="small", width=0.125)
         >>> encoder.stage_shapes
         ((8, 32, 32), (8, 32, 32), (16, 16, 16), (32, 8, 8), (64,))
     """
-    shape = check_input_shape(input_shape)
-    if len(shape) != 3:
-        raise ConfigError(f"resnet18 takes images (colours, height, width); got an input of shape {shape}.")
-    if stem not in STEMS:
-        raise ConfigError(f"stem must be imagenet or small; got {stem!r}.{did_you_mean(str(stem), STEMS)}")
-    if isinstance(width, bool) or not isinstance(width, int | float) or not 0.0 < width < math.inf:
-        raise ConfigError(f"width must be a number above 0; got {width!r}.")
-    if min(shape[1:]) < _SMALLEST[stem]:
-        hint = "take larger images or `stem: small`" if stem == "imagenet" else "take larger images"
-        raise ConfigError(
-            f"resnet18 with stem {stem} needs images of at least {_SMALLEST[stem]} x {_SMALLEST[stem]} "
-            f"pixels; the images have {shape[1]} x {shape[2]}: {hint}."
-        )
-    filters = [max(1, round(size * width)) for size in _FILTERS]
-    factories: list[Callable[[], nn.Module]] = [partial(_stem, shape[0], filters[0], small=stem == "small")]
-    for index, num_filters in enumerate(filters):
-        num_inputs = filters[max(0, index - 1)]
-        stride = 1 if index == 0 else 2
-        factories.append(partial(_layer, num_inputs, num_filters, stride, last=index == len(filters) - 1))
-    return Encoder(
-        [factory() for factory in factories], input_shape=shape, names=_STAGE_NAMES, rebuild=factories
-    )
+    filters = tuple(scaled(size, check_width(width)) for size in _FILTERS)
+
+    def stages(shape: tuple[int, int, int]) -> dict[str, LayersFactory]:
+        named: list[LayersFactory] = [partial(_stem, shape[0], filters[0], stem, "torchvision")]
+        inputs = filters[0]
+        for index, num_filters in enumerate(filters):
+            named.append(partial(_basic_layer, inputs, num_filters, 1 if index == 0 else 2, index == 3))
+            inputs = num_filters
+        return dict(zip(_STAGE_NAMES, named, strict=True))
+
+    return _resnet("resnet18", input_shape, stages, images, stem, "torchvision")
+
+
+@with_image_settings
+def resnet50(
+    input_shape: Sequence[int] = (3, 224, 224),
+    *,
+    style: str = "torchvision",
+    stem: str = "imagenet",
+    embedding: int | None = None,
+    width: float = 1.0,
+    **images: Unpack[ImageSettings],
+) -> Encoder:
+    """ResNet-50 without its classifier (He et al. 2016): stages `stem`, `layer1` to `layer4`, [`embedding`].
+
+    Blocks are 1 x 1, 3 x 3 and 1 x 1 convolutions with batch norm, the last four times as wide; `layer4` ends
+    with the mean over the map, 2048 features. 23,508,032 parameters.
+
+    Args:
+        input_shape: (3, H, W); any number of colours.
+        style: "torchvision": where a block halves the map, its 3 x 3 convolution does; the stem's pooling is
+            padded. Known weights: torchvision's and timm's. "vggface2": its first 1 x 1 convolution does, and
+            the pooling is not padded but rounds up, as in the network of Cao et al. 2018. Known weights:
+            VGGFace2's by the names of the authors' PyTorch files and of cydonia999/VGGFace2-pytorch (which
+            took BGR; the first convolution is turned round).
+        stem: As in `resnet18`.
+        embedding: Units of a linear layer at the end, without bias, as a stage of its own: 128 is the
+            authors' ResNet-50-128D.
+        width: Factor on all filters, for small runs.
+        **images: See `taskloom.encoders.image_encoder.ImageOptions`; prepared images are RGB of 224 x 224,
+            (x - mean) / deviation of ImageNet ("torchvision"), or 255 x - (131.0912, 103.8827, 91.4953)
+            ("vggface2").
+
+    Raises:
+        ConfigError: A setting out of range, or images that are too small.
+        DataError: Weights that do not fit.
+
+    Example:
+        >>> resnet50((3, 32, 32), width=0.0625).stage_shapes[-2:]
+        ((64, 2, 2), (128,))
+    """
+    return _bottleneck_net("resnet50", input_shape, style, stem, embedding, width, images, squeeze=False)
+
+
+@with_image_settings
+def se_resnet50(
+    input_shape: Sequence[int] = (3, 224, 224),
+    *,
+    style: str = "vggface2",
+    stem: str = "imagenet",
+    embedding: int | None = None,
+    width: float = 1.0,
+    **images: Unpack[ImageSettings],
+) -> Encoder:
+    """ResNet-50 with squeeze and excitation (Hu et al. 2018), 26,039,024 parameters; stages as `resnet50`.
+
+    Before it is added, the output of every block is weighted per channel by sigmoid(W2 relu(W1 mean + b1) +
+    b2), with a sixteenth of the channels in between. `embedding=128` is SE-ResNet-50-128D, the best backbone
+    of thesis 001.
+
+    Args:
+        input_shape, stem, embedding, width: As in `resnet50`.
+        style: "vggface2" (default; the authors' files and cydonia999's), or "torchvision" (timm's
+            `seresnet50`).
+        **images: As in `resnet50`.
+
+    Raises:
+        ConfigError: A setting out of range, or images that are too small.
+        DataError: Weights that do not fit.
+
+    Example:
+        >>> se_resnet50((3, 32, 32), width=0.0625, embedding=8).stage_names[-2:]
+        ('layer4', 'embedding')
+    """
+    return _bottleneck_net("se_resnet50", input_shape, style, stem, embedding, width, images, squeeze=True)
 
 
 def torchvision_name(name: str) -> str:
@@ -95,14 +183,14 @@ def torchvision_name(name: str) -> str:
 def load_torchvision(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
     """Loads weights that were saved from torchvision's `resnet18` (or timm's) into the encoder, in place.
 
-    Build the network with `copies="same"` afterwards, so that its copies keep them.
+    `resnet18(weights=path)` does the same from a file. Copies of the stages start from these weights.
 
     Args:
         encoder: A `resnet18` with `stem="imagenet"` and `width=1`.
         state: What `torch.load(file, weights_only=True)` gave; `fc.weight` and `fc.bias` are left out.
 
     Raises:
-        ConfigError: An entry is missing, of another shape, or one that a ResNet-18 does not have; the encoder
+        DataError: An entry is missing, of another shape, or one that a ResNet-18 does not have; the encoder
             is then as it was.
 
     Example:
@@ -110,25 +198,7 @@ def load_torchvision(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
         >>> state = {torchvision_name(name): value for name, value in encoder.state_dict().items()}
         >>> load_torchvision(encoder, state)
     """
-    own = encoder.state_dict()
-    names = {name: torchvision_name(name) for name in own}
-    for name in state:
-        if name not in {*names.values(), "fc.weight", "fc.bias"}:
-            raise ConfigError(f"`{name}` is not a weight of ResNet-18; load the weights of a ResNet-18.")
-    loaded: dict[str, Tensor] = {}
-    for name, theirs in names.items():
-        if theirs not in state:
-            if theirs.endswith("num_batches_tracked"):  # files from before PyTorch 0.4.1 have none
-                loaded[name] = torch.zeros_like(own[name])
-                continue
-            raise ConfigError(f"The weights have no `{theirs}`; load the whole state dict of a ResNet-18.")
-        if state[theirs].shape != own[name].shape:
-            raise ConfigError(
-                f"The weight `{theirs}` is {tuple(state[theirs].shape)}, expected {tuple(own[name].shape)}; "
-                "build the encoder with the stem, width and colours that the weights were trained with."
-            )
-        loaded[name] = state[theirs]
-    encoder.load_state_dict(loaded)
+    load_state(encoder, state, resnet_layouts("torchvision"))
 
 
 class BasicBlock(nn.Module):
@@ -145,16 +215,16 @@ class BasicBlock(nn.Module):
 
     def __init__(self, num_inputs: int, num_filters: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = _convolution(num_inputs, num_filters, 3, stride)
+        self.conv1 = convolution(num_inputs, num_filters, 3, stride)
         self.bn1 = nn.BatchNorm2d(num_filters)
-        self.conv2 = _convolution(num_filters, num_filters, 3, 1)
+        self.conv2 = convolution(num_filters, num_filters, 3, 1)
         self.bn2 = nn.BatchNorm2d(num_filters)
         # In place is safe: both work on what a batch norm or a sum has just made, which nobody else reads.
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or num_inputs != num_filters:
             self.downsample = nn.Sequential(
-                _convolution(num_inputs, num_filters, 1, stride), nn.BatchNorm2d(num_filters)
+                convolution(num_inputs, num_filters, 1, stride), nn.BatchNorm2d(num_filters)
             )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -166,6 +236,76 @@ class BasicBlock(nn.Module):
         return rectified
 
 
+class SqueezeExcitation(nn.Module):
+    """Weights channels by what is in them: x sigmoid(fc2(relu(fc1(mean of x)))), Hu et al. 2018, eq. 2-4.
+
+    Args:
+        num_channels: Channels.
+        num_squeezed: Channels in between.
+    """
+
+    def __init__(self, num_channels: int, num_squeezed: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(num_channels, num_squeezed, 1)
+        self.fc2 = nn.Conv2d(num_squeezed, num_channels, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[N, C, H, W] to the same shape."""
+        squeezed = self.fc1(maps.mean((2, 3), keepdim=True)).relu_()
+        factors: Tensor = self.fc2(squeezed).sigmoid_()
+        return maps * factors
+
+
+class Bottleneck(nn.Module):
+    """relu(se(bn(conv(relu(bn(conv(relu(bn(conv(x)))))))) + shortcut(x)): He et al. 2016, figure 5, right.
+
+    Args:
+        num_inputs: Channels in.
+        num_filters: Filters of the first two convolutions; the last has `num_outputs`.
+        num_outputs: Channels out.
+        stride: Of the block.
+        stride_first: Whether the first convolution has the stride (Caffe's networks) and not the second.
+        squeeze: Whether channels are weighted by squeeze and excitation.
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_filters: int,
+        num_outputs: int,
+        stride: int,
+        *,
+        stride_first: bool,
+        squeeze: bool,
+    ) -> None:
+        super().__init__()
+        strides = (stride, 1) if stride_first else (1, stride)
+        self.conv1 = convolution(num_inputs, num_filters, 1, strides[0])
+        self.bn1 = nn.BatchNorm2d(num_filters)
+        self.conv2 = convolution(num_filters, num_filters, 3, strides[1])
+        self.bn2 = nn.BatchNorm2d(num_filters)
+        self.conv3 = convolution(num_filters, num_outputs, 1)
+        self.bn3 = nn.BatchNorm2d(num_outputs)
+        self.relu = nn.ReLU(inplace=True)  # as in BasicBlock
+        self.se = SqueezeExcitation(num_outputs, max(1, num_outputs // _SQUEEZE)) if squeeze else None
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or num_inputs != num_outputs:
+            self.downsample = nn.Sequential(
+                convolution(num_inputs, num_outputs, 1, stride), nn.BatchNorm2d(num_outputs)
+            )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[N, num_inputs, H, W] to [N, num_outputs, H / stride, W / stride], rounded up."""
+        shortcut = maps if self.downsample is None else self.downsample(maps)
+        outputs = self.relu(self.bn1(self.conv1(maps)))
+        outputs = self.relu(self.bn2(self.conv2(outputs)))
+        outputs = self.bn3(self.conv3(outputs))
+        if self.se is not None:
+            outputs = self.se(outputs)
+        rectified: Tensor = self.relu(outputs + shortcut)
+        return rectified
+
+
 class MapAverage(nn.Module):
     """[N, C, H, W] to the mean over the map, [N, C]."""
 
@@ -173,28 +313,98 @@ class MapAverage(nn.Module):
         return maps.mean((2, 3))
 
 
-def _stem(num_colours: int, num_filters: int, *, small: bool) -> nn.Sequential:
-    kernel, stride = (3, 1) if small else (7, 2)
-    layers: dict[str, nn.Module] = {
-        "conv1": _convolution(num_colours, num_filters, kernel, stride),
-        "bn1": nn.BatchNorm2d(num_filters),
-        "relu": nn.ReLU(inplace=True),
-    }
-    if not small:
-        layers["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
-    return nn.Sequential(OrderedDict(layers))
+def _bottleneck_net(
+    name: str,
+    input_shape: Sequence[int],
+    style: str,
+    stem: str,
+    embedding: int | None,
+    width: float,
+    images: ImageSettings,
+    *,
+    squeeze: bool,
+) -> Encoder:
+    filters = tuple(scaled(size, check_width(width)) for size in _FILTERS)
+    if style not in STYLES:
+        raise ConfigError(
+            f"style must be torchvision or vggface2; got {style!r}.{did_you_mean(str(style), STYLES)}"
+        )
+    units = None if embedding is None else check_sizes("embedding", embedding)[0]
+
+    def stages(shape: tuple[int, int, int]) -> dict[str, LayersFactory]:
+        named: list[LayersFactory] = [partial(_stem, shape[0], filters[0], stem, style)]
+        inputs = filters[0]
+        for index, (num_filters, num_blocks) in enumerate(zip(filters, _BLOCKS_50, strict=True)):
+            block = partial(Bottleneck, stride_first=style == "vggface2", squeeze=squeeze)
+            sizes = (inputs, num_filters, _EXPANSION * num_filters, 1 if index == 0 else 2)
+            named.append(partial(_bottleneck_layer, block, *sizes, num_blocks=num_blocks, last=index == 3))
+            inputs = _EXPANSION * num_filters
+        found = dict(zip(_STAGE_NAMES, named, strict=True))
+        if units is not None:
+            found["embedding"] = partial(_embedding, inputs, units)
+        return found
+
+    return _resnet(name, input_shape, stages, images, stem, style)
 
 
-def _layer(num_inputs: int, num_filters: int, stride: int, *, last: bool) -> nn.Sequential:
-    blocks: list[nn.Module] = [
-        BasicBlock(num_inputs, num_filters, stride),
-        BasicBlock(num_filters, num_filters, 1),
-    ]
-    return nn.Sequential(*blocks, MapAverage()) if last else nn.Sequential(*blocks)
+def _resnet(
+    name: str,
+    input_shape: Sequence[int],
+    stages: Callable[[tuple[int, int, int]], dict[str, LayersFactory]],
+    images: ImageSettings,
+    stem: str,
+    style: str,
+) -> Encoder:
+    if stem not in STEMS:
+        raise ConfigError(f"stem must be imagenet or small; got {stem!r}.{did_you_mean(str(stem), STEMS)}")
+    return image_encoder(
+        name,
+        input_shape,
+        stages,
+        images,
+        spec=IMAGENET if style == "torchvision" else VGGFACE2,
+        layouts=resnet_layouts(style),
+        smallest=_SMALLEST[stem],
+        hint="take larger images or `stem: small`" if stem == "imagenet" else "take larger images",
+    )
 
 
-def _convolution(num_inputs: int, num_filters: int, kernel: int, stride: int) -> nn.Conv2d:
-    # No bias: batch norm takes the mean away and adds its own.
-    convolution = nn.Conv2d(num_inputs, num_filters, kernel, stride=stride, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return convolution
+def _stem(num_colours: int, num_filters: int, stem: str, style: str) -> OrderedDict[str, nn.Module]:
+    kernel, stride = (3, 1) if stem == "small" else (7, 2)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=convolution(num_colours, num_filters, kernel, stride),
+        bn1=nn.BatchNorm2d(num_filters),
+        relu=nn.ReLU(inplace=True),
+    )
+    if stem == "imagenet":
+        ceil = style == "vggface2"
+        layers["maxpool"] = nn.MaxPool2d(3, stride=2, padding=0 if ceil else 1, ceil_mode=ceil)
+    return layers
+
+
+def _basic_layer(num_inputs: int, num_filters: int, stride: int, last: bool) -> OrderedDict[str, nn.Module]:
+    blocks = [BasicBlock(num_inputs, num_filters, stride), BasicBlock(num_filters, num_filters, 1)]
+    return _numbered([*blocks, MapAverage()] if last else blocks)
+
+
+def _bottleneck_layer(
+    block: Callable[[int, int, int, int], Bottleneck],
+    num_inputs: int,
+    num_filters: int,
+    num_outputs: int,
+    stride: int,
+    *,
+    num_blocks: int,
+    last: bool,
+) -> OrderedDict[str, nn.Module]:
+    blocks: list[nn.Module] = [block(num_inputs, num_filters, num_outputs, stride)]
+    blocks += [block(num_outputs, num_filters, num_outputs, 1) for _ in range(num_blocks - 1)]
+    return _numbered([*blocks, MapAverage()] if last else blocks)
+
+
+def _embedding(num_inputs: int, units: int) -> OrderedDict[str, nn.Module]:
+    return OrderedDict(feat_extract=nn.Linear(num_inputs, units, bias=False))
+
+
+def _numbered(layers: Sequence[nn.Module]) -> OrderedDict[str, nn.Module]:
+    return OrderedDict((str(index), layer) for index, layer in enumerate(layers))

@@ -1,25 +1,35 @@
-"""The five-block VGG-style image network of thesis 000 (its figure 4.1)."""
+"""The small image networks of the theses: five blocks (000, figure 4.1); 40 x 40 faces (004, section 5)."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from typing import Unpack
 
 from torch import nn
 
-from taskloom.encoders.encoder import Encoder, check_input_shape
-from taskloom.encoders.modules import check_sizes, glorot_start
+from taskloom.encoders.encoder import Encoder
+from taskloom.encoders.image_encoder import (
+    ImageSettings,
+    LayersFactory,
+    image_encoder,
+    with_image_settings,
+)
+from taskloom.encoders.modules import activation_layer, check_sizes, glorot_start
 from taskloom.errors import ConfigError
 
 HEAD_HIDDEN = (256, 128, 64)
 """Hidden layers of each task's head in thesis 000, section 4.1."""
 
 
+@with_image_settings
 def vgg5(
     input_shape: Sequence[int] = (3, 64, 64),
     *,
     filters: Sequence[int] = (16, 16, 32, 32, 64),
     kernel: int = 3,
+    **images: Unpack[ImageSettings],
 ) -> Encoder:
     """One stage per block, `conv_0` to `conv_4`: a convolution with ReLU, then 2 x 2 max pooling.
 
@@ -30,6 +40,7 @@ def vgg5(
         input_shape: (3, H, W); any number of colours and any size of at least 2 ** blocks.
         filters: Filters of each block.
         kernel: Side of each kernel in pixels; odd.
+        **images: See `taskloom.encoders.image_encoder.ImageOptions`.
 
     Raises:
         ConfigError: A setting out of range, or an image too small for the pooling.
@@ -39,29 +50,95 @@ def vgg5(
         >>> encoder.stage_shapes[-1], encoder.num_features
         ((64, 2, 2), 256)
     """
-    shape = check_input_shape(input_shape)
-    if len(shape) != 3:
-        raise ConfigError(f"vgg5 takes images (colours, height, width); got an input of shape {shape}.")
     widths = check_sizes("filters", filters, empty=False)
     (side,) = check_sizes("kernel", kernel)
     if side % 2 == 0:
         raise ConfigError(f"kernel must be odd, so that padding keeps the image's size; got {side}.")
-    needed = 2 ** len(widths)
-    if min(shape[1:]) < needed:
-        raise ConfigError(
-            f"vgg5 with {len(widths)} blocks needs images of at least {needed} x {needed} pixels; the images "
-            f"have {shape[1]} x {shape[2]}: take larger images or fewer blocks."
-        )
-    factories = [
-        partial(_block, num_inputs, num_filters, side)
-        for num_inputs, num_filters in zip((shape[0], *widths[:-1]), widths, strict=True)
-    ]
-    names = [f"conv_{index}" for index in range(len(widths))]
-    return Encoder([factory() for factory in factories], input_shape=shape, names=names, rebuild=factories)
+
+    def stages(shape: tuple[int, int, int]) -> dict[str, LayersFactory]:
+        return {
+            f"conv_{index}": partial(_block, num_inputs, num_filters, side)
+            for index, (num_inputs, num_filters) in enumerate(
+                zip((shape[0], *widths[:-1]), widths, strict=True)
+            )
+        }
+
+    name = "vgg5" if len(widths) == 5 else f"vgg5 with {len(widths)} blocks"
+    hint = "take larger images or fewer blocks"
+    return image_encoder(name, input_shape, stages, images, smallest=2 ** len(widths), hint=hint)
 
 
-def _block(num_inputs: int, num_filters: int, kernel: int) -> nn.Sequential:
+@with_image_settings
+def mtfl_cnn(
+    input_shape: Sequence[int] = (3, 40, 40),
+    *,
+    filters: Sequence[int] = (16, 48, 64, 64),
+    dense: int = 100,
+    activation: str = "relu",
+    **images: Unpack[ImageSettings],
+) -> Encoder:
+    """The 40 x 40 network of thesis 004, section 5; stages `conv_0` to `conv_3` and `dense`.
+
+    "4 convolution layers, 3 pooling layers and a fully connected layer", 16 channels after the first pooling.
+    The other sizes are those of the network that the thesis builds on (Zhang et al. 2014, TCDCN, figure 3):
+    kernels 5, 3, 3 and 2 without padding, 48, 64 and 64 filters, 100 units. Activations, which the thesis
+    does not name, are ReLU. Each of the first three stages ends with its 2 x 2 max pooling.
+
+    Args:
+        input_shape: (colours, H, W), at least 32 x 32.
+        filters: Filters of the four convolutions.
+        dense: Units of the fully connected layer.
+        activation: After every layer; a name of `taskloom.encoders.modules.ACTIVATIONS`.
+        **images: See `taskloom.encoders.image_encoder.ImageOptions`.
+
+    Raises:
+        ConfigError: A setting out of range, or images that are too small.
+
+    Example:
+        >>> mtfl_cnn().stage_shapes
+        ((16, 18, 18), (48, 8, 8), (64, 3, 3), (64, 2, 2), (100,))
+    """
+    widths = check_sizes("filters", filters, empty=False)
+    if len(widths) != len(_MTFL_KERNELS):
+        raise ConfigError(f"mtfl_cnn has {len(_MTFL_KERNELS)} convolutions; got filters {widths}.")
+    (units,) = check_sizes("dense", dense)
+    activation_layer(activation)
+
+    def stages(shape: tuple[int, int, int]) -> dict[str, LayersFactory]:
+        named: dict[str, LayersFactory] = {}
+        inputs, height, width = shape
+        for index, (kernel, num_filters) in enumerate(zip(_MTFL_KERNELS, widths, strict=True)):
+            pooled = index < len(widths) - 1
+            named[f"conv_{index}"] = partial(_mtfl_block, inputs, num_filters, kernel, activation, pooled)
+            height, width = (((side - kernel + 1) // (2 if pooled else 1)) for side in (height, width))
+            inputs = num_filters
+        named["dense"] = partial(_mtfl_dense, inputs * height * width, units, activation)
+        return named
+
+    return image_encoder("mtfl_cnn", input_shape, stages, images, smallest=32)
+
+
+_MTFL_KERNELS = (5, 3, 3, 2)
+
+
+def _block(num_inputs: int, num_filters: int, kernel: int) -> OrderedDict[str, nn.Module]:
     convolution = nn.Conv2d(num_inputs, num_filters, kernel, padding=kernel // 2)
     glorot_start(convolution)
     # Pooling before ReLU gives the same values and gradients, for a quarter of the work.
-    return nn.Sequential(convolution, nn.MaxPool2d(2), nn.ReLU())
+    return OrderedDict({"0": convolution, "1": nn.MaxPool2d(2), "2": nn.ReLU()})
+
+
+def _mtfl_block(
+    num_inputs: int, num_filters: int, kernel: int, activation: str, pooled: bool
+) -> OrderedDict[str, nn.Module]:
+    layers = OrderedDict[str, nn.Module](conv=nn.Conv2d(num_inputs, num_filters, kernel))
+    layers["activation"] = activation_layer(activation)
+    if pooled:
+        layers["pool"] = nn.MaxPool2d(2)
+    return layers
+
+
+def _mtfl_dense(num_inputs: int, units: int, activation: str) -> OrderedDict[str, nn.Module]:
+    return OrderedDict(
+        flatten=nn.Flatten(), linear=nn.Linear(num_inputs, units), activation=activation_layer(activation)
+    )

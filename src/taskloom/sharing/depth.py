@@ -15,6 +15,7 @@ from taskloom.tasks.roles import is_number
 
 if TYPE_CHECKING:
     from taskloom.sharing.plan import Plan
+    from taskloom.tasks import Task
 
 StageFeatures = Literal["flat", "pooled"]
 """What a head reads of a stage whose outputs are no vectors: all values, or per channel (the first axis of a
@@ -75,23 +76,23 @@ class Pooled(nn.Module):
         return inputs.flatten(2).mean(dim=2)
 
 
-def build_head(spec: HeadSpec, shape: Sequence[int], width: int, features: StageFeatures) -> nn.Sequential:
+def build_head(spec: HeadSpec, shape: Sequence[int], task: Task, features: StageFeatures) -> nn.Sequential:
     """Builds a head on a stage's output.
 
     Args:
         spec: Its layers.
         shape: Shape of one row of the stage's output.
-        width: Number of outputs.
+        task: Whose head it is.
         features: What it reads, see `StageFeatures`; of vectors both are the same.
 
     Raises:
         ConfigError: Outputs per sample of pooled features, or of a shape that has no samples.
     """
     if features == "flat" or len(shape) == 1:
-        return spec.build(shape, width)
+        return spec.build_for(task, shape)
     if spec.per_sample:
         raise ConfigError("head.per_sample: pooled features have no samples; use `features: flat`.")
-    return nn.Sequential(Pooled(), *spec.build(shape[:1], width))
+    return nn.Sequential(Pooled(), *spec.build_for(task, shape[:1]))
 
 
 def resolve_read_outs(

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from taskloom.errors import ConfigError, did_you_mean
-from taskloom.tasks import TaskSet
+from taskloom.tasks import Task, TaskSet
+from taskloom.tasks.base import LastLayer
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -84,19 +86,28 @@ class HeadSpec:
         """The rate after every hidden layer."""
         return self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * len(self.hidden)
 
-    def build(self, feature_shape: Sequence[int], width: int) -> nn.Sequential:
+    def build_for(self, task: Task, feature_shape: Sequence[int]) -> nn.Sequential:
+        """Builds a task's head; see `build`."""
+        return self.build(feature_shape, task.width, task.last_layer)
+
+    def build(
+        self, feature_shape: Sequence[int], width: int, last_layer: LastLayer = "linear"
+    ) -> nn.Sequential:
         """Builds the head.
 
         Args:
             feature_shape: Shape of one row's features, without the batch axis.
             width: Number of outputs.
+            last_layer: Its last layer: "linear", or "shared_slope" (see `SharedSlope`).
 
         Returns:
             A module from [N, *feature_shape] to [N, width], or from [N, F, W] to [N, width, W] per sample.
 
         Raises:
-            ConfigError: Per-sample outputs of features that are not [N, F, W].
+            ConfigError: Per-sample outputs of features that are not [N, F, W], or of an ordinal task.
         """
+        if self.per_sample and last_layer == "shared_slope":
+            raise ConfigError("head.per_sample: an ordinal task has one output per row, not per sample.")
         if self.per_sample and len(feature_shape) != 2:
             raise ConfigError(
                 "head.per_sample: the encoder's last stage must give [N, F, W], one column per sample; its "
@@ -114,7 +125,7 @@ class HeadSpec:
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
             size = hidden
-        layers.append(self._layer(size, width))
+        layers.append(SharedSlope(size, width) if last_layer == "shared_slope" else self._layer(size, width))
         return nn.Sequential(*layers)
 
     def _layer(self, num_inputs: int, num_outputs: int) -> nn.Module:
@@ -141,6 +152,40 @@ class HeadSpec:
                     f"Settings of head: {', '.join(known)}."
                 )
         return cls(**settings)
+
+
+class SharedSlope(nn.Module):
+    """w x + b_k for every output k: one weight vector, a bias each (CORAL, Cao et al. 2020, section 3.3).
+
+    Outputs of one row differ by their biases alone, so that where biases fall with k, so do the outputs, for
+    every row. Biases start falling evenly from 1 to 0, as in the authors' later code: the order is there
+    from the first step. The weight starts as a linear layer's.
+
+    Args:
+        num_inputs: F.
+        num_outputs: K - 1.
+
+    Example:
+        >>> SharedSlope(5, 3)(torch.zeros(2, 5)).diff(dim=1).lt(0).all()
+        tensor(True)
+    """
+
+    def __init__(self, num_inputs: int, num_outputs: int) -> None:
+        super().__init__()
+        self.slope = nn.Linear(num_inputs, 1, bias=False)
+        self.bias = nn.Parameter(torch.empty(num_outputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.slope.reset_parameters()
+        outputs = len(self.bias)
+        with torch.no_grad():
+            self.bias.copy_(torch.arange(outputs, 0, -1) / outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, F] to [N, K - 1]."""
+        slope: Tensor = self.slope(features)
+        return slope + self.bias
 
 
 HeadChoice = HeadSpec | Mapping[str, Any] | None

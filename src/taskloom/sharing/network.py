@@ -108,7 +108,7 @@ class PlanNetwork(MultiTaskNetwork):
         self.heads = nn.ModuleDict(
             {
                 self._head_keys[name]: build_head(
-                    specs[name], shapes[read_out[name].stages - 1], task.width, read_out[name].features
+                    specs[name], shapes[read_out[name].stages - 1], task, read_out[name].features
                 )
                 for name, task in tasks.items()
             }
@@ -126,7 +126,7 @@ class PlanNetwork(MultiTaskNetwork):
         # Last: networks with and without them start alike.
         self.deep_heads = nn.ModuleDict()
         for name, index in self._deep.items():
-            spec, width = specs[name.task], tasks[name.task].width
+            spec = specs[name.task]
             own = shapes[read_out[name.task].stages - 1]
             if spec.per_sample and shapes[index][1:] != own[1:]:
                 raise ConfigError(
@@ -134,7 +134,9 @@ class PlanNetwork(MultiTaskNetwork):
                     f"the task's own head reads, found {list(shapes[index])}; leave the stage out."
                 )
             head_key = self._deep_key(name)
-            self.deep_heads[head_key] = build_head(spec, shapes[index], width, supervision.features)
+            self.deep_heads[head_key] = build_head(
+                spec, shapes[index], tasks[name.task], supervision.features
+            )
         self.put_reversals()
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -30,10 +30,13 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 }
 """Direction of every metric by name; `taskloom.metrics` computes exactly these (a test holds them equal)."""
 
+LastLayer = Literal["linear", "shared_slope"]
+"""Last layer of a head: a linear layer, or one weight vector for all outputs with a bias each."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to predict. Use a subclass: Binary, Multiclass, Multilabel, Regression or Landmarks.
+    """One thing to predict. Use a subclass: Binary, Multiclass, Multilabel, Regression, Ordinal or Landmarks.
 
     Args:
         name: The task's name; also its column in a table unless the data say otherwise.
@@ -70,13 +73,14 @@ class Task:
                 f"{did_you_mean(str(self.role), get_args(Role))} Possible: {', '.join(get_args(Role))}."
             )
         self._check_role_settings()
+        article = "an" if self.kind[:1] in "aeiou" else "a"
         for setting, chosen, known in (
             ("metric", self.metric, self.known_metrics),
             ("loss", self.loss, self.known_losses),
         ):
             if chosen and chosen not in known:
                 raise ConfigError(
-                    f"tasks.{self.name}.{setting}: `{chosen}` does not fit a {self.kind} task."
+                    f"tasks.{self.name}.{setting}: `{chosen}` does not fit {article} {self.kind} task."
                     f"{did_you_mean(chosen, known)} Possible: {', '.join(known)}."
                 )
 
@@ -112,6 +116,11 @@ class Task:
     def width(self) -> int:
         """Number of outputs of the task's head."""
         raise NotImplementedError
+
+    @property
+    def last_layer(self) -> LastLayer:
+        """Last layer of the task's head."""
+        return "linear"
 
     @property
     def value_shape(self) -> tuple[int, ...]:
@@ -164,8 +173,8 @@ class Task:
 
         Returns:
             Binary: probability of the second class, [N] (or [N, W]). Multiclass: class probabilities,
-            shaped like `output`. Multilabel: probabilities [N, K]. Regression: values in the task's unit,
-            [N] or [N, D]. Landmarks: pixels, [N, K, 2].
+            shaped like `output`. Multilabel: probabilities [N, K]. Regression, ordinal: values in the task's
+            unit, [N] or [N, D]. Landmarks: pixels, [N, K, 2].
         """
         raise NotImplementedError
 

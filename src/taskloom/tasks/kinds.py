@@ -9,6 +9,7 @@ from typing import Any
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.tasks.base import HIGHER_IS_BETTER, Task
 from taskloom.tasks.classes import Binary, Multiclass, Multilabel
+from taskloom.tasks.ordinal import Ordinal
 from taskloom.tasks.roles import Reversal, Role
 from taskloom.tasks.values import Landmarks, Regression
 
@@ -19,6 +20,7 @@ __all__ = [
     "Landmarks",
     "Multiclass",
     "Multilabel",
+    "Ordinal",
     "Regression",
     "Reversal",
     "Role",
@@ -27,7 +29,7 @@ __all__ = [
 ]
 
 KINDS: dict[str, type[Task]] = {
-    kind.kind: kind for kind in (Binary, Multiclass, Multilabel, Regression, Landmarks)
+    kind.kind: kind for kind in (Binary, Multiclass, Multilabel, Regression, Ordinal, Landmarks)
 }
 
 

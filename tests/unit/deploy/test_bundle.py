@@ -47,6 +47,15 @@ ENCODER_SETTINGS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "lstm": ((16, 3), {"hidden": [6, 5]}),
     "deep_conv_lstm": ((24, 3), {"filters": [4, 4], "hidden": [6, 5]}),
     "resnet18": ((3, 8, 8), {"stem": "small", "width": 0.125}),
+    "resnet50": ((3, 8, 8), {"stem": "small", "width": 0.0625, "embedding": 4, "prepare": True, "size": 16}),
+    "se_resnet50": ((3, 8, 8), {"stem": "small", "width": 0.0625, "shared_layers": [6, 5]}),
+    "vgg16": ((3, 32, 32), {"width": 0.0625}),
+    "densenet121": ((3, 32, 32), {"growth": 4, "layers": [1, 1, 1, 1]}),
+    "lightcnn9": ((3, 16, 16), {"width": 0.125, "prepare": True, "size": [24, 16]}),
+    "lightcnn29": ((3, 16, 16), {"width": 0.125}),
+    "sphereface20": ((3, 16, 16), {"width": 0.0625}),
+    "inception_resnet_v1": ((3, 75, 75), {"width": 0.0625}),
+    "mtfl_cnn": ((3, 40, 40), {"filters": [4, 4, 4, 4], "dense": 6}),
 }
 
 
@@ -102,7 +111,7 @@ def test_same_outputs_after_a_round_trip(name: str, tmp_path: Path) -> None:
 def test_same_outputs_for_every_encoder(name: str, tmp_path: Path) -> None:
     shape, encoder = ENCODER_SETTINGS[name]
     settings = settings_of("hard_sharing", {"name": name, **encoder}, shape)
-    network, inputs = make(settings, TASKS.subset(["gender"])), torch.randn(2, *shape)
+    network, inputs = make(settings, TASKS.subset(["gender"])), torch.rand(2, *shape)
     bundle = load_bundle(save_bundle(tmp_path / "x", network, **settings))
     with torch.no_grad():
         assert torch.equal(bundle.model(inputs)["gender"], network.eval()(inputs)["gender"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +17,34 @@ INPUTS = {
     "conv1d": (64, 5),
     "deap_cnn": (128, 4),
     "deep_conv_lstm": (24, 2),
+    "densenet121": (3, 32, 32),
+    "inception_resnet_v1": (3, 75, 75),
+    "lightcnn29": (3, 16, 16),
+    "lightcnn9": (3, 16, 16),
     "lstm": (6, 3),
     "mlp": (9,),
+    "mtfl_cnn": (3, 32, 32),
     "opportunity_cnn": (64, 4),
     "resnet18": (3, 32, 32),
+    "resnet50": (3, 32, 32),
+    "se_resnet50": (3, 8, 8),
+    "sphereface20": (3, 16, 16),
+    "vgg16": (3, 32, 32),
     "vgg5": (3, 32, 48),
 }
-SMALL = {"opportunity_cnn": {"width": 0.02}, "deap_cnn": {"width": 0.1}}
+SMALL: dict[str, dict[str, Any]] = {
+    "deap_cnn": {"width": 0.1},
+    "densenet121": {"growth": 4, "layers": [2, 1, 1, 1]},
+    "inception_resnet_v1": {"width": 1 / 16},
+    "lightcnn29": {"width": 1 / 8},
+    "lightcnn9": {"width": 1 / 8},
+    "opportunity_cnn": {"width": 0.02},
+    "resnet18": {"width": 1 / 4},
+    "resnet50": {"width": 1 / 16, "embedding": 8},
+    "se_resnet50": {"width": 1 / 4, "stem": "small"},
+    "sphereface20": {"width": 1 / 16},
+    "vgg16": {"width": 1 / 16, "batch_norm": True, "dense": True},
+}
 
 
 def small(name: str) -> Encoder:
@@ -79,17 +101,19 @@ def test_same_seed_same_encoder_and_fresh_copies_differ(name: str) -> None:
     first = small(name)
     torch.manual_seed(0)
     second = small(name)
+    of_second = second.state_dict()
     for key, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[key])
+        assert torch.equal(value, of_second[key])
     for index, stage in enumerate(first.stages):
         before = copy.deepcopy(stage.state_dict())
         fresh, same = first.copy_stage(index), first.copy_stage(index, fresh=False)
+        after, of_fresh, of_same = stage.state_dict(), fresh.state_dict(), same.state_dict()
         for key, value in before.items():
-            assert torch.equal(value, stage.state_dict()[key])
-            assert torch.equal(value, same.state_dict()[key])
-            assert value.shape == fresh.state_dict()[key].shape
+            assert torch.equal(value, after[key])
+            assert torch.equal(value, of_same[key])
+            assert value.shape == of_fresh[key].shape
             if value.dim() > 1:
-                assert not torch.equal(value, fresh.state_dict()[key])
+                assert not torch.equal(value, of_fresh[key])
         assert not {id(p) for p in stage.parameters()} & {id(p) for p in same.parameters()}
 
 

@@ -17,6 +17,7 @@ from taskloom.tasks import (
     Landmarks,
     Multiclass,
     Multilabel,
+    Ordinal,
     Regression,
     Task,
     task_from_dict,
@@ -28,6 +29,7 @@ EVERY_KIND = [
     Multilabel("attributes", ("hat", "scarf"), role="auxiliary"),
     Regression("age", unit="years", center=40.0, scale=10.0, range=(0, 116), loss="huber"),
     Regression("pose", size=3),
+    Ordinal("grade", range=(1, 5), loss="dex"),
     Landmarks("face", 5, reference=(0, 1), center=32.0, scale=8.0),
 ]
 
@@ -40,7 +42,8 @@ EVERY_KIND = [
         (EVERY_KIND[2], 2, (2,), (2,), torch.int64),
         (EVERY_KIND[3], 1, (), (), torch.float32),
         (EVERY_KIND[4], 3, (3,), (), torch.float32),
-        (EVERY_KIND[5], 10, (5, 2), (5,), torch.float32),
+        (EVERY_KIND[5], 5, (), (), torch.float32),
+        (EVERY_KIND[6], 10, (5, 2), (5,), torch.float32),
     ],
     ids=lambda value: value.name if isinstance(value, Task) else "",
 )

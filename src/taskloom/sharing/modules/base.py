@@ -81,7 +81,7 @@ class ModuleNetwork(MultiTaskNetwork):
         specs = head_specs(head, self.tasks)
         shape = encoder.stage_shapes[-1] if feature_shape is None else feature_shape
         self.heads = nn.ModuleDict(
-            {self._task_keys[name]: specs[name].build(shape, task.width) for name, task in self.tasks.items()}
+            {self._task_keys[name]: specs[name].build_for(task, shape) for name, task in self.tasks.items()}
         )
         self.put_reversals()
 
