@@ -195,7 +195,8 @@ def build_network(settings: Mapping[str, Any], tasks: TaskSet) -> MultiTaskNetwo
             'modules into a function under @taskloom.encoders.ENCODERS.register("name"), in a file imported '
             "before the bundle is saved and before it is loaded."
         )
-    with torch.random.fork_rng():
+    # Pretrained weights are in the bundle, as the network was trained on from them.
+    with torch.random.fork_rng(), encoders.without_weights():
         built = encoders.build(encoder_name, tuple(settings["input_shape"]), **encoder)
         return sharing.build(way_name, built, tasks, head=settings["head"], **way)
 

@@ -56,7 +56,7 @@ def timm_model(name: str, input_shape: Sequence[int], **images: Unpack[ImageSett
         )
 
     def stages(shape: tuple[int, int, int]) -> dict[str, LayersFactory]:
-        build = partial(_layers, timm, name, shape)
+        build = partial(_layers, name, shape)
         built = build()
         return {stage: _StageOnce(stage, built, build) for stage in list(built)}
 
@@ -89,8 +89,9 @@ def _import() -> Any:
     return timm
 
 
-def _layers(timm: Any, name: str, shape: tuple[int, int, int]) -> Stages:
+def _layers(name: str, shape: tuple[int, int, int]) -> Stages:
     """The layers of every stage, built anew."""
+    timm = _import()
     try:
         chain = timm.create_model(name, pretrained=False, in_chans=shape[0], features_only=True)
     except RuntimeError:  # timm's word for a network without marked features
