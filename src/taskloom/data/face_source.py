@@ -12,7 +12,7 @@ from typing import Any
 
 from taskloom.data.batch import DataSplits
 from taskloom.data.face_table import FaceTable, with_known_columns
-from taskloom.data.image_splits import split_images
+from taskloom.data.image_splits import read_standardize, split_images
 from taskloom.data.image_store import ImageStore, prepare_images
 from taskloom.data.readers.utkface import read_utkface
 from taskloom.data.sources import (
@@ -26,7 +26,7 @@ from taskloom.data.sources import (
 from taskloom.data.table_source import label_table
 from taskloom.errors import ConfigError
 
-FACE_SETTINGS = ("folder", "size", "group", "columns")
+FACE_SETTINGS = ("folder", "size", "standardize", "group", "columns")
 """Settings of every source of faces."""
 
 
@@ -85,6 +85,7 @@ def split_faces(
         seed=seed,
         notes=table.notes,
         sources=sources,
+        standardize=read_standardize(settings),
     )
 
 

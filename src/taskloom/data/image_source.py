@@ -9,14 +9,14 @@ from typing import Any
 from taskloom.data.batch import DataSplits
 from taskloom.data.face_source import read_size
 from taskloom.data.face_table import BOX_COLUMNS, read_boxes
-from taskloom.data.image_splits import split_images
+from taskloom.data.image_splits import read_standardize, split_images
 from taskloom.data.image_store import prepare_images
 from taskloom.data.sources import SOURCES, TaskSettings, check_settings, data_folder, store_folder
 from taskloom.data.table_source import LABEL_SETTINGS, read_labelled_table
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError
 
-IMAGE_SETTINGS = (*LABEL_SETTINGS, "images", "size", "file", "box")
+IMAGE_SETTINGS = (*LABEL_SETTINGS, "images", "size", "file", "box", "standardize")
 FILE_COLUMNS = ("file_name", "file")
 """Columns that are looked for where `file` does not name one."""
 
@@ -35,7 +35,8 @@ def load_images(
 
     Settings: `table` (file), `images` (folder), `size` (pixels, default 64), `file` (column; `file_name` or
     `file` where it is not given), `box` (four columns x, y, width, height in pixels; `x`, `y`, `w`, `h` where
-    the table has them, false for whole images), `group`, `separator`, `missing`, `columns`, `folder`.
+    the table has them, false for whole images), `standardize` (per channel on train; false gives 0..1, for
+    encoders that prepare images themselves), `group`, `separator`, `missing`, `columns`, `folder`.
 
     Rows whose image is missing or not readable are left out and listed in `about`. Landmarks are given in
     pixels of the upright source image and come out in pixels of the stored one.
@@ -43,7 +44,7 @@ def load_images(
     check_settings("data", settings, IMAGE_SETTINGS)
     if "images" not in settings:
         raise ConfigError("data.images is missing: the folder of images expected.")
-    size = read_size(settings)
+    size, standardize = read_size(settings), read_standardize(settings)
     root = data_folder(settings, folder)
     labelled = read_labelled_table(settings, tasks, split, root)
     table = labelled.table
@@ -57,7 +58,14 @@ def load_images(
         size,
         read_boxes(table, box_columns) if box_columns else None,
     )
-    return split_images(labelled, store, reader="images", folder=str(settings["images"]), seed=seed)
+    return split_images(
+        labelled,
+        store,
+        reader="images",
+        folder=str(settings["images"]),
+        seed=seed,
+        standardize=standardize,
+    )
 
 
 def images(
@@ -89,10 +97,12 @@ def images(
         shared_groups: "refused", or "allowed" where `split_by` may part a group, with a warning in `about`.
         seed: Decides the split.
         stores: Folder in which the prepared images are kept and found again.
-        **settings: Further settings of the source: `file`, `box`, `missing`, `separator`, `columns`.
+        **settings: Further settings of the source: `file`, `box`, `standardize`, `missing`, `separator`,
+            `columns`.
 
     Returns:
-        Datasets whose inputs are [B, 3, size, size] float32, standardised per channel on train.
+        Datasets whose inputs are [B, 3, size, size] float32, standardised per channel on train
+        (0..1 with `standardize=False`).
 
     Raises:
         DataError: The table, a column, a cell, the folder or the split is not what it should be.

@@ -13,6 +13,7 @@ from taskloom.data.batch import DataSplits
 from taskloom.data.image_store import ImageDataset, ImageStandardization, ImageStore
 from taskloom.data.table_source import LabelledTable
 from taskloom.data.tables import Table
+from taskloom.errors import ConfigError
 from taskloom.tasks import Labels, Landmarks, TaskSet
 
 _MOST_LISTED = 20
@@ -27,6 +28,7 @@ def split_images(
     seed: int,
     notes: Sequence[str] = (),
     sources: Mapping[str, str] | None = None,
+    standardize: bool = True,
 ) -> DataSplits:
     """Splits the images of a store and fits standardisation and tasks on those of train.
 
@@ -38,6 +40,8 @@ def split_images(
         seed: Decides a drawn split.
         notes: What the reader has to say.
         sources: Checksums of the sources, where the table is not a file.
+        standardize: Whether pixels are standardised per channel on train; otherwise they are 0..1, for
+            encoders that prepare images themselves.
 
     Raises:
         DataError: The split is not what it should be.
@@ -56,7 +60,9 @@ def split_images(
         "unreadable": len(store.unreadable),
         "unreadable_examples": [_with_place(table, entry) for entry in store.unreadable[:_MOST_LISTED]],
     }
-    standardization = ImageStandardization.fit(store.images, parts.train)
+    standardization = ImageStandardization((0.0,) * 3, (1.0,) * 3)
+    if standardize:
+        standardization = ImageStandardization.fit(store.images, parts.train)
     task_set = labelled.tasks.fit(labels[torch.from_numpy(parts.train)])
     groups = None if labelled.groups is None else labelled.groups[store.rows]
     datasets = {
@@ -65,6 +71,18 @@ def split_images(
     }
     preprocessing = {"reader": "images", "size": store.size, "standardization": standardization.to_dict()}
     return DataSplits(**datasets, about=about, preprocessing=preprocessing)
+
+
+def read_standardize(settings: Mapping[str, Any]) -> bool:
+    """The setting `standardize`, true where it is not given.
+
+    Raises:
+        ConfigError: It is neither true nor false.
+    """
+    given = settings.get("standardize", True)
+    if not isinstance(given, bool):
+        raise ConfigError(f"data.standardize: true or false expected, found {given!r}.")
+    return given
 
 
 def moved_landmarks(labels: Labels, tasks: TaskSet, store: ImageStore) -> Labels:

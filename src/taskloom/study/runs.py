@@ -14,6 +14,7 @@ from taskloom.study.cells import Cell
 from taskloom.study.companion import NAME_SUFFIX, SUFFIX, companion_request
 from taskloom.study.config import HeadSettings, Study, digest
 from taskloom.study.coupled_runs import request_of, table_fingerprint
+from taskloom.study.encoder_weights import located_weights
 from taskloom.study.locate import located
 from taskloom.study.relatedness_sources import TableRequest
 from taskloom.study.yaml_lines import KeyPath, dotted
@@ -174,7 +175,10 @@ def _spec(
     encoder = study.config.encoder.model_dump(mode="json")
     head = study.config.head.model_dump(mode="json")
     usual_head = study.config.head.model_dump(mode="json", exclude_defaults=True)
-    own_encoder = encoder if cell.encoder is None else cell.encoder
+    with located(study.document):
+        own_encoder, known_encoder = located_weights(
+            encoder if cell.encoder is None else cell.encoder, request.folder
+        )
     own_head = head if cell.head is None else {**_USUAL_HEAD, **cell.head}
     starts = tuple(_spec(study, start, repeat, request, sums, out, companion) for start in cell.warm_start)
     resolved = {
@@ -183,7 +187,7 @@ def _spec(
         "sources": sums,
         "tasks": request.tasks,
         "split": {**request.split, "seed": request.seed},
-        "encoder": own_encoder,
+        "encoder": known_encoder,
         "head": usual_head if cell.head is None else cell.head,
         "cell": cell.resolved(),
         "seed": seed,
