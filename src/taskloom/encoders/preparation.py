@@ -149,20 +149,20 @@ class Preparation:
 
     def _factor_and_offset(self, images: Tensor) -> tuple[Tensor, Tensor]:
         key = (images.device, images.dtype)
-        if key not in self._constants:
-            mean, deviation = (
-                torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
-                for values in (self.spec.mean, self.spec.deviation)
-            )
-            self._constants[key] = (
-                (self.spec.scale / deviation).to(images),
-                (-mean / deviation).to(images),
-            )
-        return self._constants[key]
+        if key in self._constants:
+            return self._constants[key]
+        mean, deviation = (
+            torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
+            for values in (self.spec.mean, self.spec.deviation)
+        )
+        constants = (self.spec.scale / deviation).to(images), (-mean / deviation).to(images)
+        if not _traced(images):  # what a tracer makes is no tensor that another pass could use
+            self._constants[key] = constants
+        return constants
 
     def _check_range(self, images: Tensor) -> None:
-        # Once: a look at the values makes a GPU wait. Tracers and meta tensors have no values to look at.
-        if self._checked or images.is_meta or torch.compiler.is_compiling() or torch._C._is_tracing():
+        # Once: a look at the values makes a GPU wait.
+        if self._checked or _traced(images):
             return
         smallest, largest = images.aminmax()
         if smallest < -_SLACK or largest > 1 + _SLACK:
@@ -172,6 +172,11 @@ class Preparation:
                 "(`data.standardize: false`), or set `encoder.prepare: false`."
             )
         self._checked = bool(images.any())  # a trace runs on zeros, which say nothing
+
+
+def _traced(images: Tensor) -> bool:
+    """Whether there are no values to look at: compilers, exporters, meta tensors."""
+    return images.is_meta or torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 class ImageStage(nn.Sequential):

@@ -133,6 +133,16 @@ def test_an_encoder_prepares_what_it_is_given() -> None:
     assert copied(images).shape == (2, 6, 12, 8)
 
 
+def test_an_exported_encoder_computes_the_same_and_leaves_the_original_usable() -> None:
+    torch.manual_seed(0)
+    encoder = build("resnet18", (3, 8, 8), width=1 / 16, stem="small", prepare=True, size=16).eval()
+    images = torch.rand(2, 3, 8, 8)
+    exported = torch.export.export(encoder, (images,)).module()
+    expected = encoder(images)
+    torch.testing.assert_close(exported(images), expected)
+    torch.testing.assert_close(encoder(images.flip(0)), expected.flip(0))
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
