@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 import taskloom as tl
 from _coupled_study import ANIMALS, PARTS, TABLE, TEXT, read, write_animals, write_relatedness
@@ -178,7 +180,7 @@ def test_identity_has_the_table(tmp_path: Path) -> None:
 def test_a_wrong_table_is_warned_of_before_and_after(tmp_path: Path) -> None:
     write_animals(tmp_path, disjoint=False)
     assert not planned(tmp_path).prepared.facts["warnings"]
-    wrong = ("cells.1.coupling.relatedness=wrong.csv", "training.epochs=1", "repeats=1")
+    wrong = ("cells.1.coupling.relatedness=wrong.csv", "training.epochs=6", "repeats=1")
     (warning,) = planned(tmp_path, *wrong).prepared.facts["warnings"]
     assert "relatedness wrong.csv contradicts the labels in" in warning
     assert "fur given cat: table 0.00, data 1.00" in warning
@@ -188,6 +190,8 @@ def test_a_wrong_table_is_warned_of_before_and_after(tmp_path: Path) -> None:
     assert row["warnings"] == [warning]
     assert row["num_contradictions"] > 0
     assert row["agreement"] < 0.5
+    animal = row["tasks"][0]
+    assert animal["with"] < animal["without"] - 0.2  # and it hurts, as the paper says of its limitation
     assert warning[:60] in render_report(tmp_path / "out").read_text().replace("&#39;", "'")
 
 
@@ -326,11 +330,33 @@ def test_decisions_come_back_and_count_labels(tmp_path: Path) -> None:
     assert torch.equal(back["units"] > 0, outputs["units"] > 0)
     scores = label_f1(tmp_path, "units")
     assert scores is not None
-    from sklearn.metrics import f1_score
-
     for column in range(2):
         rows = present[:, column]
         expected = f1_score(truth[rows, column], outputs["units"][rows, column] > 0)
         assert scores[column] == pytest.approx(expected)
     assert load_decisions(tmp_path / "none", tasks) is None
     assert copy.copy(label_f1(tmp_path, "kind")) is None
+
+
+def test_a_multilabel_task_shows_every_label(tmp_path: Path) -> None:
+    write_animals(tmp_path, disjoint=False)
+    frame = pd.read_csv(tmp_path / "animals.csv").replace({"yes": 1, "no": 0})
+    frame.to_csv(tmp_path / "animals.csv", index=False)
+    text = TEXT[: TEXT.index("  fur:")] + (
+        f"  parts: {{kind: multilabel, columns: [{', '.join(PARTS)}]}}\n" + TEXT[TEXT.index("split:") :]
+    )
+    study = read("training.epochs=2", "repeats=1", text=text)
+    out = tmp_path / "out"
+    (row,) = run_study(study, out, Watcher(), data=tmp_path).summary["couplings"]
+    assert row["attributes_side"] == ["parts"]
+    assert [label["label"] for label in row["labels"]] == list(PARTS)
+    with ResultsStore(out / "results.sqlite", read_only=True) as store:
+        (run,) = [record for record in store.records() if record.cell == row["cell"]]
+    with np.load(run_folder(out, run.id) / "test_decisions.npz") as decided:
+        predicted = decided["parts"]
+    truth = frame[frame["part"] == "test"][list(PARTS)].to_numpy().astype(int)
+    for column, label in enumerate(row["labels"]):
+        expected = f1_score(truth[:, column], predicted[:, column], zero_division=np.nan)
+        assert label["with"] == (None if np.isnan(expected) else pytest.approx(expected))
+        assert label["alone"] is not None
+    assert "F1 of every attribute" in render_report(out).read_text()
