@@ -161,6 +161,9 @@ def train(
     path = _save(trained, out or Path(cell.replace(" ", "_").replace("/", "_")))
     console().print(trained.test.table())
     say(f"bundle   {path}")
+    beside = [name for name, task in trained.network.tasks.items() if not task.judged]
+    if beside and len(beside) < len(trained.network.tasks):
+        say(f"left out {', '.join(beside)}: trained beside, not part of the bundle")
 
 
 @app.command()

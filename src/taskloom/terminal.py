@@ -6,6 +6,7 @@ PyTorch takes seconds to import: as in `taskloom.cli`, the functions import what
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ def download_progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
 
 def announce(file: Path, study: Study, plan: Plan) -> None:
     """Prints what is about to be run, and what should be known before hours are spent on it."""
+    from taskloom.study.cells import SINGLE_TASK
     from taskloom.study.prepare import describe
     from taskloom.study.statistics import LEAST_REPEATS
     from taskloom.study.summary import few_repeats
@@ -64,9 +66,10 @@ def announce(file: Path, study: Study, plan: Plan) -> None:
     tasks, repeats = len(study.config.tasks), study.config.repeats
     facts = plan.prepared.facts
     twice = ", each on two splits" if any(spec.companion for spec in plan.specs) else ""
+    alone = sum(spec.cell.architecture == SINGLE_TASK and not spec.companion for spec in plan.specs)
     line = (
         f"{file}  {_counted(tasks, 'task')}, {_counted(len(plan.cells), 'cell')} x "
-        f"{_counted(repeats, 'seed')} + {tasks * repeats} single-task{twice} = "
+        f"{_counted(repeats, 'seed')} + {alone} single-task{twice} = "
         f"{_counted(len(plan.specs), 'run')}"
     )
     holes = describe(facts)
@@ -108,7 +111,8 @@ def print_verdicts(summary: dict[str, Any]) -> None:
     table.add_column("", no_wrap=True)
     overall = summary["overall"] or {"gains": []}
     gains = {(gain["task"], gain["cell"]): gain for gain in (*summary["gains"], *overall["gains"])}
-    for entry in (*summary["tasks"], *([overall["task"]] if "task" in overall else [])):
+    judged = [entry for entry in summary["tasks"] if not entry["auxiliary"]]
+    for entry in (*judged, *([overall["task"]] if "task" in overall else [])):
         task = TaskRow(**entry)
         gain = gains.get((task.name, task.chosen_cell))
         if gain is None:
@@ -125,6 +129,8 @@ def print_verdicts(summary: dict[str, Any]) -> None:
             f"[{colour}]{row.verdict}[/]" if colour else row.verdict,
         )
     console().print(table)
+    for line in _beside(summary):
+        say(line)
     say(summary["design"])
     for line in (*summary["failed"], *summary["warnings"]):
         say(line)
@@ -161,6 +167,25 @@ def print_related(related: Related) -> None:
             say(f"warning  and {len(wrong) - _MOST_WARNINGS} more: --out DIR writes them to check.csv")
         if not related.warnings:
             say(f"{found.prior.source}: none of {found.num_compared} entries contradicts the labels.")
+
+
+def _beside(summary: dict[str, Any]) -> list[str]:
+    """A line per task that was trained beside the judged ones, and per form of training alone."""
+    from taskloom.report import words
+
+    def value(row: dict[str, Any]) -> str:
+        found = math.nan if row["value"] is None else row["value"]
+        return f"{words.with_unit(found, row['metric'], row['unit'])} {words.metric_name(row['metric'])}"
+
+    lines = [
+        f"{row['task']}: {value(row)} in {row['cell']} ({row['role']}: trained beside, not judged)"
+        for row in summary.get("auxiliary", [])
+    ]
+    lines += [
+        f"{row['task']} {row['form']}: {value(row)}{' (judged against)' if row['judged'] else ''}"
+        for row in summary.get("baselines", [])
+    ]
+    return lines
 
 
 def _counted(number: int, what: str) -> str:

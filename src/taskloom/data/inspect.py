@@ -47,6 +47,7 @@ class TaskLabels:
     kind: str
     unit: str
     parts: dict[str, PartLabels]
+    role: str = "main"
 
     @property
     def missing_share(self) -> float:
@@ -147,6 +148,7 @@ def inspect_splits(splits: DataSplits) -> Inspection:
                 task.kind,
                 task.unit if isinstance(task, Regression) else "",
                 {part_name: _part_labels(task, part.labels, len(part)) for part_name, part in parts.items()},
+                task.role,
             )
             for name, task in splits.tasks.items()
         ),
@@ -317,7 +319,8 @@ def _task_table(inspection: Inspection) -> Table:
         if train.mean is not None and train.deviation is not None:
             spread = f"{train.mean:.4g} ({train.deviation:.3g}) {task.unit}".rstrip()
         present = [f"{task.parts[part].present:,}" for part in PARTS]
-        table.add_row(task.name, task.kind, *present, f"{100 * task.missing_share:.1f} %", spread)
+        kind = task.kind if task.role == "main" else f"{task.kind}, {task.role}"
+        table.add_row(task.name, kind, *present, f"{100 * task.missing_share:.1f} %", spread)
     return table
 
 

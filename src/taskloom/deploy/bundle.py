@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from taskloom import encoders, sharing
+from taskloom.deploy.dropping import drop_tasks, not_for_use, unread
 from taskloom.errors import ConfigError, DataError
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.sharing.changing import SelfChanging
@@ -44,7 +45,8 @@ class Bundle:
         preprocessing: What was fitted on training data and must be applied to inputs; see
             `DataSplits.preprocessing`.
         about: What the one who saved it wanted to be known: data with checksums, scores, notes.
-        settings: What the network was built from: `input_shape`, `encoder`, `sharing`, `head`.
+        settings: What the network was built from: `input_shape`, `encoder`, `sharing`, `head`; and `without`
+            where something was left out: all tasks that were trained, and modules that hold no weights.
         versions: Versions of taskloom, PyTorch and others that saved it.
     """
 
@@ -76,8 +78,12 @@ def save_bundle(
     head: Mapping[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
+    keep_auxiliary: bool = False,
 ) -> Path:
     """Writes a bundle, whole or not at all; one that stands at `path` already is replaced.
+
+    Auxiliary and adversarial tasks are left out, with the heads and stage copies that only they use, as are
+    heads of deep supervision: predictions of the other tasks stay what they are.
 
     The network is built again from the settings before anything is written, so that a bundle that exists can
     be loaded.
@@ -91,6 +97,7 @@ def save_bundle(
         head: Settings of the heads, or `{task: settings}`; linear read-outs where None.
         preprocessing: Plain values that must travel with the network.
         about: Plain values for people: data and their checksums, scores.
+        keep_auxiliary: Whether the whole network goes in, as it was trained.
 
     Returns:
         The bundle's folder.
@@ -123,13 +130,16 @@ def save_bundle(
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()
     }
     _check_rebuilds(settings, model.tasks, weights)
+    tasks = model.tasks
+    if not keep_auxiliary:
+        settings, tasks, weights = _for_use(settings, model, weights)
     content = safetensors.torch.save(weights)
     text = _to_json(
         {
             "format": FORMAT,
             "version": VERSION,
             "settings": settings,
-            "tasks": model.tasks.to_dicts(),
+            "tasks": tasks.to_dicts(),
             "preprocessing": dict(preprocessing or {}),
             "about": dict(about or {}),
             "versions": environment()["versions"],
@@ -195,10 +205,30 @@ def build_network(settings: Mapping[str, Any], tasks: TaskSet) -> MultiTaskNetwo
             'modules into a function under @taskloom.encoders.ENCODERS.register("name"), in a file imported '
             "before the bundle is saved and before it is loaded."
         )
+    without = settings.get("without")
+    trained = TaskSet.from_dicts(without["tasks"]) if without else tasks
     # Pretrained weights are in the bundle, as the network was trained on from them.
     with torch.random.fork_rng(), encoders.without_weights():
         built = encoders.build(encoder_name, tuple(settings["input_shape"]), **encoder)
-        return sharing.build(way_name, built, tasks, head=settings["head"], **way)
+        network = sharing.build(way_name, built, trained, head=settings["head"], **way)
+    if not without:
+        return network
+    return drop_tasks(network, [name for name in trained if name not in tasks], without["empty"])
+
+
+def _for_use(
+    settings: dict[str, Any], model: MultiTaskNetwork, weights: dict[str, Tensor]
+) -> tuple[dict[str, Any], TaskSet, dict[str, Tensor]]:
+    """Settings, tasks and weights of the network without what only training needs."""
+    names = not_for_use(model.tasks)
+    if not names and not getattr(model, "deeply_supervised", False):
+        return settings, model.tasks, weights
+    empty = {name: list(shape) for name, shape in unread(model, names, settings["input_shape"]).items()}
+    whole = build_network(settings, model.tasks)
+    whole.load_state_dict(weights)
+    left = drop_tasks(whole, names, empty)
+    settings = {**settings, "without": {"tasks": model.tasks.to_dicts(), "empty": empty}}
+    return settings, left.tasks, {name: value.contiguous() for name, value in left.state_dict().items()}
 
 
 def _check_rebuilds(settings: Mapping[str, Any], tasks: TaskSet, weights: Mapping[str, Tensor]) -> None:

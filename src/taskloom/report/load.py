@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 from taskloom.errors import DataError
 from taskloom.report.model import (
     Agreement,
+    AuxiliaryRow,
     Balancing,
+    BaselineRow,
     CellRow,
     CoupledLabel,
     CoupledTask,
@@ -86,6 +88,8 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         couplings=[_coupling(row) for row in summary.get("couplings", ())],
         course=_course(summary.get("course")),
         leakage=[_row(Leakage, row) for row in summary.get("leakage", ())],
+        auxiliary=[_row(AuxiliaryRow, row) for row in summary.get("auxiliary", ())],
+        baselines=[_row(BaselineRow, row) for row in summary.get("baselines", ())],
     )
 
 

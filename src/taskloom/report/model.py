@@ -93,6 +93,53 @@ class GainRow:
 
 
 @dataclass(frozen=True)
+class AuxiliaryRow:
+    """What a task reached that was trained beside the others and is not judged.
+
+    Args:
+        task, role, metric, unit: Which task; "auxiliary" or "adversarial"; its metric.
+        cell: Name of the cell.
+        value, deviation: Mean test metric over repeats and their standard deviation.
+        num_done: Finished repeats.
+        num_parameters: Of the cell's network.
+    """
+
+    task: str
+    role: str
+    cell: str
+    metric: str
+    unit: str
+    value: float
+    deviation: float
+    num_done: int
+    num_parameters: int
+
+
+@dataclass(frozen=True)
+class BaselineRow:
+    """What a form of training alone reached, where there are several.
+
+    Args:
+        task, form: Whose; name of the form.
+        judged: Whether gains and verdicts are against this form.
+        metric, unit: The task's.
+        value, deviation: Mean test metric over repeats and their standard deviation.
+        num_done: Finished repeats.
+        num_parameters: Of its network.
+    """
+
+    task: str
+    form: str
+    judged: bool
+    metric: str
+    unit: str
+    value: float
+    deviation: float
+    num_done: int
+    num_parameters: int
+
+
+@dataclass(frozen=True)
 class Curve:
     """The validation metric of one run, epoch by epoch.
 
@@ -362,6 +409,8 @@ class ReportData:
         course: Metrics by epoch and over the last ones, where asked for.
         leakage: Values beside those of a split over which windows straddle.
         task_ends: Sentences on when tasks converged, where they stop one by one.
+        auxiliary: What tasks reached that are trained beside the judged ones.
+        baselines: Every form of training alone, where there are several.
     """
 
     title: str
@@ -386,6 +435,8 @@ class ReportData:
     couplings: Sequence[CouplingRow] = ()
     leakage: Sequence[Leakage] = ()
     course: Course | None = None
+    auxiliary: Sequence[AuxiliaryRow] = ()
+    baselines: Sequence[BaselineRow] = ()
 
     def gain(self, task: str, cell: str) -> GainRow | None:
         """The gain of a task in a cell, None where there is none (yet)."""

@@ -41,7 +41,6 @@ def render(data: ReportData) -> str:
         data=data,
         words=words,
         rows=rows,
-        auxiliary=[task for task in data.tasks if task.auxiliary],
         headline=words.headline(data),
         matrix=[(task, baseline_value(data, task), _matrix_row(data, task)) for task in rows],
         sentences=[(task, words.task_sentence(data, task), _verdict(data, task)) for task in rows],

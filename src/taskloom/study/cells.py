@@ -32,7 +32,7 @@ from taskloom.study.choices import Choice, balancing_choices, callback_choices, 
 from taskloom.study.config import Study, digest
 from taskloom.study.couplings import describe_coupling, read_coupling
 from taskloom.study.extras import training_of
-from taskloom.study.groupings import read_task_sets, with_groupings
+from taskloom.study.groupings import read_task_sets, with_groupings, with_main_tasks
 from taskloom.study.identity import deciding_settings
 from taskloom.study.locate import explain, located
 from taskloom.study.multiply import multiply
@@ -92,7 +92,9 @@ class Cell:
     @property
     def id(self) -> str:
         """Short hash of the settings; it does not change when other cells come or go."""
-        return SINGLE_TASK if self.architecture == SINGLE_TASK else digest(self.resolved())[:10]
+        if self.architecture == SINGLE_TASK:
+            return SINGLE_TASK if self.head is None else f"{SINGLE_TASK} {digest(self.head)[:6]}"
+        return digest(self.resolved())[:10]
 
     def resolved(self) -> dict[str, Any]:
         """Everything of the cell that decides a result, as plain values; its name does not."""
@@ -115,15 +117,36 @@ class Cell:
         }
 
 
-def baselines(study: Study) -> list[Cell]:
-    """Returns the single-task cells: each task alone, with the study's encoder, head and training.
+def baseline_forms(study: Study) -> list[tuple[str, dict[str, Any] | None, bool]]:
+    """Returns the forms of training alone: name, head (None for the study's own), whether it is judged by."""
+    settings = study.config.baseline
+    if settings.forms:
+        judged = settings.judge or next(iter(settings.forms))
+        given = [(name, head, name == judged) for name, head in settings.forms.items()]
+    else:
+        given = [("", settings.head or study.config.head, True)]
+    usual = study.config.head
+    return [
+        (name, None if head == usual else head.model_dump(mode="json", exclude_defaults=True), judged)
+        for name, head, judged in given
+    ]
 
-    Learning rates by task or group do not apply: all of such a network belongs to its task.
+
+def baselines(study: Study) -> list[Cell]:
+    """Returns the single-task cells: each judged task alone, with the study's encoder and training.
+
+    One per form of `baseline`; auxiliary and adversarial tasks have one where `baseline.auxiliary` asks for
+    it. Learning rates by task or group do not apply: all of such a network belongs to its task.
     """
     with located(study.document):
         training_of(study.config.training, study.config.tasks, study.config.tasks, ("training",))
     training = study.config.training.with_settings(lr_multipliers={})
-    return [Cell(f"{task} alone", SINGLE_TASK, {}, (task,), training) for task in study.config.tasks]
+    return [
+        Cell(f"{task} alone{f', {name}' if name else ''}", SINGLE_TASK, {}, (task,), training, head=head)
+        for name, head, _ in baseline_forms(study)
+        for task, settings in study.config.tasks.items()
+        if settings.get("role", "main") == "main" or study.config.baseline.auxiliary
+    ]
 
 
 def expand_cells(study: Study) -> list[Cell]:
@@ -153,6 +176,7 @@ def _expand_entry(study: Study, position: int) -> list[Cell]:
         )
     with located(document):
         task_sets = read_task_sets(entry.get("tasks"), tuple(study.config.tasks), (*path, "tasks"))
+        task_sets = with_main_tasks(task_sets, study.config.tasks, entry.get("tasks"), (*path, "tasks"))
     return [
         cell
         for tasks in task_sets

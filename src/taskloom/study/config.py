@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from taskloom.data.sources import SOURCES, find_source
 from taskloom.encoders import ENCODERS
@@ -19,7 +19,7 @@ from taskloom.errors import ConfigError, did_you_mean
 from taskloom.study.locate import explain, located, unknown_setting
 from taskloom.study.overrides import apply_overrides
 from taskloom.study.yaml_lines import Document, KeyPath, dotted, read_document
-from taskloom.tasks import KINDS
+from taskloom.tasks import KINDS, Binary
 from taskloom.training.config import TrainingConfig
 
 
@@ -69,6 +69,43 @@ class ReportSettings(_Settings):
     loess_span: float = Field(default=0.75, gt=0, le=1)
 
 
+class BaselineSettings(_Settings):
+    """The `baseline` section: what training a task alone means, with which cells are compared.
+
+    Thesis 001 (section 4.4) has two forms: a linear read-out of the encoder, and a fully connected network
+    of the task's own on it.
+
+    Args:
+        head: Heads of single-task networks, in place of the study's.
+        forms: Several forms by name, each the settings of its heads; all are run.
+        judge: The form that gains and verdicts are against; the first one where None. The others are shown.
+        auxiliary: Whether tasks that are not judged are trained alone too.
+    """
+
+    head: HeadSettings | None = None
+    forms: dict[str, HeadSettings] = Field(default_factory=dict)
+    judge: str | None = None
+    auxiliary: bool = False
+
+    @model_validator(mode="after")
+    def _forms_fit(self) -> Self:
+        if self.head is not None and self.forms:
+            raise ValueError(
+                "either `head` or `forms` expected, found both; name the one form among the others"
+            )
+        if self.judge is not None and self.judge not in self.forms:
+            known = ", ".join(self.forms) or "none"
+            raise ValueError(
+                f"judge `{self.judge}` is not one of the forms ({known})"
+                f"{did_you_mean(self.judge, self.forms).rstrip('.')}"
+            )
+        for name, form in self.forms.items():
+            same = [other for other, head in self.forms.items() if head == form and other != name]
+            if same:
+                raise ValueError(f"forms `{name}` and `{same[0]}` are the same; leave one out")
+        return self
+
+
 class StudyConfig(_Settings):
     """A whole study file.
 
@@ -83,6 +120,7 @@ class StudyConfig(_Settings):
         seed: Seed of the first repeat and of the split.
         report: Adds metrics by epoch, smoothed, and their means over the last epochs to the report.
         cells: What is compared: each one architecture and its settings; see `taskloom.study.cells`.
+        baseline: What the single-task networks are, where they are not the study's encoder and head.
     """
 
     data: dict[str, Any] = Field(min_length=1)
@@ -95,6 +133,7 @@ class StudyConfig(_Settings):
     seed: int = Field(default=0, ge=0, lt=2**31)
     report: ReportSettings | None = None
     cells: list[dict[str, Any]] = Field(min_length=1)
+    baseline: BaselineSettings = Field(default_factory=BaselineSettings)
 
 
 @dataclass(frozen=True)
@@ -236,6 +275,14 @@ def _check_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> None:
                 f"tasks.{name}.kind: one of {', '.join(KINDS)} expected, found {found}."
                 f"{did_you_mean(str(kind), KINDS)}"
             )
+        # Roles need no data; the kind's own settings are checked with them.
+        given = {key: settings[key] for key in ("role", "weight", "reversal") if key in settings}
+        Binary(name, **given)
+    if not any(settings.get("role", "main") == "main" for settings in tasks.values()):
+        raise ConfigError(
+            f"tasks: {', '.join(tasks)} are all auxiliary or adversarial, so nothing would be judged; at "
+            "least one task of `role: main` is needed."
+        )
 
 
 def _check_split(split: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskloom.errors import ConfigError, did_you_mean
@@ -79,6 +79,32 @@ def read_task_sets(value: Any, known: Sequence[str], path: KeyPath) -> list[tupl
         if names in chosen[:number]:
             raise ConfigError(f"{dotted((*path, number))}: {', '.join(names)} stand here twice; remove one.")
     return chosen
+
+
+def with_main_tasks(
+    sets: Sequence[tuple[str, ...]],
+    settings: Mapping[str, Mapping[str, Any]],
+    value: Any,
+    path: KeyPath,
+) -> list[tuple[str, ...]]:
+    """Leaves out subsets without a task that is judged; refuses such a set where it was asked for.
+
+    Args:
+        sets: What `read_task_sets` gave.
+        settings: Settings per task of the study.
+        value, path: The `tasks` of the entry, and where it stands.
+
+    Raises:
+        ConfigError: Names the set; begins with the path.
+    """
+    main = {name for name, given in settings.items() if given.get("role", "main") == "main"}
+    for chosen in sets:
+        if not main & set(chosen) and value != SUBSETS:
+            raise ConfigError(
+                f"{dotted(path)}: {', '.join(chosen)}: none of them is a main task, so nothing would be "
+                "judged; add one."
+            )
+    return [chosen for chosen in sets if main & set(chosen)]
 
 
 def _task_set(value: Any, known: Sequence[str], path: KeyPath) -> tuple[str, ...]:

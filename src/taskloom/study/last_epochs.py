@@ -35,7 +35,7 @@ def course(tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> dict[str, 
     trajectories: list[dict[str, Any]] = []
     settled: list[dict[str, Any]] = []
     for name, task in tasks.items():
-        if task.role == "auxiliary":
+        if not task.judged:
             continue
         shown = [metric for metric in METRICS_SHOWN if metric in task.metrics] or [task.primary_metric]
         for cell, shown_cell in [(SINGLE_TASK, ""), *((each["id"], each["id"]) for each in facts["cells"])]:

@@ -6,7 +6,7 @@
         head: {hidden: [500, 500], dropout: [0.4, 0]}
 
 Settings that a cell does not give are the study's; another encoder (`name`) brings none of them along. The
-single-task baselines always have the study's own encoder and head.
+single-task baselines have the study's own encoder, and its head unless `baseline` says otherwise.
 """
 
 from __future__ import annotations

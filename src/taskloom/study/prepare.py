@@ -17,7 +17,7 @@ from taskloom.data.inspect import Inspection, TaskLabels, inspect_splits
 from taskloom.errors import ConfigError, DataError
 from taskloom.losses import per_task
 from taskloom.sharing import MultiTaskNetwork
-from taskloom.study.cells import Cell
+from taskloom.study.cells import SINGLE_TASK, Cell, baseline_forms
 from taskloom.study.companion import companion_request
 from taskloom.study.config import Study
 from taskloom.study.coupled_runs import Coupled, check_in_study
@@ -28,7 +28,7 @@ from taskloom.study.warm_start import started
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
-from taskloom.training.checks import check_changes, check_stopping, check_terms
+from taskloom.training.checks import check_changes, check_stopping, check_supervision, check_terms
 from taskloom.training.devices import choose_device, make_fabric
 
 _PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
@@ -190,6 +190,7 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         try:
             network, _ = started(spec, splits, build_network, None)
             check_changes(network, cell.training)
+            check_supervision(network, build_callbacks(cell.callbacks))
             network.eval()
             rows = _two_rows(splits.train)
             with torch.inference_mode():
@@ -338,6 +339,14 @@ def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: i
             {"id": cell.id, "name": cell.name, "architecture": cell.architecture, "tasks": list(cell.tasks)}
             for cell in cells
             if cell.entry >= 0
+        ],
+        "baselines": [
+            {
+                "id": Cell("", SINGLE_TASK, {}, (), study.config.training, head=head).id,
+                "name": f"alone, {name}" if name else "alone",
+                "judged": judged,
+            }
+            for name, head, judged in baseline_forms(study)
         ],
         "jobs": jobs,
         "report": None if study.config.report is None else study.config.report.model_dump(mode="json"),

@@ -1,10 +1,10 @@
 """From the results store to verdicts: `summary.json`, `results.parquet`, and the table for the terminal.
 
 `summary.json` holds what the report shows, under the names of `taskloom.report.model.ReportData`: title,
-created, tasks, cells, gains, overall (`{task, gains}` or null), curves, mixing, balancing, couplings,
-task_ends, labels,
-num_repeats, clusters, design, failed, warnings, data_notes, environment, study_file; undefined numbers are
-null. Beside it `format` (of this file) and `runs` (planned, done, failed, missing).
+created, tasks, cells, gains, overall (`{task, gains}` or null), auxiliary, baselines, curves, mixing,
+balancing, couplings, task_ends, labels, num_repeats, clusters, design, failed, warnings, data_notes,
+environment, study_file; undefined numbers are null. Beside it `format` (of this file) and `runs` (planned,
+done, failed, missing).
 """
 
 from __future__ import annotations
@@ -23,13 +23,23 @@ import pandas as pd
 from taskloom.metrics import METRICS
 from taskloom.study.advice import what_would_help
 from taskloom.study.balancing_facts import balancing_row, task_end_lines
+from taskloom.study.beside import auxiliary_rows, baseline_rows
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.companion import is_companion, leakage_rows
 from taskloom.study.coupling_rows import coupling_rows
 from taskloom.study.last_epochs import course
 from taskloom.study.results import ResultsStore, RunRecord
 from taskloom.study.statistics import LEAST_REPEATS, Gain
-from taskloom.study.verdicts import Groups, Overall, by_cell_and_task, chosen_cells, overall, task_gains
+from taskloom.study.verdicts import (
+    Groups,
+    Overall,
+    by_cell_and_task,
+    chosen_cells,
+    judged_baseline,
+    judged_only,
+    overall,
+    task_gains,
+)
 from taskloom.tasks import TaskSet
 from taskloom.training.checkpoints import write_atomically
 
@@ -72,7 +82,8 @@ def summarize(
         planned: Number of runs that the study file names.
     """
     tasks = TaskSet.from_dicts(facts["tasks"])
-    done = by_cell_and_task(records)
+    every_form = by_cell_and_task(records)
+    done = judged_only(every_form, facts)
     gains = task_gains(folder, tasks, facts, done)
     chosen = chosen_cells(tasks, facts, done)
     failed = [record for record in records if record.status == "failed"]
@@ -88,12 +99,14 @@ def summarize(
             "missing": missing,
         },
         "tasks": [_task_row(tasks, name, chosen.get(name, "")) for name in tasks],
-        "cells": [_cell_row(cell, facts, done) for cell in facts["cells"]],
+        "cells": [_cell_row(cell, facts, done, tasks) for cell in facts["cells"]],
         "gains": [_gain_row(gain) for gain in gains],
         "overall": _overall_row(overall(folder, tasks, facts, done), tasks),
         "course": course(tasks, facts, done),
         "leakage": leakage_rows(tasks, facts, done),
-        "curves": [curve for record in records for curve in _curves(record, tasks)],
+        "auxiliary": auxiliary_rows(tasks, facts, every_form),
+        "baselines": baseline_rows(tasks, facts, every_form),
+        "curves": [curve for record in records for curve in _curves(record, tasks, judged_baseline(facts))],
         "mixing": [mixing for cell in facts["cells"] if (mixing := _mixing(cell, done)) is not None],
         "balancing": [row for cell in facts["cells"] if (row := balancing_row(cell, done)) is not None],
         "couplings": coupling_rows(folder, tasks, facts, done),
@@ -165,7 +178,7 @@ def _task_row(tasks: TaskSet, name: str, chosen: str) -> dict[str, Any]:
         "unit": METRICS[task.primary_metric].unit(task),
         "higher_is_better": task.higher_is_better,
         "chosen_cell": chosen,
-        "auxiliary": task.role == "auxiliary",
+        "auxiliary": not task.judged,
     }
 
 
@@ -196,9 +209,11 @@ def _gain_row(gain: Gain) -> dict[str, Any]:
     }
 
 
-def _cell_row(cell: Mapping[str, Any], facts: Mapping[str, Any], done: Groups) -> dict[str, Any]:
+def _cell_row(
+    cell: Mapping[str, Any], facts: Mapping[str, Any], done: Groups, tasks: TaskSet
+) -> dict[str, Any]:
     runs = done.get((cell["id"], cell["tasks"][0]), [])
-    alone = [done.get((SINGLE_TASK, task), []) for task in cell["tasks"]]
+    alone = [done.get((SINGLE_TASK, task), []) for task in cell["tasks"] if tasks[task].judged]
     seconds = _mean([run.seconds_training for run in runs])
     parameters = _mean([run.num_parameters for run in runs])
     memory = max((run.peak_memory_bytes or 0 for run in runs), default=0)
@@ -232,15 +247,16 @@ def _ratio(value: float, alone: float) -> float:
     return value / alone if alone > 0 else math.nan
 
 
-def _curves(record: RunRecord, tasks: TaskSet) -> list[dict[str, Any]]:
-    """The primary metric on validation, epoch by epoch."""
+def _curves(record: RunRecord, tasks: TaskSet, baseline: str) -> list[dict[str, Any]]:
+    """The primary metric on validation, epoch by epoch; of training alone, the form that is judged by."""
     epochs = record.history.get("epochs", [])
-    if record.status != "done" or not epochs or is_companion(record.cell):
+    other_form = record.cell.startswith(SINGLE_TASK) and record.cell != baseline
+    if record.status != "done" or not epochs or other_form or is_companion(record.cell):
         return []
     return [
         {
             "task": task,
-            "cell": "" if record.cell == SINGLE_TASK else record.cell,
+            "cell": "" if record.cell == baseline else record.cell,
             "repeat": record.repeat,
             "values": [epoch["validation_metrics"][task][tasks[task].primary_metric] for epoch in epochs],
             "best_epoch": max(0, (record.best_epoch or 1) - 1),

@@ -16,7 +16,26 @@ from taskloom.study.statistics import Gain, Scores, choose_on_validation, compar
 from taskloom.tasks import Task, TaskSet
 
 Groups = dict[tuple[str, str], list[RunRecord]]
-"""Finished runs by (cell id, task); a baseline's under (single_task, task)."""
+"""Finished runs by (cell id, task); those of training alone under the id of their form."""
+
+
+def judged_baseline(facts: Mapping[str, Any]) -> str:
+    """Cell id of the single-task runs that cells are compared with."""
+    return next((str(form["id"]) for form in facts.get("baselines", []) if form["judged"]), SINGLE_TASK)
+
+
+def judged_only(done: Groups, facts: Mapping[str, Any]) -> Groups:
+    """The runs in which those of the form of training alone that is judged by stand under `SINGLE_TASK`."""
+    judged = judged_baseline(facts)
+    if judged == SINGLE_TASK:
+        return done
+    found: Groups = defaultdict(list)
+    for (cell, task), runs in done.items():
+        if cell.startswith(judged):  # a companion's id goes on after its cell's
+            found[SINGLE_TASK + cell.removeprefix(judged), task] = runs
+        elif not cell.startswith(SINGLE_TASK):
+            found[cell, task] = runs
+    return found
 
 
 def by_cell_and_task(records: Sequence[RunRecord]) -> Groups:
@@ -61,6 +80,8 @@ def task_gains(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: Gro
     gains: list[Gain] = []
     ratio = facts["test_over_train"]
     for name, task in tasks.items():
+        if not task.judged:
+            continue
         metric = task.primary_metric
         cells = [cell["id"] for cell in facts["cells"] if done.get((cell["id"], name))]
         if not cells or not done.get((SINGLE_TASK, name)):
@@ -101,7 +122,7 @@ def gain_between(
 
 
 def chosen_cells(tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> dict[str, str]:
-    """Per task the cell that is best on validation."""
+    """Per judged task the cell that is best on validation."""
     validation = {
         name: {
             cell["id"]: _values(done[cell["id"], name], name, task.primary_metric, "validation")
@@ -109,6 +130,7 @@ def chosen_cells(tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> dict
             if done.get((cell["id"], name))
         }
         for name, task in tasks.items()
+        if task.judged
     }
     return choose_on_validation(validation, {name: task.primary_metric for name, task in tasks.items()})
 
@@ -137,7 +159,7 @@ def overall(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: Groups
 
     None where tasks are judged by different metrics or in different units, or nothing can be compared yet.
     """
-    judged = tuple(name for name, task in tasks.items() if task.role == "main")
+    judged = tuple(name for name, task in tasks.items() if task.judged)
     kinds = {
         (tasks[name].primary_metric, METRICS[tasks[name].primary_metric].unit(tasks[name])) for name in judged
     }

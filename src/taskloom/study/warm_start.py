@@ -105,7 +105,14 @@ def linked(cells: Sequence[Cell], warm: WarmStart | None, alone: Sequence[Cell])
     """
     if warm is None:
         return list(cells)
-    of_task = {cell.tasks: cell for cell in reversed(alone)}
+    # Of several forms of training alone, the one with the heads of the cells, where there is one.
+    of_task = {cell.tasks: cell for cell in sorted(alone, key=lambda cell: cell.head is None)}
+    for task in cells[0].tasks if cells else ():
+        if (task,) not in of_task:
+            raise ConfigError(
+                f"warm_start: task {task} is not judged and so not trained alone; set `baseline.auxiliary: "
+                "true`, or leave it out of the cell."
+            )
     chains: dict[str, Cell] = {}
     found = []
     for cell in cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import time
@@ -19,6 +20,7 @@ from taskloom.data.batch import DataSplits
 from taskloom.errors import DataError, TaskloomError
 from taskloom.metrics import save_summaries
 from taskloom.sharing import HeadSpec, MultiTaskNetwork
+from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.coupled_runs import Coupled, build_coupling
 from taskloom.study.decisions import save_decisions
 from taskloom.study.extras import build_callbacks
@@ -26,6 +28,7 @@ from taskloom.study.results import MetricValue, Part, RunRecord, run_folder
 from taskloom.study.runs import DataRequest, RunSpec, table_request
 from taskloom.study.views import labelled_rows
 from taskloom.study.warm_start import started, weights_of_run
+from taskloom.tasks import Task, TaskSet
 from taskloom.training import Evaluation, History, evaluate, fit
 from taskloom.training.reproducibility import environment, reproducible, seed_everything
 
@@ -61,8 +64,15 @@ def build_network(spec: RunSpec, splits: DataSplits) -> MultiTaskNetwork:
         settings = {key: value for key, value in spec.encoder.items() if key != "name"}
         encoder = encoders.build(spec.encoder["name"], splits.train.input_shape, **settings)
         tasks = splits.tasks.subset(spec.cell.tasks)
+        if spec.cell.architecture == SINGLE_TASK:
+            # Trained alone, a task is what it is: nothing reverses its gradient or weighs it.
+            tasks = TaskSet(*(_as_it_is(task) for task in tasks.values()))
         head = HeadSpec(**spec.head)
         return sharing.build(spec.cell.architecture, encoder, tasks, head=head, **spec.cell.settings)
+
+
+def _as_it_is(task: Task) -> Task:
+    return task if task.judged else dataclasses.replace(task, role="auxiliary", weight=1.0, reversal=None)
 
 
 def build_balancer(spec: RunSpec) -> Balancer | None:

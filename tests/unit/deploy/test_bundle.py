@@ -92,7 +92,7 @@ def test_same_outputs_after_a_round_trip(name: str, tmp_path: Path) -> None:
     }
     network, inputs = make(settings), torch.randn(9, 5)
     network(inputs)  # moves the running means of the batch normalisation
-    path = save_bundle(tmp_path / "faces.bundle", network, **settings)
+    path = save_bundle(tmp_path / "faces.bundle", network, **settings, keep_auxiliary=True)
     bundle = load_bundle(path)
     network.eval()
     with torch.no_grad():

@@ -92,8 +92,8 @@ def test_schedules_against_their_formulas() -> None:
 
 
 def test_this_table_and_the_registry_agree() -> None:
-    # New architectures need a row here, or a reason as `single_task` has: nothing is shared.
-    assert set(SHARED) | {"single_task"} == set(ARCHITECTURES)
+    # New architectures need a row here, or a reason: nothing is shared, or the entrance would move.
+    assert set(SHARED) | {"single_task", "adaptive_branching"} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", SHARED)
