@@ -18,7 +18,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from taskloom.errors import DataError, TaskloomError
+from taskloom.errors import ConfigError, DataError, TaskloomError
 from taskloom.terminal import announce, console, print_dry_run, print_verdicts, say
 from taskloom.version import __version__
 
@@ -189,8 +189,62 @@ def evaluate(
 
 @app.command()
 @_guarded
-def prepare(file: StudyFile, data: DataFolder = None, settings: Settings = None) -> None:
-    """Read a study's data and prepare its store, so that the study itself starts at once."""
+def prepare(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|READER",
+            help="Study file (YAML), or a reader (utkface, celeba, mtfl, images) with DIR and STORE.",
+            show_default=False,
+        ),
+    ],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Folder of the faces.", show_default=False)
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Argument(metavar="[STORE]", help="Where the store goes.", show_default=False)
+    ] = None,
+    data: DataFolder = None,
+    settings: Settings = None,
+    size: Annotated[int | None, typer.Option("--size", help="Pixels of the stored faces.")] = None,
+    detector: Annotated[str | None, typer.Option("--detector", help="none, haar, yunet or dlib.")] = None,
+    detector_model: Annotated[
+        str | None, typer.Option("--detector-model", metavar="ONNX", help="The file of a YuNet.")
+    ] = None,
+    choose: Annotated[
+        str | None, typer.Option("--choose", help="Of several faces: largest, all, or the row's box.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="Around the box, as a share of it.")
+    ] = None,
+    align: Annotated[bool | None, typer.Option("--align", help="Align by the five points.")] = None,
+) -> None:
+    """Prepare a study's data, or the faces of a data set, once: what follows starts at once."""
+    crop = {
+        "size": size,
+        "detector": detector,
+        "detector_model": None if detector_model is None else str(Path(detector_model).absolute()),
+        "choose": choose,
+        "margin": margin,
+        "align": align,
+    }
+    given = {name: value for name, value in crop.items() if value is not None}
+    if folder is not None and store is not None:
+        from taskloom.study.overrides import settings_of
+        from taskloom.terminal_faces import prepare_face_store
+
+        prepare_face_store(what, folder, store, {**settings_of(settings or ()), **given})
+        return
+    if given or folder is not None:
+        raise ConfigError(
+            f"prepare {what}: READER DIR STORE expected with DIR or --{next(iter(given), 'size')}; a "
+            f"study file "
+            "says in `data` how faces are cut."
+        )
+    _prepare_study(Path(what), data, settings)
+
+
+def _prepare_study(file: Path, data: Path | None, settings: list[str] | None) -> None:
     from taskloom.study.config import load_study
 
     loaded = load_study(file, settings or ())
@@ -362,6 +416,54 @@ def deap(
             if_missing=if_missing,
         )
     say(f"simulated DEAP in {folder}")
+
+
+SimulatedFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)
+]
+Images = Annotated[int, typer.Option("--images", help="Number of images.")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same files.")]
+IfMissing = Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")]
+
+
+@simulate_app.command()
+@_guarded
+def utkface(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    size: Annotated[int, typer.Option("--size", help="Pixels of an image.")] = 200,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn faces under the names of UTKFace, and the files of its CORAL split."""
+    from taskloom.data.simulate.utkface import simulate_utkface
+
+    simulate_utkface(folder, images=images, size=size, seed=seed, if_missing=if_missing)
+    say(f"simulated UTKFace in {folder}")
+
+
+@simulate_app.command()
+@_guarded
+def celeba(
+    folder: SimulatedFolder, images: Images = 500, seed: Seed = 0, if_missing: IfMissing = False
+) -> None:
+    """Write drawn faces in the files of CelebA (40 attributes, identities, landmarks, partition)."""
+    from taskloom.data.simulate.celeba import simulate_celeba
+
+    simulate_celeba(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated CelebA in {folder}")
+
+
+@simulate_app.command()
+@_guarded
+def mtfl(
+    folder: SimulatedFolder, images: Images = 500, seed: Seed = 0, if_missing: IfMissing = False
+) -> None:
+    """Write drawn faces in photographs in the files of MTFL (landmarks, gender, smile, glasses, pose)."""
+    from taskloom.data.simulate.mtfl import simulate_mtfl
+
+    simulate_mtfl(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated MTFL in {folder}")
 
 
 def main() -> None:

@@ -1,19 +1,20 @@
-"""The sources of faces: a reader of native files gives rows, everything after is common.
-
-`utkface` stands here; every one is registered under its reader's name.
-"""
+"""The sources of faces: a reader of native files gives rows, everything after is common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from taskloom.data.batch import DataSplits
+from taskloom.data.face_crop import CROP_SETTINGS, CropSettings
 from taskloom.data.face_table import FaceTable, with_known_columns
 from taskloom.data.image_splits import read_standardize, split_images
 from taskloom.data.image_store import ImageStore, prepare_images
+from taskloom.data.image_writer import Progress
+from taskloom.data.readers.celeba import read_celeba
+from taskloom.data.readers.mtfl import MARGIN, read_mtfl
 from taskloom.data.readers.utkface import read_utkface
 from taskloom.data.sources import (
     SOURCES,
@@ -23,11 +24,11 @@ from taskloom.data.sources import (
     data_folder,
     store_folder,
 )
-from taskloom.data.table_source import label_table
+from taskloom.data.table_source import LabelledTable, label_table
 from taskloom.errors import ConfigError
 
-FACE_SETTINGS = ("folder", "size", "standardize", "group", "columns")
-"""Settings of every source of faces."""
+FACE_SETTINGS = ("folder", "standardize", "group", "columns")
+"""Settings of every source of faces, besides how faces are cut."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class FaceSource:
 
     Args:
         read: Reads the rows of a folder; takes its settings by name.
-        settings: Names of the reader's settings, besides `FACE_SETTINGS`.
+        settings: Names of the reader's settings, besides `FACE_SETTINGS` and `CROP_SETTINGS`.
+        crop: How faces are cut where the study file does not say it otherwise.
     """
 
     read: Callable[..., FaceTable]
     settings: tuple[str, ...]
+    crop: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -53,30 +56,83 @@ class FaceSource:
         stores: Path,
     ) -> DataSplits:
         """Loads faces; see `SourceLoader` for the arguments and docs/data.md for the settings."""
-        check_settings("data", settings, (*FACE_SETTINGS, *self.settings))
-        size = read_size(settings)
-        root = data_folder(settings, folder)
+        table, crop = self.rows(settings, folder)
+        # Mistakes in the tasks are found before a long preparation.
+        labelled = label_faces(table, settings, tasks, split, several=crop.choose == "all")
         own = {name: settings[name] for name in self.settings if name in settings}
-        table = self.read(root, **own)
-        place = store_folder(stores, table.reader, table.images, {"size": size, **own})
-        store = prepare_images(table.files, table.images, place, size, table.boxes())
-        return split_faces(table, store, settings, tasks, split, seed=seed)
+        place = store_folder(stores, table.reader, table.images, {**crop.to_dict(), **own})
+        store = cut_faces(table, crop, place)
+        sources = {"images": store.about["content"], **checksums(table.sources, table.path.parent)}
+        return split_faces(table, labelled, store, settings, seed=seed, sources=sources)
+
+    def rows(self, settings: Mapping[str, Any], folder: Path | None) -> tuple[FaceTable, CropSettings]:
+        """Reads the rows, and how their faces are to be cut.
+
+        Raises:
+            DataError: The files are not what they should be.
+            ConfigError: A setting is unknown or does not fit.
+        """
+        check_settings("data", settings, (*FACE_SETTINGS, *CROP_SETTINGS, *self.settings))
+        root = data_folder(settings, folder)
+        given = {name: settings[name] for name in CROP_SETTINGS if name in settings}
+        if given.get("detector_model") is not None:
+            given["detector_model"] = str(root / str(given["detector_model"]))
+        crop = CropSettings(**{**self.crop, **given})
+        table = self.read(root, **{name: settings[name] for name in self.settings if name in settings})
+        if crop.align and crop.detector != "yunet" and len(table.points) != 5:
+            raise ConfigError(
+                f"data.align: five points per face expected (left eye, right eye, nose, corners of the "
+                f"mouth), found {len(table.points)} in {table.path}; name them with `landmarks`, or use "
+                "`detector: yunet`, which finds them."
+            )
+        return table, crop
 
 
-def split_faces(
+def cut_faces(
+    table: FaceTable, crop: CropSettings, place: Path, progress: Progress | None = None
+) -> ImageStore:
+    """Prepares the store of a table's faces, or finds it again; see `prepare_images`."""
+    points = table.landmarks() if crop.align and len(table.points) == 5 else None
+    return prepare_images(table.files, table.images, place, crop, table.boxes(), points, progress)
+
+
+def label_faces(
     table: FaceTable,
-    store: ImageStore,
     settings: Mapping[str, Any],
     tasks: TaskSettings,
     split: Mapping[str, Any],
     *,
-    seed: int,
-) -> DataSplits:
-    """Labels, split and datasets of rows whose images are in a store."""
+    several: bool = False,
+) -> LabelledTable:
+    """Labels, groups and split rule of rows of faces.
+
+    Args:
+        table: The rows.
+        settings: The `data` section: `group` and `columns` of it.
+        tasks, split: As a study file gives them.
+        several: Whether one row may give several faces.
+
+    Raises:
+        DataError: A column, a cell, or two rows of one image.
+        ConfigError: A setting that does not fit.
+    """
+    if table.check_faces() or several:
+        split = {**split, "by": table.file_column} if split.get("by") == "rows" else split
     if table.group is not None:
         settings = {"group": table.group, **settings}
-    labelled = label_table(table, settings, with_known_columns(table, tasks), resolve_split(table, split))
-    sources = {"images": store.about["content"], **checksums(table.sources, table.path.parent)}
+    return label_table(table, settings, with_known_columns(table, tasks), resolve_split(table, split))
+
+
+def split_faces(
+    table: FaceTable,
+    labelled: LabelledTable,
+    store: ImageStore,
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    sources: Mapping[str, str],
+) -> DataSplits:
+    """Splits rows whose faces are in a store; see `split_images`."""
     return split_images(
         labelled,
         store,
@@ -103,23 +159,17 @@ def resolve_split(table: FaceTable, split: Mapping[str, Any]) -> Mapping[str, An
             raise ConfigError(
                 f"split.{key}: does not go with `by: {split['by']}`, which names the test part."
             )
-    chosen = {"by": "column", "column": named.column, "test": "test"}
+    chosen: dict[str, Any] = {"by": "column", "column": named.column, "test": "test"}
     if named.validation is not None:
-        chosen["validation"] = named.validation  # type: ignore[assignment]
+        chosen["validation"] = named.validation
     return {**chosen, **{key: value for key, value in split.items() if key != "by"}}
-
-
-def read_size(settings: Mapping[str, Any]) -> int:
-    """The `size` setting, 64 where it is not given.
-
-    Raises:
-        ConfigError: It is not a whole number above 0.
-    """
-    size = settings.get("size", 64)
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ConfigError(f"data.size: a whole number of pixels above 0 expected, found {size!r}.")
-    return size
 
 
 load_utkface = SOURCES.register("utkface")(FaceSource(read_utkface, ("images", "coral")))
 """UTKFace: labels `age`, `gender`, `race` from the file names; `coral` names the files of the CORAL split."""
+
+load_celeba = SOURCES.register("celeba")(FaceSource(read_celeba, ("images",)))
+"""CelebA: 40 attributes, landmarks, identities as groups, `split: {by: official}`."""
+
+load_mtfl = SOURCES.register("mtfl")(FaceSource(read_mtfl, ("images",), {"margin": MARGIN}))
+"""MTFL: landmarks, gender, smile, glasses, pose; cut around the landmarks; `split: {by: official}`."""

@@ -16,17 +16,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from taskloom.data.face_detectors import Box
 from taskloom.data.sources import TaskSettings
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.tasks import TaskSet
 
 FILE_COLUMN = "file"
+"""The column of the image files, in the tables that readers make."""
 BOX_COLUMNS = ("x", "y", "w", "h")
 """The box around the face, in pixels of the upright source image."""
-
-Box = tuple[float, float, float, float]
-"""x, y, width, height in pixels of the upright source image."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class FaceTable(Table):
         notes: What a report should say about the rows, one sentence each.
         named_splits: The splits that come with the data set, by the name that `split.by` gives.
         group: The column that says which rows belong together (a person), where there is one.
+        file_column: The column of the image files.
+        box_columns: The columns of the box: x, y, width and height; None for no boxes.
     """
 
     places: tuple[str, ...] = ()
@@ -68,16 +69,46 @@ class FaceTable(Table):
     notes: tuple[str, ...] = ()
     named_splits: Mapping[str, NamedSplit] | None = None
     group: str | None = None
+    file_column: str = FILE_COLUMN
+    box_columns: tuple[str, ...] | None = None
 
     def where(self, row: int, column: str) -> str:
         """Says where a label stands: the reader's place of the row, and the column."""
         return f"{self.places[row]}: {column}" if self.places else super().where(row, column)
 
     @property
+    def data(self) -> Any:
+        """The rows as a pyarrow table."""
+        return self._data
+
+    @property
     def files(self) -> list[str]:
         """The image of every row, relative to `images`."""
-        found: list[str] = self.text(FILE_COLUMN).tolist()
+        found: list[str] = self.text(self.file_column).tolist()
+        if "" in found:
+            raise DataError(
+                f"{self.where(found.index(''), self.file_column)}: the cell is blank; a file name expected."
+            )
         return found
+
+    def check_faces(self) -> bool:
+        """Refuses two rows of one image that do not tell faces apart; says whether an image has several rows.
+
+        Raises:
+            DataError: Two rows name the same image and the same box, or no box.
+        """
+        files = self.files
+        boxes = self.boxes() or [None] * len(files)
+        seen: dict[tuple[str, Box | None], int] = {}
+        for row, face in enumerate(zip(files, boxes, strict=True)):
+            first = seen.setdefault(face, row)
+            if first != row:
+                raise DataError(
+                    f"{self.where(row, self.file_column)}: `{face[0]}` stands in an earlier row too "
+                    f"({self.where(first, self.file_column)}); one row per image expected, or boxes that "
+                    "tell its faces apart."
+                )
+        return len(set(files)) < len(files)
 
     def taken(self, rows: NDArray[np.int64]) -> FaceTable:
         """The table of these rows, in this order."""
@@ -103,14 +134,27 @@ class FaceTable(Table):
         return numbers.reshape(len(self), -1, 2)
 
     def boxes(self) -> list[Box | None] | None:
-        """The box of every row, None where all four cells are blank; None where there are no such columns.
+        """The box of every row, None where all four cells are blank; None where there are no boxes.
 
         Raises:
             DataError: A part of a box is missing, or it is not above 0 wide and high.
         """
-        if not all(name in self.columns for name in BOX_COLUMNS):
+        if self.box_columns is None:
             return None
-        return read_boxes(self, BOX_COLUMNS)
+        numbers = np.stack([self.numbers(column) for column in self.box_columns], axis=1)
+        missing = np.isnan(numbers)
+        for row in np.flatnonzero(missing.any(axis=1) & ~missing.all(axis=1)):
+            column = self.box_columns[int(np.flatnonzero(missing[row])[0])]
+            raise DataError(
+                f"{self.where(int(row), column)}: a part of the box is missing while the rest is there."
+            )
+        flat = np.flatnonzero((numbers[:, 2:] <= 0).any(axis=1))
+        if len(flat):
+            raise DataError(
+                f"{self.where(int(flat[0]), self.box_columns[2])}: a box of width and height above 0 "
+                f"expected, found {numbers[flat[0], 2]:g} x {numbers[flat[0], 3]:g}."
+            )
+        return [None if np.isnan(x) else (x, y, w, h) for x, y, w, h in numbers.tolist()]
 
 
 def face_table(
@@ -144,6 +188,8 @@ def face_table(
     data = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
     if data.num_rows == 0:
         raise DataError(f"{path}: no image found there.")
+    if all(name in columns for name in BOX_COLUMNS):
+        about = {"box_columns": BOX_COLUMNS, **about}
     return FaceTable(
         path, tuple(columns), None, (), data, places=tuple(places), reader=reader, images=images, **about
     )
@@ -201,25 +247,3 @@ def _points(table: FaceTable, task: str, wanted: Any) -> tuple[str, ...]:
                 f"{did_you_mean(str(point), table.points)} Points: {', '.join(table.points)}."
             )
     return tuple(wanted)
-
-
-def read_boxes(table: Table, columns: Sequence[str]) -> list[Box | None]:
-    """The box of every row of a table; None where all four cells are blank.
-
-    Raises:
-        DataError: A part of a box is missing, or it is not above 0 wide and high.
-    """
-    numbers = np.stack([table.numbers(column) for column in columns], axis=1)
-    missing = np.isnan(numbers)
-    for row in np.flatnonzero(missing.any(axis=1) & ~missing.all(axis=1)):
-        column = columns[int(np.flatnonzero(missing[row])[0])]
-        raise DataError(
-            f"{table.where(int(row), column)}: a part of the box is missing while the rest is there."
-        )
-    flat = np.flatnonzero((numbers[:, 2:] <= 0).any(axis=1))
-    if len(flat):
-        raise DataError(
-            f"{table.where(int(flat[0]), columns[2])}: a box of width and height above 0 expected, found "
-            f"{numbers[flat[0], 2]:g} x {numbers[flat[0], 3]:g}."
-        )
-    return [None if np.isnan(x) else (x, y, w, h) for x, y, w, h in numbers.tolist()]

@@ -2,70 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from taskloom.data.batch import DataSplits
-from taskloom.data.face_source import read_size
-from taskloom.data.face_table import BOX_COLUMNS, read_boxes
-from taskloom.data.image_splits import read_standardize, split_images
-from taskloom.data.image_store import prepare_images
-from taskloom.data.sources import SOURCES, TaskSettings, check_settings, data_folder, store_folder
-from taskloom.data.table_source import LABEL_SETTINGS, read_labelled_table
-from taskloom.data.tables import Table
+from taskloom.data.face_source import FaceSource
+from taskloom.data.face_table import BOX_COLUMNS, FaceTable, point_columns
+from taskloom.data.sources import SOURCES, TaskSettings
+from taskloom.data.tables import Table, read_table
 from taskloom.errors import ConfigError, DataError
 
-IMAGE_SETTINGS = (*LABEL_SETTINGS, "images", "size", "file", "box", "standardize")
 FILE_COLUMNS = ("file_name", "file")
 """Columns that are looked for where `file` does not name one."""
+IMAGE_SETTINGS = ("table", "images", "file", "box", "landmarks", "separator", "missing")
 
 
-@SOURCES.register("images")
-def load_images(
-    settings: Mapping[str, Any],
-    tasks: TaskSettings,
-    split: Mapping[str, Any],
+def read_image_table(
+    root: Path,
     *,
-    seed: int,
-    folder: Path | None,
-    stores: Path,
-) -> DataSplits:
-    """Loads images with a table of labels; see `taskloom.data.sources.SourceLoader` for the arguments.
+    table: str | None = None,
+    images: str | None = None,
+    file: str | None = None,
+    box: bool | Sequence[str] = True,
+    landmarks: Sequence[str] = (),
+    separator: str | None = None,
+    missing: Any = (),
+) -> FaceTable:
+    """Reads a table that names images.
 
-    Settings: `table` (file), `images` (folder), `size` (pixels, default 64), `file` (column; `file_name` or
-    `file` where it is not given), `box` (four columns x, y, width, height in pixels; `x`, `y`, `w`, `h` where
-    the table has them, false for whole images), `standardize` (per channel on train; false gives 0..1, for
-    encoders that prepare images themselves), `group`, `separator`, `missing`, `columns`, `folder`.
+    Args:
+        root: Folder of the data.
+        table: CSV, TSV or Parquet file, relative to `root`.
+        images: Folder of the images, relative to `root`.
+        file: Column of the file names; `file_name` or `file` where None.
+        box: Four columns x, y, width, height in pixels; where true `x`, `y`, `w`, `h` if the table has them,
+            where false whole images.
+        landmarks: Names of points in pixels of the upright image, from columns `<name>_x` and `<name>_y`.
+        separator, missing: See `read_table`.
 
-    Rows whose image is missing or not readable are left out and listed in `about`. Landmarks are given in
-    pixels of the upright source image and come out in pixels of the stored one.
+    Raises:
+        DataError: The table, or a column, is not there.
+        ConfigError: A setting is missing or does not fit.
     """
-    check_settings("data", settings, IMAGE_SETTINGS)
-    if "images" not in settings:
+    if table is None:
+        raise ConfigError("data.table is missing: the CSV, TSV or Parquet file expected.")
+    if images is None:
         raise ConfigError("data.images is missing: the folder of images expected.")
-    size, standardize = read_size(settings), read_standardize(settings)
-    root = data_folder(settings, folder)
-    labelled = read_labelled_table(settings, tasks, split, root)
-    table = labelled.table
-    file_column, box_columns = _file_column(table, settings), _box_columns(table, settings)
-    image_folder = root / str(settings["images"])
-    parameters = {"table": str(settings["table"]), "file": file_column, "box": box_columns, "size": size}
-    store = prepare_images(
-        _files(table, file_column),
-        image_folder,
-        store_folder(stores, "images", image_folder, parameters),
-        size,
-        read_boxes(table, box_columns) if box_columns else None,
-    )
-    return split_images(
-        labelled,
-        store,
+    marks = missing if isinstance(missing, list | tuple) else (missing,)
+    found = read_table(root / str(table), separator=separator, missing=marks)
+    if isinstance(landmarks, str) or not all(isinstance(name, str) for name in landmarks):
+        raise ConfigError(f"data.landmarks: a list of names of points expected, found {landmarks!r}.")
+    for column in point_columns(landmarks):
+        found.column_name(column, "data.landmarks")
+    return FaceTable(
+        **{name: getattr(found, name) for name in ("path", "columns", "separator", "missing", "_data")},
         reader="images",
-        folder=str(settings["images"]),
-        seed=seed,
-        standardize=standardize,
+        images=root / str(images),
+        sources=(found.path,),
+        points=tuple(landmarks),
+        file_column=_file_column(found, file),
+        box_columns=_box_columns(found, box),
     )
+
+
+load_images = SOURCES.register("images")(FaceSource(read_image_table, IMAGE_SETTINGS))
+"""Loads images with a table of labels; see `taskloom.data.sources.SourceLoader` for the arguments.
+
+Settings: those of `read_image_table`, those that say how faces are cut
+(`taskloom.data.face_crop.CropSettings`: `size`, `detector`, `detector_model`, `choose`, `margin`, `align`),
+`standardize` (per channel on train; false gives 0..1, for encoders that prepare images themselves), `group`,
+`columns` and `folder`.
+
+Rows whose image is missing, not readable or without a face are left out and listed in `about`. Landmarks are
+given in pixels of the upright source image and come out in pixels of the stored one."""
 
 
 def images(
@@ -97,8 +107,8 @@ def images(
         shared_groups: "refused", or "allowed" where `split_by` may part a group, with a warning in `about`.
         seed: Decides the split.
         stores: Folder in which the prepared images are kept and found again.
-        **settings: Further settings of the source: `file`, `box`, `standardize`, `missing`, `separator`,
-            `columns`.
+        **settings: Further settings of the source: `file`, `box`, `landmarks`, `missing`, `separator`,
+            `columns`, and how faces are cut (`detector`, `choose`, `margin`, `align`).
 
     Returns:
         Datasets whose inputs are [B, 3, size, size] float32, standardised per channel on train
@@ -138,9 +148,9 @@ def images(
     )
 
 
-def _file_column(table: Table, settings: Mapping[str, Any]) -> str:
-    if "file" in settings:
-        return table.column_name(str(settings["file"]), "data.file")
+def _file_column(table: Table, given: str | None) -> str:
+    if given is not None:
+        return table.column_name(str(given), "data.file")
     for name in FILE_COLUMNS:
         if name in table.columns:
             return name
@@ -150,15 +160,7 @@ def _file_column(table: Table, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _files(table: Table, column: str) -> list[str]:
-    files: list[str] = table.text(column).tolist()
-    if "" in files:
-        raise DataError(f"{table.where(files.index(''), column)}: the cell is blank; a file name expected.")
-    return files
-
-
-def _box_columns(table: Table, settings: Mapping[str, Any]) -> tuple[str, ...] | None:
-    given = settings.get("box", True)
+def _box_columns(table: Table, given: bool | Sequence[str]) -> tuple[str, ...] | None:
     if given is False:
         return None
     if given is True:

@@ -47,9 +47,9 @@ def split_images(
         DataError: The split is not what it should be.
     """
     table = labelled.table
-    labels = moved_landmarks(labelled.labels[torch.from_numpy(store.rows)], labelled.tasks, store)
+    labels, moved = moved_landmarks(labelled.labels[torch.from_numpy(store.rows)], labelled.tasks, store)
     parts, found, warnings = labelled.split(store.rows, labels, seed=seed)
-    notes = [*notes, *found]
+    notes = [*notes, *moved, *found]
     if store.unreadable:
         notes.append(f"{len(store.unreadable)} of {len(table)} images could not be read and were left out.")
     about = labelled.about(reader, labels, parts, notes, warnings, sources=sources)
@@ -70,6 +70,8 @@ def split_images(
         for name, positions in parts.items()
     }
     preprocessing = {"reader": "images", "size": store.size, "standardization": standardization.to_dict()}
+    if len(store.about["crop"]) > 1:  # more than a size: a user of the network has to cut faces alike
+        preprocessing["crop"] = dict(store.about["crop"])
     return DataSplits(**datasets, about=about, preprocessing=preprocessing)
 
 
@@ -85,16 +87,35 @@ def read_standardize(settings: Mapping[str, Any]) -> bool:
     return given
 
 
-def moved_landmarks(labels: Labels, tasks: TaskSet, store: ImageStore) -> Labels:
-    """Labels of the store's images with landmarks in the pixels of the stored images."""
-    values = dict(labels.values)
+def moved_landmarks(labels: Labels, tasks: TaskSet, store: ImageStore) -> tuple[Labels, list[str]]:
+    """Moves landmarks from the source images into the stored ones.
+
+    Args:
+        labels: Labels of the store's images.
+        tasks: Their tasks.
+        store: The images.
+
+    Returns:
+        The labels, in which points outside their picture are missing, and notes on how many were.
+    """
+    values, presence = dict(labels.values), dict(labels.present)
+    notes = []
     positions: NDArray[np.int64] = np.arange(len(labels), dtype=np.int64)
     for name, task in tasks.items():
-        if isinstance(task, Landmarks):
-            moved = store.to_pixels(values[name].numpy().astype(np.float64), positions)
-            moved[~labels.present[name].numpy()] = 0.0
-            values[name] = torch.from_numpy(moved).to(task.value_dtype)
-    return Labels(values, labels.present)
+        if not isinstance(task, Landmarks):
+            continue
+        points, present = values[name].numpy().astype(np.float64), presence[name].numpy()
+        outside = present & ~store.inside_picture(points, positions)
+        if outside.any():
+            notes.append(
+                f"{int(outside.sum())} points of task {name} lie outside their picture and count as missing."
+            )
+        present = present & ~outside
+        moved = store.to_pixels(points, positions)
+        moved[~present] = 0.0
+        values[name] = torch.from_numpy(moved).to(task.value_dtype)
+        presence[name] = torch.from_numpy(present)
+    return Labels(values, presence), notes
 
 
 def _with_place(table: Table, entry: Mapping[str, Any]) -> dict[str, Any]:

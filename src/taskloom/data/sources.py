@@ -61,6 +61,7 @@ _BUILT_IN = (
     "taskloom.data.table_source",
     "taskloom.data.image_source",
     "taskloom.data.face_source",
+    "taskloom.data.face_store",
 )
 
 

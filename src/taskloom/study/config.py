@@ -256,13 +256,13 @@ def _with_reader(data: Mapping[str, Any]) -> dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"data.reader: {error}") from None
         return dict(data)
-    for reader in ("images", "table"):
+    for reader in ("store", "images", "table"):
         if reader in data:
             return {"reader": reader, **data}
     find_source("table")  # fills the registry
     raise ConfigError(
-        f"data: the name of a `reader` expected ({', '.join(SOURCES)}), or `table` or `images`, from which "
-        "it follows."
+        f"data: the name of a `reader` expected ({', '.join(SOURCES)}), or `table`, `images` or `store`, "
+        "from which it follows."
     )
 
 

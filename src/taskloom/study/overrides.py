@@ -41,6 +41,20 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
     return changed
 
 
+def settings_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns settings that stand on the command line alone; see `apply_overrides`.
+
+    Example:
+        >>> settings_of(["size=32", "coral.train=a.csv"])
+        {'size': 32, 'coral': {'train': 'a.csv'}}
+    """
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        path, value = _parse(override)
+        _put(settings, path, value, override)
+    return settings
+
+
 def _parse(override: str) -> tuple[KeyPath, Any]:
     key, equals, text = override.partition("=")
     parts = re.sub(r"\[(\d+)\]", r".\1", key.strip()).split(".")

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from taskloom.errors import ConfigError, did_you_mean
+from taskloom.training.augment_config import AugmentConfig
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -161,6 +162,7 @@ class TrainingConfig(Settings):
             not have are noted, unknown names refused.
         decay_mixing: Whether weight decay acts on mixing matrices, stage weights, policies and parameters of
             ties too; they have no reason to be near 0.
+        augment: What is done to training batches; see `AugmentConfig`.
         clip: Largest norm of the gradient over all parameters; None leaves it alone.
         stop: `{patience, min_delta}` of early stopping; None trains all epochs.
         monitor: What decides the best epoch, on validation only: "loss", the weighted sum of the mean losses
@@ -189,6 +191,7 @@ class TrainingConfig(Settings):
     schedule: ScheduleConfig | None = None
     lr_multipliers: dict[str, Positive] = Field(default_factory=dict)
     decay_mixing: bool = False
+    augment: AugmentConfig | None = None
     clip: Positive | None = None
     stop: StopConfig | None = None
     monitor: Literal["loss", "metric"] = "loss"
@@ -218,7 +221,7 @@ class TrainingConfig(Settings):
     def _without_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A younger setting that is not used is left out: the identity of runs stays what it was."""
         plain: dict[str, Any] = dump(self)
-        for name in ("lr_multipliers", "decay_mixing", "test_curves"):
+        for name in ("lr_multipliers", "decay_mixing", "test_curves", "augment"):
             if not getattr(self, name):
                 del plain[name]
         if self.resident == "auto":

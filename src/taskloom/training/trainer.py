@@ -17,7 +17,8 @@ from taskloom.coupling import Coupling
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
 from taskloom.data.resident import ResidentWindows, placed
 from taskloom.errors import DataError, TrainingError
-from taskloom.losses import SumCount, per_task, weighted
+from taskloom.losses import SumCount, weighted
+from taskloom.training.augmentation import Augmentation
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
 from taskloom.training.changes import follow, let_change, more_changes
 from taskloom.training.config import TrainingConfig
@@ -113,6 +114,8 @@ class Trainer:
         self.fabric, self.run, self.config = fabric, run, config
         self.model, self.tasks, self.balancer = run.model, run.model.tasks, run.balancer
         self.coupled = CoupledLosses(run.coupling, self.tasks)
+        self.augmentation = Augmentation(config.augment, run.train, seed=run.seed, rank=fabric.global_rank)
+        self.augmentation.check_alone(run.coupling is not None)
         fabric.to_device(self.model)
         self.balancer.with_terms(self.coupled.balanced)
         self.balancer.start(self.model, seed=run.seed)
@@ -277,7 +280,7 @@ class Trainer:
             device=self.fabric.device,
             precision=self.fabric.autocast,
         )
-        if "training" in kept:
+        if "training" in kept and self.config.augment is None:  # what is kept was not augmented
             self.train_loader = self.loader_of(kept["training"])
         if "validation" in kept:
             self.validation_loader = self.loader_of(kept["validation"], training=False)
@@ -327,12 +330,13 @@ class Trainer:
     ) -> Mapping[str, SumCount]:
         """One batch: predictions, losses, gradients, update of all parameters but the resting ones."""
         self.optimizer.zero_grad()
+        augmented = self.augmentation(batch, epoch=self.state.epoch, step=step)
         with self.balancer.watching(self.model):
-            predictions = self.predict(batch.inputs)
-        labels = batch.labels.subset(self.state.freezing.active) if self.stopped else batch.labels
-        losses = per_task(predictions, labels, self.tasks)
+            predictions = self.predict(augmented.inputs)
+        labels = augmented.labels.subset(self.state.freezing.active) if self.stopped else augmented.labels
+        losses = self.augmentation.losses(predictions, augmented, labels, self.tasks)
         if self.coupled.names:
-            terms = self.coupled.terms(predictions, batch.labels)
+            terms = self.coupled.terms(predictions, augmented.labels)
             losses |= terms if has_rows(self.train_loader, self.fabric, step) else without_rows(terms)
         losses = joined_losses(self.fabric, losses)
         followed = weighted(losses, self.tasks)

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import TaskDataset
+from taskloom.data.face_crop import CropSettings, Face, FaceCutter
+from taskloom.data.image_decode import decode, read_file
 from taskloom.data.image_source import images, load_images
-from taskloom.data.image_store import ImageStandardization, ImageStore, prepare_images, read_image
+from taskloom.data.image_store import ImageStandardization, ImageStore, prepare_images
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Landmarks
 
@@ -31,6 +33,10 @@ def quadrants(height: int, width: int) -> NDArray[np.uint8]:
     image[: height // 2, width // 2 :] = GREEN
     image[height // 2 :, : width // 2] = BLUE
     return image
+
+
+def read_image(path: Path, box: Any, size: int) -> Face:
+    return FaceCutter(CropSettings(size)).cut(decode(read_file(path)), box)[0]
 
 
 def write(path: Path, rgb: NDArray[Any]) -> Path:
@@ -51,24 +57,23 @@ def with_orientation(jpeg: bytes, orientation: int) -> bytes:
 
 def test_shrinking_averages_areas(tmp_path: Path) -> None:
     source = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)
-    image, crop = read_image(write(tmp_path / "a.png", source), None, 4)
+    image = read_image(write(tmp_path / "a.png", source), None, 4).image
     expected = source.reshape(4, 3, 4, 3, 3).mean(axis=(1, 3))
     assert np.abs(image - expected).max() <= 0.5 + 1e-6
-    assert crop == (0, 0, 12, 12)
 
 
 def test_a_box_is_cut_out_and_clipped_to_the_image(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", quadrants(20, 40))
-    image, crop = read_image(path, (20.2, -5.0, 30.0, 15.0), 5)
-    assert crop == (20, 0, 20, 10)
-    assert (image == GREEN).all()
+    face = read_image(path, (20.2, -5.0, 30.0, 15.0), 5)  # 20, 0, 20 x 10 of it lie inside
+    np.testing.assert_allclose(face.transform, [[0.25, 0, 0.125 - 5.5], [0, 0.5, -0.25]])
+    assert (face.image == GREEN).all()
 
 
 def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     plain = write(tmp_path / "a.jpg", quadrants(32, 32)).read_bytes()
     path = tmp_path / "turned.jpg"
     path.write_bytes(with_orientation(plain, 6))  # turn clockwise by 90 degrees to see it upright
-    image, _ = read_image(path, None, 32)
+    image = read_image(path, None, 32).image
     expected = np.rot90(quadrants(32, 32), k=-1)
     inner = np.ix_([4, 27], [4, 27])  # away from the edges, which JPEG blurs
     assert np.abs(image[inner].astype(int) - expected[inner]).max() < 30
@@ -85,7 +90,7 @@ def test_unusual_pixels_become_rgb_of_8_bit(tmp_path: Path, kind: str) -> None:
     else:
         transparent = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
         cv2.imwrite(str(path), np.dstack([ramp, ramp, ramp, transparent]))
-    image, _ = read_image(path, None, 8)
+    image = read_image(path, None, 8).image
     assert image.dtype == np.uint8
     for channel in range(3):
         np.testing.assert_array_equal(image[..., channel], ramp)
@@ -134,7 +139,7 @@ def test_rows_without_a_readable_image_are_left_out_and_listed(album: Path, tmp_
     assert "no such file" in store.unreadable[1]["reason"]
     assert isinstance(store.images, np.memmap)
     for position, row in enumerate(store.rows):
-        expected, _ = read_image(album / FILES[row], None, 8)
+        expected = read_image(album / FILES[row], None, 8).image
         np.testing.assert_array_equal(store.images[position], expected)
 
 
@@ -152,7 +157,7 @@ def test_a_store_is_reused_until_a_file_or_a_setting_changes(
     with caplog.at_level(logging.INFO):
         again = prepare_images(FILES, album, place, 8)
     assert "preparing them again" in caplog.text
-    np.testing.assert_array_equal(again.images[3], read_image(changed, None, 8)[0])
+    np.testing.assert_array_equal(again.images[3], read_image(changed, None, 8).image)
     assert prepare_images(FILES, album, place, 4).size == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "store"]
 
@@ -162,7 +167,7 @@ def test_a_store_of_another_version_and_a_foreign_folder_are_refused(album: Path
     prepare_images(FILES, album, place, 8)
     about = json.loads((place / "store.json").read_text())
     (place / "store.json").write_text(json.dumps({**about, "version": 99}))
-    with pytest.raises(DataError, match="version 2 expected, found taskloom-images version 99"):
+    with pytest.raises(DataError, match="version 3 expected, found taskloom-images version 99"):
         prepare_images(FILES, album, place, 8)
     (place / "store.json").write_text("{")
     with pytest.raises(DataError, match="not readable"):

@@ -30,6 +30,8 @@ CORAL_FIRST_AGE = 21
 CORAL_VALIDATION = 0.2
 """Share of the CORAL training rows that thesis 001 holds out for validation."""
 
+ARCHIVE_FOLDER = "UTKFace"
+"""The folder of the images in the archive, which is taken where `images` names none."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _AGE_DIGITS = 3
 
@@ -39,7 +41,7 @@ def read_utkface(root: Path, *, images: str = "", coral: Mapping[str, Any] | Non
 
     Args:
         root: Folder of the data.
-        images: Folder of the images, below `root`.
+        images: Folder of the images, below `root`; where it is "", `UTKFace` if there is one, else `root`.
         coral: `{train: file, test: file}`, relative to `root`: only the images that these CSV files name are
             read, with the columns `coral` (train or test) and `coral_age` (age - 21).
 
@@ -63,6 +65,8 @@ def read_utkface(root: Path, *, images: str = "", coral: Mapping[str, Any] | Non
         ('1 of 2 file names lacks fields: 0 ages, 1 genders, 1 races missing (39_1_2017.jpg.chip.jpg).',)
     """
     folder = root / images
+    if not images and (root / ARCHIVE_FOLDER).is_dir():
+        folder = root / ARCHIVE_FOLDER
     files = image_files(folder)
     table = _from_names(folder, files)
     return table if coral is None else _with_coral(table, root, coral)

@@ -1,0 +1,39 @@
+"""What `taskloom prepare READER DIR STORE` prints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from taskloom.data.face_store import prepare_faces
+from taskloom.terminal import console, say
+
+__all__ = ["prepare_face_store"]
+
+
+def prepare_face_store(reader: str, folder: Path, store: Path, settings: dict[str, Any]) -> None:
+    """Prepares a store of faces with a bar, and prints what it holds and what was left out."""
+    start = time.perf_counter()
+    columns = ("faces", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = console(stderr=True)
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
+        task = bar.add_task("faces", total=None)
+        rows, found = prepare_faces(
+            reader, folder, store, settings, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    seconds = time.perf_counter() - start
+    say(
+        f"{store}  {len(found.images):,} faces of {found.size} x {found.size} from {len(rows):,} rows, "
+        f"{seconds:.1f} s"
+    )
+    for note in rows.notes:
+        say(f"note     {note}")
+    if found.unreadable:
+        first = found.unreadable[0]
+        say(
+            f"left out {len(found.unreadable):,} rows, listed in {store / 'left_out.csv'}; the first, "
+            f"{first['file']}: {first['reason']}"
+        )
