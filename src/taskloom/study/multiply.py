@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import itertools
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def multiply(
             raise ConfigError(
                 f"{document.where((*path, key))}: {unknown_setting((*path, key), list(parameters))}"
             )
-        listed = depth_of_value(value) > parameters[key].list_depth
+        listed = parameters[key].lists(value)
         if listed and not value:
             raise ConfigError(
                 f"{document.where((*path, key))}: {dotted((*path, key))}: at least one value expected, "
@@ -56,10 +57,23 @@ def multiply(
 
 @dataclass(frozen=True)
 class _Parameter:
-    """A setting of an architecture: how deep lists nest in it by nature, and whether it must be given."""
+    """A setting of an architecture.
+
+    Args:
+        list_depth: How deeply lists nest in it by nature.
+        required: Whether it must be given.
+        mapping: Whether it may be a mapping.
+    """
 
     list_depth: int = 0
     required: bool = False
+    mapping: bool = False
+
+    def lists(self, value: Any) -> bool:
+        """Whether a value is a list of values: deeper than by nature, or made of mappings."""
+        if depth_of_value(value) > self.list_depth:
+            return True
+        return self.mapping and isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
 
 
 def _parameters(architecture: Architecture) -> dict[str, _Parameter]:
@@ -78,9 +92,18 @@ def _parameters(architecture: Architecture) -> dict[str, _Parameter]:
         if parameter is None:
             found[written] = _Parameter()
         else:
-            depth = depth_of_type(hints.get(parameter.name, Any))
-            found[written] = _Parameter(depth, parameter.default is parameter.empty)
+            hint = hints.get(parameter.name, Any)
+            required = parameter.default is parameter.empty
+            found[written] = _Parameter(depth_of_type(hint), required, _may_be_mapping(hint))
     return found
+
+
+def _may_be_mapping(annotation: Any) -> bool:
+    """Whether a mapping, or one of the types of a union, is among a setting's types."""
+    is_union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    choices = typing.get_args(annotation) if is_union else (annotation,)
+    origins = [typing.get_origin(choice) or choice for choice in choices]
+    return any(isinstance(kind, type) and issubclass(kind, Mapping) for kind in origins)
 
 
 def depth_of_value(value: Any) -> int:

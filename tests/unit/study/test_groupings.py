@@ -98,6 +98,10 @@ def test_a_tree_is_one_cell_and_a_list_of_trees_multiplies() -> None:
     assert one.settings["partition"][1] == [["age", "sex"], ["race"]]
     other = "[together, [[age, race], [sex]], alone, alone, alone]"
     assert len(expand(f"  - plan: {{partition: [{tree}, {other}]}}\n")) == 2
+    by_name = expand("  - plan: {partition: [{1: together}, {1: together, 2: together}], joined: true}\n")
+    assert [len(cell.settings["partition"]) for cell in by_name] == [1, 2]
+    weights = expand("  - soft_sharing: {weight: [{1: 0.1}, 0.2, {2: 0.1}]}\n")
+    assert [cell.settings["weight"] for cell in weights] == [{"1": 0.1}, 0.2, {"2": 0.1}]
 
 
 def test_a_start_belongs_to_a_cells_identity_with_its_whole_chain() -> None:
