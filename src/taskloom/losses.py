@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,8 @@ class SumCount:
     Args:
         sum: Sum of the losses, floating point; 0 (with a zero gradient) where no label is present.
         count: Number of labels in the sum, int64: rows, for multilabel elements, for landmarks points,
-            for labels per sample the samples.
+            for labels per sample the samples; with class weights, every label as many times as its class
+            weighs, in steps of which the largest weight has `WEIGHT_STEPS`.
 
     Example:
         >>> SumCount(torch.tensor(6.0), torch.tensor(4)).mean
@@ -244,6 +246,7 @@ class _Prepared:
     output: Tensor
     target: Tensor
     present: Tensor
+    class_weights: tuple[float, ...] = ()
 
 
 def _prepare(task: Task, output: Tensor, labels: Labels) -> _Prepared:
@@ -252,7 +255,12 @@ def _prepare(task: Task, output: Tensor, labels: Labels) -> _Prepared:
     if output.dtype in (torch.float16, torch.bfloat16):
         output = output.float()
     output, target = _aligned(task, output, values)
-    return _Prepared(task.default_loss, output, target, present)
+    weights = task.class_weights if isinstance(task, Multiclass) else ()
+    if isinstance(weights, tuple):
+        return _Prepared(task.default_loss, output, target, present, weights)
+    raise ValueError(
+        f"task {task.name}: class_weights are not numbers yet; take the tasks of `TaskSet.fit(labels)`"
+    )
 
 
 def _alike(prepared: Mapping[str, _Prepared]) -> list[list[str]]:
@@ -260,13 +268,15 @@ def _alike(prepared: Mapping[str, _Prepared]) -> list[list[str]]:
     groups: dict[object, list[str]] = {}
     for name, part in prepared.items():
         tensors = (part.output, part.target, part.present)
-        key = (part.loss, *((tensor.shape, tensor.dtype) for tensor in tensors))
+        key = (part.loss, len(part.class_weights), *((tensor.shape, tensor.dtype) for tensor in tensors))
         groups.setdefault(key, []).append(name)
     return list(groups.values())
 
 
 def _masked_together(loss: Loss, parts: Sequence[_Prepared]) -> list[SumCount]:
     """`masked` of every part; small tasks cost calls, not arithmetic, and so are stacked into one."""
+    if parts[0].class_weights:
+        return _masked_and_weighted(loss, parts)
     if len(parts) == 1:
         (part,) = parts
         return [masked(loss, part.output, part.target, part.present)]
@@ -276,6 +286,37 @@ def _masked_together(loss: Loss, parts: Sequence[_Prepared]) -> list[SumCount]:
     losses = _masked_losses(loss, output, target, present)
     sums, counts = losses.flatten(1).sum(dim=1), present.flatten(1).sum(dim=1)
     return [SumCount(total, count) for total, count in zip(sums.unbind(), counts.unbind(), strict=True)]
+
+
+def _masked_and_weighted(loss: Loss, parts: Sequence[_Prepared]) -> list[SumCount]:
+    """As `_masked_together`, every label as often as its class weighs; a label of weight 0 is none."""
+    present = torch.stack([part.present for part in parts])
+    output = torch.stack([part.output for part in parts])
+    target = torch.where(present, torch.stack([part.target for part in parts]), 0)
+    weights = _whole_weights(tuple(part.class_weights for part in parts), output.device)
+    times = torch.where(present, weights.gather(1, target.flatten(1)).reshape(target.shape), 0)
+    losses = _masked_losses(loss, output, target, present) * times
+    sums, counts = losses.flatten(1).sum(dim=1), times.flatten(1).sum(dim=1)
+    return [SumCount(total, count) for total, count in zip(sums.unbind(), counts.unbind(), strict=True)]
+
+
+WEIGHT_STEPS = 2**20
+"""Steps into which the largest class weight of a task is divided."""
+
+
+@lru_cache(maxsize=64)
+def _whole_weights(weights: tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
+    """Class weights [T, C] as whole numbers of labels, so that counts stay counts.
+
+    A weighted mean has the sum of weights below its line. In whole steps these sums add up exactly over
+    batches and processes, and one label of any weight but 0 is a count of at least 1.
+    """
+    steps = [[round(weight / max(row) * WEIGHT_STEPS) for weight in row] for row in weights]
+    whole = [
+        [max(1, step) if weight > 0 else 0 for step, weight in zip(step_row, row, strict=True)]
+        for step_row, row in zip(steps, weights, strict=True)
+    ]
+    return torch.tensor(whole, dtype=torch.int64, device=device)
 
 
 def _masked_losses(loss: Loss, output: Tensor, target: Tensor, present: Tensor) -> Tensor:

@@ -112,6 +112,8 @@ class EpochBatchSampler(Sampler[list[int]]):
         drop_last: Whether an incomplete last batch is left out (never the only one).
         rank: This process.
         world_size: Number of processes.
+        row_weights: Chance of every row to be drawn, [N], up to a factor: an epoch then is N draws with
+            replacement. None takes every row once.
     """
 
     def __init__(
@@ -124,12 +126,14 @@ class EpochBatchSampler(Sampler[list[int]]):
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        row_weights: NDArray[np.float64] | None = None,
     ) -> None:
         if batch_size < world_size:
             raise ValueError(f"batch_size {batch_size} is below the number of processes {world_size}")
         self.num_rows, self.batch_size = num_rows, batch_size
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
         self.rank, self.world_size = rank, world_size
+        self.chances = None if row_weights is None else row_weights / row_weights.sum()
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -142,7 +146,10 @@ class EpochBatchSampler(Sampler[list[int]]):
         return math.ceil(self.num_rows / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        if self.shuffle:
+        if self.chances is not None:
+            random = np.random.default_rng((self.seed, self.epoch))
+            order = random.choice(self.num_rows, self.num_rows, p=self.chances)
+        elif self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_rows)
         else:
             order = np.arange(self.num_rows)
@@ -162,13 +169,14 @@ def make_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    row_weights: NDArray[np.float64] | None = None,
 ) -> DataLoader[Batch]:
     """Builds a loader that gathers whole batches; call `loader.batch_sampler.set_epoch(epoch)` each epoch.
 
     Args:
         dataset: Where the rows come from.
         batch_size: Rows per step over all processes.
-        shuffle, seed, drop_last, rank, world_size: See `EpochBatchSampler`.
+        shuffle, seed, drop_last, rank, world_size, row_weights: See `EpochBatchSampler`.
         num_workers: Loader processes; 0 reads in this one.
         pin_memory: Whether batches are put into page-locked memory, for a GPU.
     """
@@ -180,6 +188,7 @@ def make_loader(
         drop_last=drop_last,
         rank=rank,
         world_size=world_size,
+        row_weights=row_weights,
     )
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # a TaskDataset is a map-style dataset with __getitems__

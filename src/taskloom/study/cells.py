@@ -140,9 +140,17 @@ def baselines(study: Study) -> list[Cell]:
     """
     with located(study.document):
         training_of(study.config.training, study.config.tasks, study.config.tasks, ("training",))
-    training = study.config.training.with_settings(lr_multipliers={})
+    known = study.config.tasks
+    usual = study.config.training.with_settings(lr_multipliers={})
     return [
-        Cell(f"{task} alone{f', {name}' if name else ''}", SINGLE_TASK, {}, (task,), training, head=head)
+        Cell(
+            f"{task} alone{f', {name}' if name else ''}",
+            SINGLE_TASK,
+            {},
+            (task,),
+            training_of(usual, known, (task,), ("training",)),
+            head=head,
+        )
         for name, head, _ in baseline_forms(study)
         for task, settings in study.config.tasks.items()
         if settings.get("role", "main") == "main" or study.config.baseline.auxiliary

@@ -71,7 +71,7 @@ def build_callbacks(named: Iterable[Mapping[str, Any]]) -> list[Callback]:
 def training_of(
     training: TrainingConfig, known: Iterable[str], tasks: Iterable[str], path: KeyPath
 ) -> TrainingConfig:
-    """The training settings of a cell: learning rates of tasks that it does not have are left out.
+    """The training settings of a cell: learning rates and sampling by tasks it has not are left out.
 
     Args:
         training: As the study file gives them, for all its tasks.
@@ -80,9 +80,9 @@ def training_of(
         path: Where they stand.
 
     Raises:
-        ConfigError: A learning rate for what is neither a task nor a parameter group.
+        ConfigError: A learning rate for what is neither a task nor a parameter group, sampling by no task.
     """
-    rates, tasks = training.lr_multipliers, list(tasks)
+    rates, tasks, known = training.lr_multipliers, list(tasks), list(known)
     names = [*known, *SHARED_GROUPS]
     for name in rates:
         if name not in names:
@@ -90,6 +90,14 @@ def training_of(
                 f"{dotted((*path, 'lr_multipliers', name))} is neither a task nor a parameter group."
                 f"{did_you_mean(name, names)} Known: {', '.join(names)}."
             )
+    task = training.balanced_sampling
+    if task is not None and task not in known:
+        raise ConfigError(
+            f"{dotted((*path, 'balanced_sampling'))}: `{task}` is not a task of this study."
+            f"{did_you_mean(task, known)} Tasks: {', '.join(known)}."
+        )
+    if task is not None and task not in tasks:
+        training = training.with_settings(balanced_sampling=None)
     kept = {name: rate for name, rate in rates.items() if name in tasks or name in SHARED_GROUPS}
     return training if kept == rates else training.with_settings(lr_multipliers=kept)
 

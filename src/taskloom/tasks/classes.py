@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from taskloom.errors import ConfigError
 from taskloom.tasks.base import Task, read_names
+from taskloom.tasks.class_weights import ClassWeights, check_class_weights
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Multiclass(Task):
     Args:
         classes: The class labels as they stand in the data, in code order, or their number (then "0".."C-1").
             Where they are not given, a reader finds them in the data; until then there is no width.
+        class_weights: Of the classes in the loss, whose mean they weigh as `torch.nn.CrossEntropyLoss` does:
+            "balanced", `{name: weight}` (1 for the others), or one each. `TaskSet.fit` makes numbers of them,
+            from training labels.
 
     Raises:
         ConfigError: One class only; or `width` and `class_names` are asked for before the classes are known.
@@ -68,6 +72,7 @@ class Multiclass(Task):
     """
 
     classes: tuple[str, ...] | int = ()
+    class_weights: ClassWeights = field(default=(), kw_only=True)
 
     kind: ClassVar[str] = "multiclass"
     known_metrics: ClassVar[tuple[str, ...]] = (
@@ -88,6 +93,15 @@ class Multiclass(Task):
                 f"tasks.{self.name}.classes: a multiclass task needs two classes or more, found {len(names)}."
             )
         object.__setattr__(self, "classes", names)
+        check_class_weights(self.name, self.class_weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        plain = super().to_dict()
+        if not self.class_weights:
+            del plain[
+                "class_weights"
+            ]  # what is declared without them stays what it was before there were any
+        return plain
 
     @property
     def width(self) -> int:

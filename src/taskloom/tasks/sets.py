@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from taskloom.errors import ConfigError, did_you_mean
+from taskloom.tasks.class_weights import resolve_class_weights
 from taskloom.tasks.kinds import Binary, Landmarks, Multiclass, Regression, Task, task_from_dict
 
 
@@ -104,12 +105,20 @@ class TaskSet(Mapping[str, Task]):
     def fit(self, labels: Labels) -> TaskSet:
         """Returns a set whose regression and landmark tasks are standardised on the labels that are present.
 
-        Call it with training labels only.
+        Class weights become numbers, "balanced" ones by how often each class is there. Call it with training
+        labels only.
+
+        Raises:
+            ConfigError: Class weights that do not fit the classes.
         """
         fitted = []
         for name, task in self._tasks.items():
             if isinstance(task, Regression | Landmarks) and name in labels.values:
                 task = task.fit(labels.values[name][labels.present[name]])
+            elif isinstance(task, Multiclass) and task.class_weights and name in labels.values:
+                there = labels.values[name][labels.present[name]]
+                weights = resolve_class_weights(name, task.class_weights, task.class_names, there)
+                task = dataclasses.replace(task, class_weights=weights)
             fitted.append(task)
         return TaskSet(*fitted)
 

@@ -176,6 +176,8 @@ class TrainingConfig(Settings):
             "auto" where a third of what is free has room for them, "never" to read the store.
         evaluation_batch: Rows per step of an evaluation.
         threads: CPU threads of PyTorch per process; None leaves them as they are.
+        balanced_sampling: A binary or multiclass task whose classes training rows are drawn by, equally often
+            each, with replacement; cells without the task take every row once.
         test_curves: Whether the test rows that `fit` is given are looked at after every epoch, for curves
             only: they decide nothing. Costs an evaluation an epoch.
 
@@ -202,6 +204,7 @@ class TrainingConfig(Settings):
     resident: Literal["auto", "never"] = "auto"
     evaluation_batch: AtLeastOne = 1024
     threads: AtLeastOne | None = None
+    balanced_sampling: str | None = None
     test_curves: bool = False
 
     @model_validator(mode="before")
@@ -221,7 +224,7 @@ class TrainingConfig(Settings):
     def _without_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A younger setting that is not used is left out: the identity of runs stays what it was."""
         plain: dict[str, Any] = dump(self)
-        for name in ("lr_multipliers", "decay_mixing", "test_curves", "augment"):
+        for name in ("lr_multipliers", "decay_mixing", "balanced_sampling", "test_curves", "augment"):
             if not getattr(self, name):
                 del plain[name]
         if self.resident == "auto":

@@ -97,6 +97,7 @@ def make_shared_loader(
     seed: int = 0,
     drop_last: bool = False,
     pin_memory: bool = True,
+    row_weights: NDArray[np.float64] | None = None,
 ) -> DataLoader[Batch]:
     """Builds this process's share of a loader; `batch_size` counts the rows of all processes together.
 
@@ -113,6 +114,7 @@ def make_shared_loader(
         pin_memory=pin_memory and fabric.device.type == "cuda",
         rank=fabric.global_rank,
         world_size=world_size,
+        row_weights=row_weights,
     )
     # Left to itself a loader draws from the global generator, once or every epoch depending on its workers:
     # a resumed run would draw once more than the run that was never killed.

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from taskloom.balancing import Balancer, WeightedSum
 from taskloom.coupling import Coupling
+from taskloom.data.balanced_rows import balanced_weights
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
 from taskloom.data.resident import ResidentWindows, placed
 from taskloom.errors import DataError, TrainingError
@@ -125,6 +126,8 @@ class Trainer:
         self.optimizer: Any = optimizer
         self.wrap(self.model, optimizer)
         self.schedule = make_schedule(optimizer, config)
+        task = config.balanced_sampling
+        self.row_weights = None if task is None else balanced_weights(run.train.labels, run.train.tasks, task)
         self.train_loader = self.loader_of(run.train)
         self.validation_loader = self.loader_of(run.validation, training=False)
         self.test_loader = None if run.test is None else self.loader_of(run.test, training=False)
@@ -302,6 +305,7 @@ class Trainer:
             shuffle=training,
             seed=self.run.seed if training else 0,
             drop_last=config.drop_last and training,
+            row_weights=self.row_weights if training else None,
         )
 
     # -- one epoch
