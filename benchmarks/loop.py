@@ -38,7 +38,8 @@ from taskloom.sharing import MultiTaskNetwork
 from taskloom.training import EarlyStopping, TrainingConfig
 from taskloom.training.devices import make_fabric
 from taskloom.training.reproducibility import reproducible
-from taskloom.training.trainer import Run, Trainer
+from taskloom.training.run import Run
+from taskloom.training.trainer import Trainer
 
 Named = dict[str, Tensor]
 Loss = Callable[[Named, Named, Named], Tensor]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork
     from taskloom.training.callbacks import Callback
     from taskloom.training.config import TrainingConfig
-    from taskloom.training.trainer import Run
+    from taskloom.training.run import Run
 
 
 def check_callbacks(run: Run) -> None:

@@ -17,7 +17,8 @@ from taskloom.training.devices import make_fabric
 from taskloom.training.history import History
 from taskloom.training.processes import in_processes
 from taskloom.training.reproducibility import reproducible
-from taskloom.training.trainer import Run, train_run
+from taskloom.training.run import Run
+from taskloom.training.trainer import train_run
 
 if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork

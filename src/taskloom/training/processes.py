@@ -40,7 +40,7 @@ from taskloom.training.reproducibility import reproducible
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from taskloom.training.trainer import Run
+    from taskloom.training.run import Run
 
 # Fabric announces every process on standard error. The loggers are named one by one, because importing Fabric
 # sets the level of the logger above them, and in a spawned process that may come later than this.

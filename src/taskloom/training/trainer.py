@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from taskloom.balancing import Balancer, WeightedSum
-from taskloom.coupling import Coupling
 from taskloom.data.balanced_rows import balanced_weights
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
 from taskloom.data.resident import ResidentWindows, placed
@@ -21,8 +17,7 @@ from taskloom.errors import DataError, TrainingError
 from taskloom.losses import SumCount, weighted
 from taskloom.training.augmentation import Augmentation
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
-from taskloom.training.changes import follow, let_change, more_changes
-from taskloom.training.config import TrainingConfig
+from taskloom.training.changes import let_change, more_changes
 from taskloom.training.coupled import CoupledLosses, without_rows
 from taskloom.training.devices import PeakMemory
 from taskloom.training.evaluation import epoch_metrics, predict
@@ -35,7 +30,6 @@ from taskloom.training.optimizers import (
     unused_lr_multipliers,
 )
 from taskloom.training.processes import (
-    gather_objects,
     gather_rows,
     has_rows,
     join_processes,
@@ -43,61 +37,15 @@ from taskloom.training.processes import (
     make_shared_loader,
     share_buffers,
 )
-from taskloom.training.reproducibility import random_states, seed_everything, set_random_states
+from taskloom.training.reproducibility import seed_everything, set_random_states
 from taskloom.training.resume import Checkpoints
+from taskloom.training.run import Run
+from taskloom.training.run_state import save_state, take_up
 from taskloom.training.turns import Turns
 from taskloom.training.watch import LossWatch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-    from taskloom.sharing.network import MultiTaskNetwork
-
-
-_DECIDE_NOTHING = {"num_workers", "evaluation_batch", "resident"}
-"""How rows are fetched: a run may go on with others."""
-
-
-@dataclass
-class Run:
-    """Everything `fit` was given; what travels to the processes of a run that has several."""
-
-    model: MultiTaskNetwork
-    train: TaskDataset
-    validation: TaskDataset
-    config: TrainingConfig
-    seed: int = 0
-    folder: Path | None = None
-    callbacks: list[Callback] = field(default_factory=list)
-    balancer: Balancer = field(default_factory=WeightedSum)
-    coupling: Coupling | None = None
-    resume: bool = True
-    notes: list[str] = field(default_factory=list)
-    test: TaskDataset | None = None
-
-    @property
-    def name(self) -> str:
-        """What error messages call the run."""
-        return f"run {self.folder.name}" if self.folder else "this run"
-
-    def settings(self) -> dict[str, Any]:
-        """What a checkpoint must agree on with a run that goes on from it."""
-        return {
-            "training": self.config.model_dump(
-                mode="json", exclude={"num_workers", "evaluation_batch", "resident"}
-            ),
-            "seed": self.seed,
-            "tasks": {name: _plain(task.to_dict()) for name, task in self.model.tasks.items()},
-            "balancer": type(self.balancer).__name__,
-            "weights": {task: self.balancer.weight(task) for task in self.model.tasks},
-            "balancing": _plain(self.balancer.settings()),
-            "callbacks": [type(callback).__name__ for callback in self.callbacks],
-            "callback_settings": [_plain(callback.settings()) for callback in self.callbacks],
-            # Left out where there is none: a checkpoint without is what it was before there were any.
-            **({"coupling": _plain(self.coupling.settings())} if self.coupling else {}),
-            "parameters": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
-            "rows": {"train": len(self.train), "validation": len(self.validation)},
-        }
 
 
 def train_run(fabric: Fabric, run: Run, bar: ProgressBar | None = None) -> History:
@@ -171,7 +119,7 @@ class Trainer:
 
     def train(self) -> History:
         """Trains from the checkpoint, or from the start, to the end."""
-        states = self.take_up()
+        states = take_up(self)
         try:
             return self.train_on(states)
         finally:
@@ -190,7 +138,7 @@ class Trainer:
                 self.train_epoch(len(history) + 1)
                 history.peak_memory_bytes = max(history.peak_memory_bytes, memory.bytes())
                 history.peak_memory_of = memory.of
-                self.save()
+                save_state(self)
         self.best.load_into(self.model)
         self.model.eval()
         if self.state.epoch:
@@ -423,59 +371,3 @@ class Trainer:
                 "best epoch can be chosen; validation needs labels of a main task (an AUC: of both classes)."
             )
         return sum(found) if self.config.monitor == "loss" else sum(found) / len(found)
-
-    # -- what is on disk
-
-    def save(self) -> None:
-        """Writes the checkpoint of the epoch that just ended; one process writes for all."""
-        random = gather_objects(self.fabric, random_states())
-        if self.checkpoints is None or not self.fabric.is_global_zero:
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.state.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict() if self.schedule else {},
-            "precision": self.fabric.strategy.precision.state_dict(),
-            "balancer": self.balancer.state_dict(),
-            "callbacks": [callback.state_dict() for callback in self.run.callbacks],
-            "freezing": self.state.freezing.state_dict(),
-            "random": random,
-            "history": self.state.history.to_dict(),
-        }
-        self.checkpoints.save(state, self.best)
-
-    def take_up(self) -> Mapping[str, Any] | None:
-        """Puts everything as it stood in the checkpoint, if there is one; the random states to start with."""
-        if self.checkpoints is None:
-            return None
-        if not self.run.resume:
-            self.fabric.barrier()
-            if self.fabric.is_global_zero:
-                self.checkpoints.delete()
-            return None
-        if not self.checkpoints.exist():
-            return None
-        state = self.checkpoints.load(self.best)
-        self.model.load_state_dict(state["model"])
-        follow(self)
-        # First: it takes parameters out of the optimiser, which then has no state for them.
-        self.state.freezing.load_state_dict(state["freezing"])
-        self.state.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule:
-            self.schedule.load_state_dict(state["schedule"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.balancer.load_state_dict(state["balancer"])
-        for callback, kept in zip(self.run.callbacks, state["callbacks"], strict=True):
-            callback.load_state_dict(kept)
-        history = self.state.history = History.from_dict(state["history"])
-        if not history.finished:
-            history.resumed_after.append(len(history))
-        states: Mapping[str, Any] = state["random"][self.fabric.global_rank]
-        return states
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as they come back from a checkpoint's comparison."""
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    return value

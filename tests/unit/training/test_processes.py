@@ -14,7 +14,7 @@ from _training import TASKS, TinyNetwork, rows_with_holes
 from taskloom.errors import DataError, MissingExtraError, TaskloomError, TrainingError
 from taskloom.training import History, TrainingConfig, fit
 from taskloom.training.processes import FilledShares, in_processes
-from taskloom.training.trainer import Run
+from taskloom.training.run import Run
 
 SETTINGS = {
     "epochs": 3,
