@@ -394,6 +394,21 @@ def opportunity(
 
 @simulate_app.command()
 @_guarded
+def digits(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)],
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")] = False,
+) -> None:
+    """Write scikit-learn's digits as a table: pixels, the digit, and its seven segments."""
+    from taskloom.data.simulate.digits import simulate_digits
+    from taskloom.study.runner import writable
+
+    with writable(folder):
+        simulate_digits(folder, if_missing=if_missing)
+    say(f"wrote digits.csv and segments.csv in {folder}")
+
+
+@simulate_app.command()
+@_guarded
 def deap(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)],
     people: Annotated[int, typer.Option("--people", help="Number of people.")] = 4,

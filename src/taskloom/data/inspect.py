@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taskloom.data.batch import DataSplits, TaskDataset
+from taskloom.data.relabelled import original
 from taskloom.data.windows import WindowDataset
 from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task
 
@@ -207,6 +208,7 @@ def _pairs() -> Iterator[tuple[str, str]]:
 def _find_leaks(parts: dict[str, Any]) -> tuple[list[Leak], list[str]]:
     leaks: list[Leak] = []
     unchecked: list[str] = []
+    parts = {part: original(dataset) for part, dataset in parts.items()}
     names = {part: found for part, d in parts.items() if (found := _group_names(d)) is not None}
     if len(names) == len(parts):
         for first, second in _pairs():

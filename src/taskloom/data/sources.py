@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from taskloom.data.batch import DataSplits
+from taskloom.data.label_removal import SETTING, remove_labels
 from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.registry import Registry
 from taskloom.tasks import TaskSet, task_from_dict
@@ -88,13 +89,20 @@ def load(
 ) -> DataSplits:
     """Loads data by reader name; see `SourceLoader` for the arguments.
 
+    Beside a source's own settings, `remove_labels` empties training labels on purpose, whatever the source;
+    see `taskloom.data.label_removal`.
+
     Example:
         >>> load("tabel", {}, {}, {}, stores=Path("stores"))
         Traceback (most recent call last):
             ...
         taskloom.errors.ConfigError: `tabel` is not a known data reader. Did you mean `table`? ...
     """
-    return find_source(name)(settings, tasks, split, seed=seed, folder=folder, stores=stores)
+    source = find_source(name)
+    removal = settings.get(SETTING)
+    own = {key: value for key, value in settings.items() if key != SETTING}
+    splits = source(own, tasks, split, seed=seed, folder=folder, stores=stores)
+    return splits if removal is None else remove_labels(splits, removal, seed=seed)
 
 
 def resolve_tasks(tasks: TaskSettings, known_classes: Mapping[str, Sequence[str]]) -> TaskSet:
