@@ -65,7 +65,11 @@ def curves(data: ReportData, task: TaskRow) -> str:
         return svg(figure, f"Validation curves of {task.name}")
 
 
-def mixing_heatmaps(mixing: Mixing) -> str:
+def mixing_heatmaps(
+    mixing: Mixing,
+    named: str = "after {}",
+    about: str = "Mixing matrices by depth: rows receive, columns give",
+) -> str:
     """The mixing matrices of one cell by depth; rows receive, columns give. Returns SVG."""
     names, count = list(mixing.matrices), len(mixing.matrices)
     size = max(1.5, 0.42 * len(mixing.tasks) + 0.9)
@@ -76,8 +80,8 @@ def mixing_heatmaps(mixing: Mixing) -> str:
         for index, (axes, name) in enumerate(zip(panels, names, strict=True)):
             matrix = np.asarray(mixing.matrices[name], dtype=float)
             _draw_heatmap(axes, matrix, mixing.tasks, limit, with_rows=index == 0)
-            axes.set_title(f"after {name}", fontsize=9)
-        return svg(figure, "Mixing matrices by depth: rows receive, columns give")
+            axes.set_title(named.format(name), fontsize=9)
+        return svg(figure, about)
 
 
 def mixing_over_time(mixing: Mixing) -> str:
