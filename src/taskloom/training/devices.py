@@ -60,7 +60,8 @@ def make_fabric(config: TrainingConfig) -> tuple[Fabric, list[str]]:
     """
     # Importing Fabric takes seconds, and most commands do not train.
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    from taskloom.training.spawning import SpawnedProcesses
 
     accelerator, note = choose_device(config.device)
     if accelerator == "cpu" and config.precision == "16-mixed":
@@ -77,7 +78,7 @@ def make_fabric(config: TrainingConfig) -> tuple[Fabric, list[str]]:
         devices=config.devices,
         precision=_PRECISIONS[config.precision],
         # Spawned processes share nothing with this one: forking after autograd or CUDA has run is not safe.
-        strategy=DDPStrategy(start_method="spawn") if config.devices > 1 else "auto",
+        strategy=SpawnedProcesses() if config.devices > 1 else "auto",
     )
     return fabric, [note] if note else []
 

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader
 
 import taskloom.errors
 from taskloom.balancing import Balancer, Processes
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset, make_loader
-from taskloom.errors import TaskloomError
+from taskloom.errors import TaskloomError, TrainingError
 from taskloom.losses import SumCount
 from taskloom.tasks import Labels, TaskSet
 from taskloom.training.checkpoints import load_checkpoint, save_checkpoint
@@ -211,12 +211,19 @@ def in_processes(fabric: Fabric, run: Run, train_run: Callable[[Fabric, Run], Hi
 
     Raises:
         TaskloomError: What the first process to fail raised.
+        TrainingError: A process was ended from outside, for want of memory for example.
     """
-    with tempfile.TemporaryDirectory(prefix="taskloom-") as exchange:
+    from taskloom.training.spawning import SpawnedProcesses, without_a_port
+
+    with tempfile.TemporaryDirectory(prefix="taskloom-") as exchange, without_a_port():
+        assert isinstance(fabric.strategy, SpawnedProcesses)
+        fabric.strategy.meeting = Path(exchange) / "meeting"
         try:
             fabric.launch(partial(_in_one_process, run=run, train_run=train_run, exchange=Path(exchange)))
         except ProcessRaisedException as error:
             raise _error_of(Path(exchange)) or error from error
+        except ProcessExitedException as error:
+            raise _error_of(Path(exchange)) or _ended(run, error) from error
         result = load_checkpoint(Path(exchange) / _RESULT)
     run.model.load_state_dict(result["model"])
     run.model.eval()
@@ -229,6 +236,8 @@ def in_processes(fabric: Fabric, run: Run, train_run: Callable[[Fabric, Run], Hi
 def _in_one_process(
     fabric: Fabric, run: Run, train_run: Callable[[Fabric, Run], History], exchange: Path
 ) -> None:
+    from taskloom.training.spawning import part
+
     # Tensors arrive in memory that all processes share. The data may stay there; what is written to may not.
     run.model, run.balancer, run.callbacks = copy.deepcopy((run.model, run.balancer, run.callbacks))
     try:
@@ -251,6 +260,18 @@ def _in_one_process(
                 "history": history.to_dict(),
             },
         )
+    part()
+
+
+def _ended(run: Run, error: ProcessExitedException) -> TrainingError:
+    """What is said of a process that ended without an error of its own."""
+    how = error.signal_name or f"exit code {error.exit_code}"
+    why = " (the system does that where memory runs out)" if how == "SIGKILL" else ""
+    then = "it goes on from its last whole epoch" if run.folder else "it begins anew"
+    return TrainingError(
+        f"{run.name}: process {error.error_index + 1} of {run.config.devices} was ended by {how}{why}; "
+        f"started again, {then}."
+    )
 
 
 def _error_of(exchange: Path) -> TaskloomError | None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import ProcessRaisedException
+from lightning_fabric.accelerators import CPUAccelerator
+from lightning_fabric.plugins.environments import LightningEnvironment
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from _training import TASKS, TinyNetwork, rows_with_holes
 from taskloom.errors import DataError, MissingExtraError, TaskloomError, TrainingError
 from taskloom.training import History, TrainingConfig, fit
 from taskloom.training.processes import FilledShares, in_processes
 from taskloom.training.run import Run
+from taskloom.training.spawning import SpawnedProcesses
 
 SETTINGS = {
     "epochs": 3,
@@ -63,6 +67,7 @@ def test_an_error_in_a_process_arrives_as_itself(kind: type[TaskloomError]) -> N
         """What Fabric does with a process that fails, without the process."""
 
         global_rank = 1
+        strategy = SpawnedProcesses()
 
         def launch(self, function: Callable[[Any], None]) -> None:
             with pytest.raises(kind):
@@ -77,3 +82,60 @@ def test_an_error_in_a_process_arrives_as_itself(kind: type[TaskloomError]) -> N
     expected = "timm is not installed" if kind is MissingExtraError else "run 3f2a: x became nan"
     with pytest.raises(kind, match=expected):
         in_processes(OneProcess(), run, fails)  # type: ignore[arg-type]
+
+
+def run_of_five_rows(folder: Path | None = None) -> Run:
+    rows = rows_with_holes(5, seed=1)
+    return Run(TinyNetwork(), rows, rows, TrainingConfig(devices=2), folder=folder)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("port", [None, "4711"])
+def test_processes_meet_by_a_file_and_part_before_they_end(
+    port: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ended with its exchange open was aborted now and then, and a port could be taken."""
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    if port:
+        monkeypatch.setenv("MASTER_PORT", port)
+
+    class OneProcess:
+        """What Fabric does, in this process and without any other."""
+
+        global_rank, is_global_zero = 0, True
+        strategy = SpawnedProcesses()
+
+        def launch(self, function: Callable[[Any], None]) -> None:
+            os.environ["MASTER_PORT"] = "1"  # which Fabric chooses, and at which nobody listens
+            self.strategy.parallel_devices = [torch.device("cpu")]
+            self.strategy.accelerator = CPUAccelerator()
+            self.strategy.cluster_environment = LightningEnvironment()
+            self.strategy.setup_environment()
+            assert self.strategy.meeting is not None
+            assert self.strategy.meeting.exists()
+            function(self)
+            assert not torch.distributed.is_initialized()
+
+    def trains(fabric: Any, run: Run) -> History:
+        assert torch.distributed.is_initialized()
+        return History("loss", seed=3)
+
+    assert in_processes(OneProcess(), run_of_five_rows(), trains).seed == 3  # type: ignore[arg-type]
+    assert os.environ.get("MASTER_PORT") == port
+
+
+@pytest.mark.parametrize(
+    ("folder", "then"),
+    [(Path("3f2a"), "run 3f2a: .*it goes on from its last whole epoch"), (None, "this run: .*begins anew")],
+)
+def test_a_process_ended_from_outside_is_said_to_be(folder: Path | None, then: str) -> None:
+    class Killed:
+        strategy = SpawnedProcesses()
+
+        def launch(self, function: Callable[[Any], None]) -> None:
+            raise ProcessExitedException("terminated", 1, 0, -9, signal_name="SIGKILL")
+
+    with pytest.raises(TrainingError, match=then) as told:
+        in_processes(Killed(), run_of_five_rows(folder), None)  # type: ignore[arg-type]
+    assert "process 2 of 2 was ended by SIGKILL (the system does that where memory runs out)" in str(
+        told.value
+    )
