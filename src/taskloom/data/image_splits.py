@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import DataSplits
+from taskloom.data.equal_images import equal_images, equal_images_found
 from taskloom.data.image_store import ImageDataset, ImageStandardization, ImageStore
 from taskloom.data.table_source import LabelledTable
 from taskloom.data.tables import Table
@@ -48,8 +49,10 @@ def split_images(
     """
     table = labelled.table
     labels, moved = moved_landmarks(labelled.labels[torch.from_numpy(store.rows)], labelled.tasks, store)
-    parts, found, warnings = labelled.split(store.rows, labels, seed=seed)
-    notes = [*notes, *moved, *found]
+    equal = equal_images(store.images)
+    parts, found, warnings = labelled.split(store.rows, labels, seed=seed, equal=equal)
+    equal_notes, leaks = equal_images_found(equal, parts, drawn=labelled.rule.column is None)
+    notes, warnings = [*notes, *moved, *found, *equal_notes], [*warnings, *leaks]
     if store.unreadable:
         notes.append(f"{len(store.unreadable)} of {len(table)} images could not be read and were left out.")
     about = labelled.about(reader, labels, parts, notes, warnings, sources=sources)

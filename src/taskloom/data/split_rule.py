@@ -13,6 +13,7 @@ _NOT_DRAWN_BY_GROUP = ("time", "files", "within_person", "blocks", "thesis-002-s
 
 PART_NAMES = ("train", "validation", "test")
 SHARED_GROUPS = ("refused", "allowed")
+DUPLICATES = ("together", "apart")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class SplitRule:
         seed: Seed of a drawn split; the caller's where None.
         shared_groups: Whether groups that the data declare may stand on two sides of a rule that does not
             keep them together: "refused" (also where None) or "allowed", with a warning.
+        duplicates: Of images: "together" keeps those that are equal in every pixel on one side of a drawn
+            split; "apart" (also where None) lets them fall where they may, and the report counts them.
 
     Raises:
         ConfigError: Settings out of range or that contradict each other.
@@ -50,6 +53,7 @@ class SplitRule:
     stratify: str | None = None
     seed: int | None = None
     shared_groups: str | None = None
+    duplicates: str | None = None
 
     def __post_init__(self) -> None:
         if not self.by or not isinstance(self.by, str):
@@ -70,6 +74,15 @@ class SplitRule:
         if self.shared_groups not in (None, *SHARED_GROUPS):
             raise ConfigError(
                 f"split.shared_groups: {' or '.join(SHARED_GROUPS)} expected, found {self.shared_groups!r}."
+            )
+        if self.duplicates not in (None, *DUPLICATES):
+            raise ConfigError(
+                f"split.duplicates: {' or '.join(DUPLICATES)} expected, found {self.duplicates!r}."
+            )
+        if self.duplicates == "together" and not drawn:
+            raise ConfigError(
+                "split.duplicates: `together` is for rows or groups that are drawn, and here the data name the "
+                "parts; leave it out, and the report counts the equal images."
             )
         self._check_parts()
         self._check_folds()

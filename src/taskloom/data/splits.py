@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from taskloom.data.equal_images import joined_units
 from taskloom.data.grouping import GROUPINGS, group_names
 from taskloom.data.shuffled_windows import (
     BLOCKS,
@@ -110,6 +111,7 @@ def split_windows(
             test that train never shows, a task that train has no label of.
         ConfigError: The rule is unknown or does not fit a store.
     """
+    _check_duplicates(rule, None)
     known = [*RULES, *named_rules, *windows.store.label_names]
     if rule.by == SHUFFLED_WINDOWS and rule.by in named_rules:
         return _shuffled(windows, rule, seed if rule.seed is None else rule.seed)
@@ -172,7 +174,14 @@ def _shuffled(windows: WindowDataset, rule: SplitRule, seed: int) -> Parts:
     return parts
 
 
-def split_rows(num_rows: int, columns: Mapping[str, ArrayLike], rule: SplitRule, *, seed: int) -> Parts:
+def split_rows(
+    num_rows: int,
+    columns: Mapping[str, ArrayLike],
+    rule: SplitRule,
+    *,
+    seed: int,
+    equal: NDArray[np.int64] | None = None,
+) -> Parts:
     """Splits the rows of a table by a rule and verifies the result; call `check_classes` with the labels.
 
     Args:
@@ -180,11 +189,14 @@ def split_rows(num_rows: int, columns: Mapping[str, ArrayLike], rule: SplitRule,
         columns: Columns that the rule may name, each [N]; `by` any of them keeps equal values on one side.
         rule: The rule: `rows`, `column`, or the name of a column.
         seed: Decides what is drawn, unless the rule has a seed of its own.
+        equal: Code of every row's input, [N]; rows of one code stay on one side where the rule says
+            `duplicates: together`.
 
     Raises:
         DataError: An unknown or incomplete column, an empty part, a group on two sides.
-        ConfigError: A rule that is for recordings.
+        ConfigError: A rule that is for recordings, or for images where there are none.
     """
+    _check_duplicates(rule, equal)
     seed = seed if rule.seed is None else rule.seed
     if rule.by in ("time", "files", "within_person", BLOCKS) and rule.by not in columns:
         raise ConfigError(f"split.by: `{rule.by}` is for recordings; a table has rows, a column or `column`.")
@@ -198,12 +210,20 @@ def split_rows(num_rows: int, columns: Mapping[str, ArrayLike], rule: SplitRule,
             np.array(values)[codes], rule, seed, np.arange(num_rows) if groups is None else groups
         )
     else:
-        parts = _drawn(np.arange(num_rows) if groups is None else groups, rule, seed, strata, rule.by)
+        units = np.arange(num_rows) if groups is None else groups
+        if rule.duplicates == "together" and equal is not None:
+            units = joined_units(units, equal)
+        parts = _drawn(units, rule, seed, strata, rule.by)
     check_not_empty(parts, f"`by: {rule.by}`")
     verify_disjoint(parts)
     if groups is not None:
         verify_groups(groups, names, parts, by=rule.by, column=rule.column)
     return parts
+
+
+def _check_duplicates(rule: SplitRule, equal: NDArray[np.int64] | None) -> None:
+    if rule.duplicates is not None and equal is None:
+        raise ConfigError("split.duplicates: is for images, whose pixels are compared; leave it out.")
 
 
 def split_by_time(windows: WindowDataset, *, test: float, validation: float, gap_samples: int = 0) -> Parts:

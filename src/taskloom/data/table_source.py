@@ -64,7 +64,12 @@ class LabelledTable:
         return tuple(name for name in self.table.columns if name in names)
 
     def split(
-        self, rows: NDArray[np.int64], labels: Labels, *, seed: int
+        self,
+        rows: NDArray[np.int64],
+        labels: Labels,
+        *,
+        seed: int,
+        equal: NDArray[np.int64] | None = None,
     ) -> tuple[Parts, list[str], list[str]]:
         """Splits rows of the table and verifies the split.
 
@@ -72,6 +77,7 @@ class LabelledTable:
             rows: The rows of the table that are used, [N].
             labels: Their labels.
             seed: Decides what is drawn.
+            equal: Code of every row's input, for `duplicates: together`; see `split_rows`.
 
         Returns:
             Positions in `rows` per part, notes on what a reader of the results should know, and warnings.
@@ -80,7 +86,7 @@ class LabelledTable:
             DataError: A class in test that train never shows; a group on two sides, unless the rule allows
                 shared groups.
         """
-        parts = split_rows(len(rows), _Columns(self, rows), self.rule, seed=seed)
+        parts = split_rows(len(rows), _Columns(self, rows), self.rule, seed=seed, equal=equal)
         warnings = self._check_groups(rows, parts)
         check_classes(labels, self.tasks, parts)
         without = int((~any_present(labels)).sum())

@@ -29,6 +29,7 @@ def vgg5(
     *,
     filters: Sequence[int] = (16, 16, 32, 32, 64),
     kernel: int = 3,
+    batch_norm: bool = False,
     **images: Unpack[ImageSettings],
 ) -> Encoder:
     """One stage per block, `conv_0` to `conv_4`: a convolution with ReLU, then 2 x 2 max pooling.
@@ -40,6 +41,7 @@ def vgg5(
         input_shape: (3, H, W); any number of colours and any size of at least 2 ** blocks.
         filters: Filters of each block.
         kernel: Side of each kernel in pixels; odd.
+        batch_norm: Batch normalisation between pooling and ReLU, which the thesis does not have.
         **images: See `taskloom.encoders.image_encoder.ImageOptions`.
 
     Raises:
@@ -57,7 +59,7 @@ def vgg5(
 
     def stages(shape: tuple[int, int, int]) -> dict[str, LayersFactory]:
         return {
-            f"conv_{index}": partial(_block, num_inputs, num_filters, side)
+            f"conv_{index}": partial(_block, num_inputs, num_filters, side, batch_norm)
             for index, (num_inputs, num_filters) in enumerate(
                 zip((shape[0], *widths[:-1]), widths, strict=True)
             )
@@ -121,9 +123,13 @@ def mtfl_cnn(
 _MTFL_KERNELS = (5, 3, 3, 2)
 
 
-def _block(num_inputs: int, num_filters: int, kernel: int) -> OrderedDict[str, nn.Module]:
-    convolution = nn.Conv2d(num_inputs, num_filters, kernel, padding=kernel // 2)
+def _block(num_inputs: int, num_filters: int, kernel: int, batch_norm: bool) -> OrderedDict[str, nn.Module]:
+    convolution = nn.Conv2d(num_inputs, num_filters, kernel, padding=kernel // 2, bias=not batch_norm)
     glorot_start(convolution)
+    if batch_norm:
+        return OrderedDict(
+            {"0": convolution, "1": nn.MaxPool2d(2), "norm": nn.BatchNorm2d(num_filters), "2": nn.ReLU()}
+        )
     # Pooling before ReLU gives the same values and gradients, for a quarter of the work.
     return OrderedDict({"0": convolution, "1": nn.MaxPool2d(2), "2": nn.ReLU()})
 
