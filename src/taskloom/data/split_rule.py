@@ -81,8 +81,8 @@ class SplitRule:
             )
         if self.duplicates == "together" and not drawn:
             raise ConfigError(
-                "split.duplicates: `together` is for rows or groups that are drawn, and here the data name the "
-                "parts; leave it out, and the report counts the equal images."
+                "split.duplicates: `together` is for rows or groups that are drawn, and here the data name "
+                "the parts; leave it out, and the report counts the equal images."
             )
         self._check_parts()
         self._check_folds()

@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from taskloom.metrics.base import METRICS, Floats, Metric, Rows, Summary, ratio, sum_by_group, weighted_total
 from taskloom.tasks import Landmarks, Task
+from taskloom.tasks.values import EYES
 
 
 def row_errors(task: Landmarks, rows: Rows) -> Floats:
     """Error of each row, [M]: mean over its present points of distance / reference length.
 
-    The reference is the task's: a length, the distance between two of the row's points, or the square root of
-    the area of the box around its present points (report 004 divides by the width of a
-    detected face; where no detector is asked, the labelled points themselves span the box).
+    The reference is the task's: a length, the distance between two of the row's points, or the width or the
+    square root of the area of the box around its present points. Report 004 (section 4.2) divides by "the
+    boundary box width": of the face it cuts where a length is given, of the labelled points with `box_width`.
 
     Returns:
         NaN for rows without a present point, and for rows whose reference is missing or 0.
@@ -32,15 +33,18 @@ def row_errors(task: Landmarks, rows: Rows) -> Floats:
 
 def _reference_lengths(task: Landmarks, points: Floats, present: NDArray[np.bool_]) -> Floats:
     """Length of one unit of error per row, pixels, [M]; 0 where it cannot be told."""
-    if task.reference == "box":
+    if task.reference in ("box", "sqrt_area", "box_width"):
         shown = present[:, :, None]
         lowest = np.where(shown, points, np.inf).min(axis=1)
         highest = np.where(shown, points, -np.inf).max(axis=1)
         sides = np.where(present.any(axis=1, keepdims=True), highest - lowest, 0.0)
-        lengths: Floats = np.sqrt(sides.prod(axis=1))
+        lengths: Floats = sides[:, 0] if task.reference == "box_width" else np.sqrt(sides.prod(axis=1))
         return lengths
-    if isinstance(task.reference, tuple):
-        first, second = task.reference
+    pair = task.reference
+    if pair == "inter_ocular":
+        pair = (task.class_names.index(EYES[0]), task.class_names.index(EYES[1]))
+    if isinstance(pair, tuple):
+        first, second = pair
         apart = np.linalg.norm(points[:, first] - points[:, second], axis=1)
         return np.where(present[:, first] & present[:, second], apart, 0.0)
     return np.full(len(points), float(task.reference))
@@ -90,5 +94,22 @@ class FailureRate(_LandmarkMetric):
         return (errors > task.threshold).astype(np.float64)
 
 
-for _metric in (LandmarkError(), FailureRate()):
+class FailureRate5(_LandmarkMetric):
+    """Share of rows whose normalised mean error is above 5 % (report 004, section 4.2)."""
+
+    name = "failure_rate_5"
+    threshold: ClassVar[float] = 0.05
+
+    def _averaged(self, task: Landmarks, errors: Floats) -> Floats:  # noqa: ARG002
+        return (errors > self.threshold).astype(np.float64)
+
+
+class FailureRate10(FailureRate5):
+    """Share of rows whose normalised mean error is above 10 % (Zhang et al. 2014)."""
+
+    name = "failure_rate_10"
+    threshold: ClassVar[float] = 0.1
+
+
+for _metric in (LandmarkError(), FailureRate(), FailureRate5(), FailureRate10()):
     METRICS.register(_metric.name)(_metric)

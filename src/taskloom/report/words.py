@@ -21,8 +21,10 @@ METRIC_NAMES = {
     "r2": "R²",
     "landmark_error": "landmark error",
     "failure_rate": "failure rate",
+    "failure_rate_5": "failure rate at 5 %",
+    "failure_rate_10": "failure rate at 10 %",
 }
-_PERCENT = {"accuracy", "balanced_accuracy", "failure_rate"}
+_PERCENT = {"accuracy", "balanced_accuracy", "failure_rate", "failure_rate_5", "failure_rate_10"}
 MINUS = "−"
 _MOST_FURTHER_DECIMALS = 9
 

@@ -22,14 +22,14 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing import ARCHITECTURES
 from taskloom.study.choices import Choice, balancing_choices, callback_choices, human
-from taskloom.study.config import Study, digest
+from taskloom.study.config import HeadSettings, Study, digest
 from taskloom.study.couplings import describe_coupling, read_coupling
 from taskloom.study.extras import training_of
 from taskloom.study.groupings import read_task_sets, with_groupings, with_main_tasks
@@ -93,7 +93,8 @@ class Cell:
     def id(self) -> str:
         """Short hash of the settings; it does not change when other cells come or go."""
         if self.architecture == SINGLE_TASK:
-            return SINGLE_TASK if self.head is None else f"{SINGLE_TASK} {digest(self.head)[:6]}"
+            own = self.head if self.encoder is None else {"head": self.head, "encoder": self.encoder}
+            return SINGLE_TASK if own is None else f"{SINGLE_TASK} {digest(own)[:6]}"
         return digest(self.resolved())[:10]
 
     def resolved(self) -> dict[str, Any]:
@@ -117,19 +118,39 @@ class Cell:
         }
 
 
-def baseline_forms(study: Study) -> list[tuple[str, dict[str, Any] | None, bool]]:
-    """Returns the forms of training alone: name, head (None for the study's own), whether it is judged by."""
-    settings = study.config.baseline
-    if settings.forms:
-        judged = settings.judge or next(iter(settings.forms))
-        given = [(name, head, name == judged) for name, head in settings.forms.items()]
-    else:
-        given = [("", settings.head or study.config.head, True)]
-    usual = study.config.head
-    return [
-        (name, None if head == usual else head.model_dump(mode="json", exclude_defaults=True), judged)
-        for name, head, judged in given
-    ]
+class BaselineForm(NamedTuple):
+    """A form of training alone: its name, whether it is judged by, what it has in place of the study's."""
+
+    name: str
+    judged: bool
+    head: dict[str, Any] | None
+    encoder: dict[str, Any] | None
+
+    def cell(self, name: str, tasks: tuple[str, ...], training: TrainingConfig) -> Cell:
+        """The cell that trains these tasks so."""
+        return Cell(name, SINGLE_TASK, {}, tasks, training, head=self.head, encoder=self.encoder)
+
+
+def baseline_forms(study: Study) -> list[BaselineForm]:
+    """Returns the forms of training alone."""
+    settings, usual = study.config.baseline, study.config.head
+
+    def own(head: HeadSettings) -> dict[str, Any] | None:
+        return None if head == usual else head.model_dump(mode="json", exclude_defaults=True)
+
+    if not settings.forms:
+        return [BaselineForm("", True, own(settings.head or usual), None)]
+    judged = settings.judge or next(iter(settings.forms))
+    with located(study.document):
+        return [
+            BaselineForm(
+                name,
+                name == judged,
+                own(form.head),
+                own_encoder(form.encoder, study, ("baseline", "forms", name, "encoder")),
+            )
+            for name, form in settings.forms.items()
+        ]
 
 
 def baselines(study: Study) -> list[Cell]:
@@ -143,15 +164,12 @@ def baselines(study: Study) -> list[Cell]:
     known = study.config.tasks
     usual = study.config.training.with_settings(lr_multipliers={})
     return [
-        Cell(
-            f"{task} alone{f', {name}' if name else ''}",
-            SINGLE_TASK,
-            {},
+        form.cell(
+            f"{task} alone{f', {form.name}' if form.name else ''}",
             (task,),
             training_of(usual, known, (task,), ("training",)),
-            head=head,
         )
-        for name, head, _ in baseline_forms(study)
+        for form in baseline_forms(study)
         for task, settings in study.config.tasks.items()
         if settings.get("role", "main") == "main" or study.config.baseline.auxiliary
     ]

@@ -69,6 +69,22 @@ class ReportSettings(_Settings):
     loess_span: float = Field(default=0.75, gt=0, le=1)
 
 
+class FormSettings(HeadSettings):
+    """A form of training alone: the settings of its heads, and of its encoder where that differs too.
+
+    Args:
+        encoder: Settings in place of the study's, such as `{shared_layers: []}` for a read-out of the
+            backbone itself.
+    """
+
+    encoder: dict[str, Any] | None = None
+
+    @property
+    def head(self) -> HeadSettings:
+        """The heads alone."""
+        return HeadSettings.model_validate(self.model_dump(exclude={"encoder"}))
+
+
 class BaselineSettings(_Settings):
     """The `baseline` section: what training a task alone means, with which cells are compared.
 
@@ -77,13 +93,13 @@ class BaselineSettings(_Settings):
 
     Args:
         head: Heads of single-task networks, in place of the study's.
-        forms: Several forms by name, each the settings of its heads; all are run.
+        forms: Several forms by name, each the settings of its heads and, if wanted, `encoder`; all are run.
         judge: The form that gains and verdicts are against; the first one where None. The others are shown.
         auxiliary: Whether tasks that are not judged are trained alone too.
     """
 
     head: HeadSettings | None = None
-    forms: dict[str, HeadSettings] = Field(default_factory=dict)
+    forms: dict[str, FormSettings] = Field(default_factory=dict)
     judge: str | None = None
     auxiliary: bool = False
 

@@ -17,7 +17,7 @@ from taskloom.data.inspect import Inspection, TaskLabels, inspect_splits
 from taskloom.errors import ConfigError, DataError
 from taskloom.losses import per_task
 from taskloom.sharing import MultiTaskNetwork
-from taskloom.study.cells import SINGLE_TASK, Cell, baseline_forms
+from taskloom.study.cells import Cell, baseline_forms
 from taskloom.study.companion import companion_request
 from taskloom.study.config import Study
 from taskloom.study.coupled_runs import Coupled, check_in_study
@@ -336,17 +336,23 @@ def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: i
         "title": study.name,
         "repeats": study.config.repeats,
         "cells": [
-            {"id": cell.id, "name": cell.name, "architecture": cell.architecture, "tasks": list(cell.tasks)}
+            {
+                "id": cell.id,
+                "name": cell.name,
+                "architecture": cell.architecture,
+                "settings": cell.settings,
+                "tasks": list(cell.tasks),
+            }
             for cell in cells
             if cell.entry >= 0
         ],
         "baselines": [
             {
-                "id": Cell("", SINGLE_TASK, {}, (), study.config.training, head=head).id,
-                "name": f"alone, {name}" if name else "alone",
-                "judged": judged,
+                "id": form.cell("", (), study.config.training).id,
+                "name": f"alone, {form.name}" if form.name else "alone",
+                "judged": form.judged,
             }
-            for name, head, judged in baseline_forms(study)
+            for form in baseline_forms(study)
         ],
         "jobs": jobs,
         "report": None if study.config.report is None else study.config.report.model_dump(mode="json"),

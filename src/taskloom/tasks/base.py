@@ -27,6 +27,8 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "r2": True,
     "landmark_error": False,
     "failure_rate": False,
+    "failure_rate_5": False,
+    "failure_rate_10": False,
 }
 """Direction of every metric by name; `taskloom.metrics` computes exactly these (a test holds them equal)."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -87,15 +87,22 @@ class Regression(Task):
         return values.squeeze(1) if self.size == 1 else values
 
 
+LandmarkReference = Literal["box", "sqrt_area", "box_width", "inter_ocular"]
+"""Named lengths that errors of landmarks are divided by; see `Landmarks`."""
+EYES = ("left_eye", "right_eye")
+
+
 @dataclass(frozen=True)
 class Landmarks(Task):
     """K points in the plane, each present or missing by itself.
 
     Args:
         points: Names of the points, or their number.
-        reference: What one unit of normalised error is: "box" (square root of the area of the box around
-            the row's present points), a pair of point indices (their distance, for example the eyes), or a
-            length in pixels.
+        reference: What one unit of normalised error is: "box" or "sqrt_area" (square root of the area of the
+            box around the row's present points), "box_width" (that box's width; report 004 and Zhang et al.
+            2014 divide by a width), "inter_ocular" (distance of the points named left_eye and right_eye), a
+            pair of point indices (their distance), or a length in pixels, such as the width of stored
+            images: then the box is the one that faces were cut by.
         center: Subtracted from coordinates before the loss, in pixels.
         scale: Divides them, in pixels; > 0.
         threshold: Rows whose normalised mean error is above it count as failures.
@@ -106,13 +113,18 @@ class Landmarks(Task):
     """
 
     points: tuple[str, ...] | int = ()
-    reference: Literal["box"] | tuple[int, int] | float = "box"
+    reference: LandmarkReference | tuple[int, int] | float = "box"
     center: float = 0.0
     scale: float = 1.0
     threshold: float = 0.1
 
     kind: ClassVar[str] = "landmarks"
-    known_metrics: ClassVar[tuple[str, ...]] = ("landmark_error", "failure_rate")
+    known_metrics: ClassVar[tuple[str, ...]] = (
+        "landmark_error",
+        "failure_rate",
+        "failure_rate_5",
+        "failure_rate_10",
+    )
     known_losses: ClassVar[tuple[str, ...]] = ("mse", "mae", "huber")
 
     def __post_init__(self) -> None:
@@ -132,16 +144,26 @@ class Landmarks(Task):
                     f"found {list(reference)}."
                 )
         elif isinstance(reference, str):
-            if reference != "box":
-                raise ConfigError(
-                    f'tasks.{self.name}.reference: "box", two point indices or a length expected, '
-                    f"found {reference!r}."
-                )
+            self._check_named_reference(reference)
         elif not _is_number(reference) or reference <= 0:
             raise ConfigError(f"tasks.{self.name}.reference: a length above 0 expected, found {reference}.")
         if not _is_number(self.threshold) or self.threshold <= 0:
             raise ConfigError(
                 f"tasks.{self.name}.threshold: a number above 0 expected, found {self.threshold!r}."
+            )
+
+    def _check_named_reference(self, reference: str) -> None:
+        known = get_args(LandmarkReference)
+        if reference not in known:
+            raise ConfigError(
+                f"tasks.{self.name}.reference: {', '.join(known)}, two point indices or a length expected, "
+                f"found {reference!r}."
+            )
+        missing = [eye for eye in EYES if eye not in self.class_names]
+        if reference == "inter_ocular" and missing:
+            raise ConfigError(
+                f"tasks.{self.name}.reference: inter_ocular needs the points {' and '.join(EYES)}, and there "
+                f"is no {missing[0]}; give the indices of the two eyes."
             )
 
     @property

@@ -134,9 +134,14 @@ def test_auc_of_a_multilabel_task_skips_labels_with_one_class_only() -> None:
     assert value(task, "auc", outputs, values, present) == 0.5
 
 
-@pytest.mark.parametrize("reference", ["box", (0, 2), 25.0], ids=["box", "points", "length"])
+@pytest.mark.parametrize(
+    "reference",
+    ["box", "sqrt_area", "box_width", "inter_ocular", (0, 2), 25.0],
+    ids=lambda value: f"by_{value}",
+)
 def test_landmarks_equal_a_loop(reference: object) -> None:
-    task = tl.Landmarks("t", 4, center=30.0, scale=10.0, reference=reference, threshold=0.2)
+    names = ("left_eye", "nose", "right_eye", "mouth")
+    task = tl.Landmarks("t", names, center=30.0, scale=10.0, reference=reference, threshold=0.2)
     outputs, values, present, _ = example(task)
     present[0] = False
     present[1] = torch.tensor([True, False, False, False])
@@ -150,10 +155,12 @@ def test_landmarks_equal_a_loop(reference: object) -> None:
         ]
         if not shown:
             continue
-        if reference == "box":
-            xs, ys = [points[k][0] for k in shown], [points[k][1] for k in shown]
+        xs, ys = [points[k][0] for k in shown], [points[k][1] for k in shown]
+        if reference == "box_width":
+            length = max(xs) - min(xs)
+        elif reference in ("box", "sqrt_area"):
             length = math.sqrt((max(xs) - min(xs)) * (max(ys) - min(ys)))
-        elif isinstance(reference, tuple):
+        elif reference in ("inter_ocular", (0, 2)):
             length = math.dist(points[0], points[2]) if present[row, 0] and present[row, 2] else 0.0
         else:
             length = reference
@@ -165,6 +172,9 @@ def test_landmarks_equal_a_loop(reference: object) -> None:
     assert METRICS["landmark_error"].evaluate(summary) == pytest.approx(np.mean(errors), rel=1e-6)
     failures = value(task, "failure_rate", outputs, values, present)
     assert failures == pytest.approx(np.mean(np.array(errors) > 0.2))
+    for percent in (5, 10):
+        rate = value(task, f"failure_rate_{percent}", outputs, values, present)
+        assert rate == pytest.approx(np.mean(np.array(errors) > percent / 100))
     assert 0 < failures < 1
 
 
