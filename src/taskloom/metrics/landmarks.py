@@ -47,7 +47,7 @@ def _reference_lengths(task: Landmarks, points: Floats, present: NDArray[np.bool
         first, second = pair
         apart = np.linalg.norm(points[:, first] - points[:, second], axis=1)
         return np.where(present[:, first] & present[:, second], apart, 0.0)
-    return np.full(len(points), float(task.reference))
+    return np.full(len(points), float(pair))
 
 
 class _LandmarkMetric(Metric):
