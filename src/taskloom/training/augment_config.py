@@ -19,8 +19,8 @@ class FlipConfig(_Settings):
     Args:
         probability: Of each image.
         swap: Per task, what changes places in the mirror: pairs of points of a landmarks task (where it is
-        not
-            given, points whose names differ by left and right), or pairs of classes (left and right profile).
+            not given, points whose names differ by left and right), or pairs of classes (left and right
+            profile).
     """
 
     probability: Amount = 0.5
@@ -78,6 +78,11 @@ class AugmentConfig(_Settings):
     mixup: MixConfig | None = None
     mixaugment: MixConfig | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def changes_inputs(self) -> bool:
+        """Whether a row's inputs differ from epoch to epoch; smoothing changes the losses alone."""
+        return any((self.flip, self.affine, self.colour, self.mixup, self.mixaugment))
 
     @model_validator(mode="after")
     def _one_mixture(self) -> Self:

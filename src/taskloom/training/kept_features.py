@@ -228,8 +228,11 @@ def keep_features(
     batch: int,
     device: torch.device,
     precision: Precision = contextlib.nullcontext,
+    augmented: bool = False,
 ) -> tuple[dict[Part, KeptRows], list[str]]:
     """`keep_rows` of both data sets, training first, within one budget; what is not kept is computed anew.
+
+    The arguments are those of `keep_rows`; where training batches are `augmented`, their rows are not kept.
 
     Returns:
         What is kept, and notes on it in words.
@@ -238,14 +241,18 @@ def keep_features(
     notes: list[str] = []
     parts: tuple[tuple[Part, TaskDataset], ...] = (("training", train), ("validation", validation))
     for part, dataset in parts:
-        rows = keep_rows(
-            remainder,
-            dataset,
-            part,
-            budget_bytes=budget_bytes,
-            batch=batch,
-            device=device,
-            precision=precision,
+        rows = (
+            "training batches are augmented"
+            if augmented and part == "training"
+            else keep_rows(
+                remainder,
+                dataset,
+                part,
+                budget_bytes=budget_bytes,
+                batch=batch,
+                device=device,
+                precision=precision,
+            )
         )
         if isinstance(rows, str):
             notes.append(f"features of the {part} rows are computed anew in every epoch: {rows}")

@@ -230,8 +230,9 @@ class Trainer:
             batch=self.config.batch,
             device=self.fabric.device,
             precision=self.fabric.autocast,
+            augmented=self.config.augment is not None and self.config.augment.changes_inputs,
         )
-        if "training" in kept and self.config.augment is None:  # what is kept was not augmented
+        if "training" in kept:
             self.train_loader = self.loader_of(kept["training"])
         if "validation" in kept:
             self.validation_loader = self.loader_of(kept["validation"], training=False)

@@ -163,6 +163,24 @@ def test_augmented_rows_are_not_kept() -> None:
     assert set(remainder.layouts) == {"validation"}
 
 
+@pytest.mark.parametrize(
+    ("augment", "kept"),
+    [({"mixup": {"alpha": 0.2}}, ["validation"]), ({"label_smoothing": 0.1}, ["training", "validation"])],
+)
+def test_batches_that_are_augmented_go_through_the_front(augment: dict[str, Any], kept: list[str]) -> None:
+    """Only what no augmentation changes is kept, and kept or not, the run is the same."""
+    (watch, history), (recomputed, _) = (
+        train("hard sharing from the input", keep, augment=augment, epochs=5) for keep in (1024.0, 0.0)
+    )
+    notes = [note for note in history.notes if "kept in memory" in note]
+    assert [
+        part for part in ("training", "validation") if any(f"{part} rows" in note for note in notes)
+    ] == kept
+    assert history.shared_frozen == 3
+    for name, tensor in watch.weights[-1].items():
+        torch.testing.assert_close(recomputed.weights[-1][name], tensor, rtol=1e-5, atol=1e-7)
+
+
 def test_the_budget_is_for_both_and_exact() -> None:
     _, remainder = frozen("hard sharing from the input")
     of_training, of_validation = 4 * 8 * len(TRAIN), 4 * 8 * len(VALIDATION)
