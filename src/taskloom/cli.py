@@ -18,6 +18,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from taskloom.cli_predict import predict
 from taskloom.errors import ConfigError, DataError, TaskloomError
 from taskloom.terminal import announce, console, print_dry_run, print_verdicts, say
 from taskloom.version import __version__
@@ -185,6 +186,9 @@ def evaluate(
     splits = _load(load_study(file, settings or ()), data)
     _check_same_preparation(bundle, loaded, splits)
     console().print(evaluate_network(loaded.model, part_of(splits, part)).table())
+
+
+app.command()(_guarded(predict))
 
 
 @app.command()

@@ -155,14 +155,27 @@ class FaceCutter:
                 raise DataError("no face found")
             if points is not None and len(found) == 1:  # annotated points are better than detected ones
                 found = [Detection(found[0].box, found[0].score, points)]
-        if settings.align:
-            aligned_by = [entry.points for entry in found] or [points]
-            return [aligned_face(picture, entry, settings) for entry in aligned_by]
-        if settings.plain:
-            return [stretched(picture, found[0].box if found else None, settings.size)]
-        whole = (0.0, 0.0, float(picture.shape[1]), float(picture.shape[0]))
-        boxes = [entry.box for entry in found] or [whole]
-        return [squared(picture, entry, settings) for entry in boxes]
+        height, width = picture.shape[:2]
+        whole = Detection((0.0, 0.0, float(width), float(height)), 1.0, points)
+        return [cut_detection(picture, entry, settings) for entry in found or [whole]]
+
+
+def cut_detection(picture: NDArray[np.uint8], found: Detection, settings: CropSettings) -> Face:
+    """Cuts out one face that has been found; stores and predictions both cut by this.
+
+    Args:
+        picture: BGR pixels, [H, W, 3].
+        found: Its box, and its points where it is aligned.
+        settings: How it is cut; the detector among them is not asked.
+
+    Raises:
+        DataError: The box lies outside the picture, or points to align by are missing.
+    """
+    if settings.align:
+        return aligned_face(picture, found.points, settings)
+    if settings.plain:
+        return stretched(picture, found.box, settings.size)
+    return squared(picture, found.box, settings)
 
 
 def choose(found: Sequence[Detection], which: str) -> list[Detection]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from taskloom.data.batch import Batch
 from taskloom.data.face_crop import CropSettings
@@ -216,6 +217,14 @@ class ImageStandardization:
         spread = np.where(deviation > 1e-6, deviation, 1.0)
         return cls(tuple((mean / 255.0).tolist()), tuple(spread.tolist()))
 
+    def inputs(self, images: NDArray[np.uint8]) -> Tensor:
+        """What a network sees of images [B, H, W, 3]: float32 [B, 3, H, W], standardised."""
+        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
+        deviation = torch.tensor(self.deviation).view(1, 3, 1, 1)
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        inputs = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return inputs.mul_(1.0 / (255.0 * deviation)).add_(-mean / deviation)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, JSON-serialisable."""
         return {"mean": list(self.mean), "deviation": list(self.deviation)}
@@ -247,9 +256,6 @@ class ImageDataset(RowDataset):
         super().__init__(positions, tasks, labels, groups)
         self.store = store
         self.standardization = standardization
-        mean = torch.tensor(standardization.mean).view(1, 3, 1, 1)
-        deviation = torch.tensor(standardization.deviation).view(1, 3, 1, 1)
-        self._factor, self._offset = 1.0 / (255.0 * deviation), -mean / deviation
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -259,10 +265,9 @@ class ImageDataset(RowDataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Gathers images `indices` (0..N-1) in one indexed read."""
         index = np.asarray(indices, dtype=np.int64)
-        images = torch.from_numpy(np.take(self.store.images, self.rows[index], axis=0))
-        inputs = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        inputs = self.standardization.inputs(np.take(self.store.images, self.rows[index], axis=0))
         positions = torch.from_numpy(index)
-        return Batch(inputs.mul_(self._factor).add_(self._offset), self._labels[positions], positions)
+        return Batch(inputs, self._labels[positions], positions)
 
     def fingerprints(self) -> NDArray[np.bytes_]:
         """Checksum of every image's pixels, [N]: equal images have equal ones."""

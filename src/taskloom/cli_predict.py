@@ -1,0 +1,167 @@
+"""`taskloom predict`: its options, and what it prints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from taskloom.terminal import console, say
+
+if TYPE_CHECKING:
+    from taskloom.deploy import Bundle
+    from taskloom.predict import PredictSettings, Summary
+
+_ROW_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Image, folder of images, video, number of a camera; a table for bundles of tables.",
+            show_default=False,
+        ),
+    ],
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table", metavar="FILE", help=".csv, .parquet or .jsonl; SOURCE.predicted.csv here by default."
+        ),
+    ] = None,
+    overlay: Annotated[
+        str | None,
+        typer.Option(
+            "--overlay",
+            metavar="PLACE",
+            help="Video, image or (of a folder) folder with what was found drawn in, or none; "
+            "SOURCE.predicted... here by default.",
+        ),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            "--detector",
+            help="haar, dlib, yunet:PATH, or none (every picture is a face); the bundle's by default, haar "
+            "where it has none.",
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option("--margin", help="Around the box, as a share of it; the bundle's by default."),
+    ] = None,
+    choose: Annotated[str, typer.Option("--choose", help="all faces, or the largest.")] = "all",
+    detect_every: Annotated[
+        int | None,
+        typer.Option(
+            "--detect-every", metavar="N", help="Look for faces in every N-th frame of a video; 5 by default."
+        ),
+    ] = None,
+    detect_side: Annotated[
+        int | None,
+        typer.Option(
+            "--detect-side",
+            metavar="PIXELS",
+            help="Longer side of the picture in which faces are looked for; 480 in videos, 800 in images.",
+        ),
+    ] = None,
+    half_life: Annotated[
+        float,
+        typer.Option("--half-life", metavar="SECONDS", help="Smoothing of a face's predictions; 0 for none."),
+    ] = 0.3,
+    batch: Annotated[int, typer.Option("--batch", help="Faces that go through the network together.")] = 32,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, metavar="N", help="End a video or camera after N frames.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Find, follow and label the faces of images, videos or a camera; predict the rows of a table."""
+    from taskloom.deploy import load_bundle
+    from taskloom.predict import PredictSettings
+
+    settings = PredictSettings(detector, margin, choose, detect_every, detect_side, half_life, batch, device)
+    loaded = load_bundle(bundle)
+    start = time.perf_counter()
+    try:
+        if loaded.preprocessing.get("reader") != "images" and _is_table(source):
+            _predict_rows(loaded, source, table, device)
+        else:
+            _predict_faces(loaded, source, table, overlay, settings, frames, start)
+    except KeyboardInterrupt:
+        say("Stopped; nothing was written.", stderr=True)
+        raise typer.Exit(130) from None
+
+
+def _predict_rows(bundle: Bundle, source: str, table: Path | None, device: str) -> None:
+    from taskloom.predict import predict_table
+    from taskloom.predict.pipeline import check_apart
+
+    place = table or Path(f"{Path(source).stem}.predicted.csv")
+    check_apart(source, place)
+    rows, found = predict_table(bundle, Path(source), place, device=device)
+    say(f"{source}  {rows:,} rows   device {found}")
+    say(f"table    {place}")
+
+
+def _predict_faces(
+    bundle: Bundle,
+    source: str,
+    table: Path | None,
+    overlay: str | None,
+    settings: PredictSettings,
+    frames: int | None,
+    start: float,
+) -> None:
+    from taskloom.predict import open_source, predict_faces
+    from taskloom.predict.faces import check_image_bundle
+    from taskloom.predict.pipeline import check_apart
+
+    check_image_bundle(bundle)
+    opened = open_source(source, most_frames=frames)
+    name = "camera" + source if opened.kind == "camera" else Path(source).absolute().stem
+    table = table or Path(f"{name}.predicted.csv")
+    usual = {"image": f"{name}.predicted.png", "folder": f"{name}.predicted"}
+    drawn = Path(overlay or usual.get(opened.kind, f"{name}.predicted.mp4")) if overlay != "none" else None
+    check_apart(source, table, drawn)
+    with _bar() as report:
+        summary = predict_faces(bundle, opened, table=table, overlay=drawn, settings=settings, report=report)
+    _print(source, summary, time.perf_counter() - start)
+    say(f"table    {table}")
+    if drawn is not None:
+        say(f"overlay  {drawn}")
+
+
+def _print(source: str, summary: Summary, seconds: float) -> None:
+    per_second = summary.frames / max(seconds, 1e-9)
+    say(
+        f"{source}  {summary.frames:,} frames, {summary.with_faces:,} with faces, {summary.identities:,} "
+        f"identities   {per_second:.1f} frames/s   device {summary.device}"
+    )
+    say(f"faces    {summary.how}")
+    busy = {step: value for step, value in summary.seconds.items() if value >= 0.0005}
+    say("work     " + ", ".join(f"{step} {value:.2f} s" for step, value in busy.items()))
+    for note in summary.notes:
+        say(f"note     {note}")
+    if summary.stopped:
+        say("note     stopped by Ctrl-C; what the camera had given was written")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on standard error, where that is a terminal."""
+    columns = ("frames", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = console(stderr=True)
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
+        task = bar.add_task("frames", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _is_table(source: str) -> bool:
+    return Path(source).suffix.lower() in _ROW_SUFFIXES
