@@ -40,7 +40,7 @@ from torchjd.autojac import jac_to_grad, mtl_backward
 
 from taskloom import Binary, Labels, TaskSet, encoders, sharing
 from taskloom.balancing import Balancer, build
-from taskloom.balancing.weightings import OwnProjector
+from taskloom.balancing.torchjd_methods import OwnProjector
 from taskloom.losses import per_task
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.training import keep_freed_memory

@@ -26,12 +26,24 @@ class TrainingError(TaskloomError):
 
 
 class MissingExtraError(TaskloomError):
-    """An optional dependency is used but not installed."""
+    """An optional dependency is used but not installed.
 
-    def __init__(self, package: str, extra: str) -> None:
+    Args:
+        package: What is missing.
+        extra: The extra that brings it.
+        where: The setting that asks for it, "" where no file says so.
+    """
+
+    def __init__(self, package: str, extra: str, where: str = "") -> None:
+        self.package, self.extra, self.where = package, extra, where
+        place = f"{where}: " if where else ""
         super().__init__(
-            f"{package} is not installed; it comes with an extra: pip install 'taskloom[{extra}]'."
+            f"{place}{package} is not installed; it comes with an extra: pip install 'taskloom[{extra}]'."
         )
+
+    def at(self, where: str) -> MissingExtraError:
+        """The same error, of a place."""
+        return MissingExtraError(self.package, self.extra, where)
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -10,7 +10,9 @@
 | `aggregation` | `GradientAggregation`, the balancer all of these run in |
 | `row_balancer` | gradients per task collected for it, and put where they belong |
 | `gradients`, `features` | gradients per task, on the parameters or at the shared feature |
+| `method` | what a method is: weights from the Gramian, or an aggregation of the matrix |
 | `weightings`, `solvers` | the methods without a network: weights from the Gramian |
+| `torchjd_methods` | TorchJD's own methods and solvers inside ours |
 | `conflicts` | cosines and conflicts between tasks, for the report |
 """
 

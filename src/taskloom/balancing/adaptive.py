@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchjd import scalarization
 
-from taskloom.balancing.base import BALANCERS, check_names, check_number
+from taskloom.balancing.base import BALANCERS, check_names, check_number, check_per_task
 from taskloom.balancing.gradients import add_gradient, leaves, parts
 from taskloom.balancing.weights import LossWeighting, check_state_tasks
 from taskloom.errors import ConfigError, TrainingError
@@ -276,7 +276,11 @@ class Scalarization(LossWeighting):
     ) -> None:
         super().__init__()
         self.name, self._make, self._plain = name, make, dict(settings or {})
-        self._per_task = {key: dict(value) for key, value in (per_task or {}).items() if value is not None}
+        self._per_task = {
+            key: check_per_task(f"balancing.{name}.{key}", value)
+            for key, value in (per_task or {}).items()
+            if value is not None
+        }
         self._sums = torch.zeros(1, dtype=torch.float64)
         self._seen = torch.zeros(1)
 

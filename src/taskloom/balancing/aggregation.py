@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,44 +13,16 @@ from taskloom.balancing.base import check_number
 from taskloom.balancing.conflicts import Conflicts
 from taskloom.balancing.features import check_has_feature
 from taskloom.balancing.gradients import combine, gramian
+from taskloom.balancing.method import MatrixMethod, Weighting
 from taskloom.balancing.row_balancer import Place, RowBalancer
 from taskloom.balancing.solvers import SolverError
-from taskloom.balancing.weightings import Smoothed, Weighting
+from taskloom.balancing.weightings import Smoothed
 from taskloom.errors import ConfigError, TrainingError
 from taskloom.tasks import TaskSet
 
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
     from taskloom.sharing.network import MultiTaskNetwork
-
-
-class MatrixMethod(ABC):
-    """An aggregation that looks at every number of the gradients, not at their inner products alone."""
-
-    def start(self, num_tasks: int, seed: int) -> None:
-        """Forgets everything; `seed` decides what is drawn."""
-        del num_tasks, seed
-
-    def least_tasks(self, num_tasks: int) -> int:
-        """How many of `num_tasks` tasks must be there in every step; 0 unless overridden."""
-        del num_tasks
-        return 0
-
-    @abstractmethod
-    def aggregate(self, matrix: Tensor, index: Sequence[int]) -> Tensor:
-        """The update [n] from the gradients [m, n] of the tasks at `index`.
-
-        Raises:
-            SolverError: There is none; says why.
-        """
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered from step to step: tensors and plain values."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes what `state_dict` gave, after `start`."""
-        del state
 
 
 class GradientAggregation(RowBalancer):

@@ -300,6 +300,13 @@ def check_count(where: str, value: object, *, least: int = 1) -> int:
     return value
 
 
+def check_per_task(where: str, value: object) -> dict[str, Any]:
+    """Returns a setting that is a number per task; raises ConfigError where it is no mapping."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: a number per task expected, as {{age: 1}}, found {value!r}.")
+    return dict(value)
+
+
 def check_names(where: str, names: Iterable[str], tasks: Collection[str]) -> None:
     """Raises ConfigError if a setting names a task that is not there."""
     for task in names:

@@ -294,6 +294,10 @@ class Curriculum(EpochWeights):
         super().__init__()
         self.every = check_count("balancing.curriculum.every", every)
         self.measure = check_count("balancing.curriculum.measure", measure)
+        if order is not None and (isinstance(order, str) or not isinstance(order, Sequence)):
+            raise ConfigError(
+                f"balancing.curriculum.order: a list of tasks or of lists of tasks expected, found {order!r}."
+            )
         self.order = None if order is None else [_group(entry) for entry in order]
         self._groups = self.order
         self._first: Values = {}

@@ -8,33 +8,28 @@ TorchJD's MoDo and SDMGrad are not here: they want gradients of two or three ind
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torchjd.aggregation as torchjd
-from torch import Tensor, nn
+from torch import Tensor
 
-from taskloom.balancing.aggregation import GradientAggregation, MatrixMethod
-from taskloom.balancing.base import BALANCERS, Draw, check_count, check_number
+from taskloom.balancing.aggregation import GradientAggregation
+from taskloom.balancing.base import BALANCERS, check_count, check_number
+from taskloom.balancing.method import Drawn, MatrixMethod
 from taskloom.balancing.row_balancer import Place
-from taskloom.balancing.solvers import Array, Solver, SolverError, fair
-from taskloom.balancing.weightings import (
-    Formula,
-    GradVac,
-    NashMTL,
-    PCGrad,
-    TorchJD,
+from taskloom.balancing.solvers import Array, Solver, fair
+from taskloom.balancing.torchjd_methods import (
+    TorchJDAggregator,
+    TorchJDWeighting,
     conflict_averse_weighting,
-    conflict_free,
     frank_wolfe_or_exact,
-    impartial,
-    module_state,
     projector,
-    set_module_state,
 )
+from taskloom.balancing.weightings import Formula, GradVac, NashMTL, PCGrad, conflict_free, impartial
 from taskloom.errors import ConfigError
 
 _COLUMNS = 1 << 14
@@ -44,14 +39,14 @@ _COLUMNS = 1 << 14
 @BALANCERS.register("upgrad")
 def upgrad(at: Place = "parameters", smooth: float = 0.0, solver: Solver = "own") -> GradientAggregation:
     """UPGrad (Quinton and Rey 2024): each mean gradient projected onto the dual cone of all, then summed."""
-    weighting = TorchJD(torchjd.UPGradWeighting(projector=_solved(projector, "upgrad", solver)))
+    weighting = TorchJDWeighting(torchjd.UPGradWeighting(projector=_solved(projector, "upgrad", solver)))
     return GradientAggregation("upgrad", weighting, at=at, smooth=smooth, settings={"solver": solver})
 
 
 @BALANCERS.register("dualproj")
 def dualproj(at: Place = "parameters", smooth: float = 0.0, solver: Solver = "own") -> GradientAggregation:
     """DualProj (Lopez-Paz and Ranzato 2017, equation 11): the mean gradient projected onto the dual cone."""
-    weighting = TorchJD(torchjd.DualProjWeighting(projector=_solved(projector, "dualproj", solver)))
+    weighting = TorchJDWeighting(torchjd.DualProjWeighting(projector=_solved(projector, "dualproj", solver)))
     return GradientAggregation("dualproj", weighting, at=at, smooth=smooth, settings={"solver": solver})
 
 
@@ -129,7 +124,7 @@ def aligned_mtl(
     """Aligned-MTL (Senushkin et al. 2023): the mean gradient after all singular values are made equal."""
     if scale not in ("min", "median", "rmse"):
         raise ConfigError(f"balancing.aligned_mtl.scale: min, median or rmse expected, found {scale!r}.")
-    weighting = TorchJD(torchjd.AlignedMTLWeighting(scale_mode=scale))
+    weighting = TorchJDWeighting(torchjd.AlignedMTLWeighting(scale_mode=scale))
     return GradientAggregation("aligned_mtl", weighting, at=at, smooth=smooth, settings={"scale": scale})
 
 
@@ -149,7 +144,9 @@ def krum(
     """
     byzantine = check_count("balancing.krum.byzantine", byzantine, least=0)
     selected = check_count("balancing.krum.selected", selected)
-    weighting = TorchJD(torchjd.KrumWeighting(byzantine, selected), least=max(byzantine + 3, selected))
+    weighting = TorchJDWeighting(
+        torchjd.KrumWeighting(byzantine, selected), least=max(byzantine + 3, selected)
+    )
     settings = {"byzantine": byzantine, "selected": selected}
     return GradientAggregation("krum", weighting, at=at, smooth=smooth, settings=settings)
 
@@ -164,7 +161,7 @@ def pcd(
     """
     tau = check_number("balancing.pcd.tau", tau, least=0, most=1)
     beta = check_number("balancing.pcd.beta", beta, least=0, most=0.999999999)
-    weighting = TorchJD(torchjd.PCDWeighting(tau=tau, beta=beta), remembers=True)
+    weighting = TorchJDWeighting(torchjd.PCDWeighting(tau=tau, beta=beta), remembers=True)
     settings = {"tau": tau, "beta": beta}
     return GradientAggregation("pcd", weighting, at=at, smooth=smooth, settings=settings)
 
@@ -181,7 +178,7 @@ def gradient_mean(at: Place = "parameters") -> GradientAggregation:
     return GradientAggregation("gradient_mean", Formula(_equal), at=at)
 
 
-class GradDrop(MatrixMethod):
+class GradDrop(Drawn, MatrixMethod):
     """GradDrop (Chen et al. 2020, algorithm 1): per number, one sign is kept, drawn by its share.
 
     Args:
@@ -189,12 +186,8 @@ class GradDrop(MatrixMethod):
     """
 
     def __init__(self, leak: float) -> None:
+        super().__init__()
         self.leak = leak
-        self._generator = Draw()
-
-    def start(self, num_tasks: int, seed: int) -> None:
-        del num_tasks
-        self._generator.manual_seed(seed)
 
     def aggregate(self, matrix: Tensor, index: Sequence[int]) -> Tensor:
         del index
@@ -210,65 +203,12 @@ class GradDrop(MatrixMethod):
             torch.sum(share * block, dim=0, out=update[begin : begin + _COLUMNS])
         return update
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._generator.set_state(state["generator"])
-
 
 @BALANCERS.register("graddrop")
 def graddrop(leak: float = 0.0) -> GradientAggregation:
     """GradDrop (Chen et al. 2020): per number of the gradient one sign is kept, drawn by its share."""
     leak = check_number("balancing.graddrop.leak", leak, least=0, most=1)
     return GradientAggregation("graddrop", GradDrop(leak), settings={"leak": leak})
-
-
-class OfTorchJD(MatrixMethod):
-    """One of TorchJD's aggregators of a matrix.
-
-    Args:
-        module: The aggregator.
-        by_columns: Whether every column is aggregated by itself; it then sees blocks of columns.
-        remembers: Whether it keeps something per task; it then needs every task in every batch.
-        least: How many tasks it needs in every batch.
-    """
-
-    def __init__(
-        self, module: nn.Module, *, by_columns: bool = False, remembers: bool = False, least: int = 0
-    ) -> None:
-        self.module, self.by_columns, self.remembers, self.least = module, by_columns, remembers, least
-        self._num_tasks = 0
-
-    def least_tasks(self, num_tasks: int) -> int:
-        return num_tasks if self.remembers else self.least
-
-    def start(self, num_tasks: int, seed: int) -> None:
-        del seed
-        self._num_tasks = num_tasks
-        if self.remembers:
-            self.module.reset()  # type: ignore[operator]
-
-    def aggregate(self, matrix: Tensor, index: Sequence[int]) -> Tensor:
-        if self.remembers and len(index) != self._num_tasks:
-            raise SolverError(
-                f"it keeps a value per task and needs every task in every batch, but {len(index)} of "
-                f"{self._num_tasks} have a label in this one"
-            )
-        update = torch.empty_like(matrix[0])
-        width = _COLUMNS if self.by_columns else matrix.shape[1]
-        try:
-            for begin in range(0, matrix.shape[1], width):
-                update[begin : begin + width] = self.module(matrix[:, begin : begin + width])
-        except ValueError as error:
-            raise SolverError(" ".join(str(error).split()).rstrip(".")) from error
-        return update
-
-    def state_dict(self) -> dict[str, Any]:
-        return module_state(self.module)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        set_module_state(self.module, state)
 
 
 @BALANCERS.register("trimmed_mean")
@@ -278,7 +218,7 @@ def trimmed_mean(trim: int = 1) -> GradientAggregation:
     Needs 2 `trim` + 1 tasks in every batch.
     """
     trim = check_count("balancing.trimmed_mean.trim", trim, least=0)
-    method = OfTorchJD(torchjd.TrimmedMean(trim_number=trim), by_columns=True, least=2 * trim + 1)
+    method = TorchJDAggregator(torchjd.TrimmedMean(trim_number=trim), by_columns=_COLUMNS, least=2 * trim + 1)
     return GradientAggregation("trimmed_mean", method, settings={"trim": trim})
 
 
@@ -290,7 +230,7 @@ def excess_mtl(step_size: float = 1.0, warmup: int = 0) -> GradientAggregation:
     """
     step_size = check_number("balancing.excess_mtl.step_size", step_size, above=0)
     warmup = check_count("balancing.excess_mtl.warmup", warmup, least=0)
-    method = OfTorchJD(torchjd.ExcessMTL(step_size, warmup), remembers=True)
+    method = TorchJDAggregator(torchjd.ExcessMTL(step_size, warmup), remembers=True)
     return GradientAggregation("excess_mtl", method, settings={"step_size": step_size, "warmup": warmup})
 
 

@@ -9,61 +9,15 @@ same mathematics is solved here exactly and tested against theirs.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torchjd.aggregation as torchjd
-from torch import nn
-from torchjd.linalg import DualConeProjector
 
-from taskloom.balancing.base import Draw
-from taskloom.balancing.solvers import (
-    Array,
-    SolverError,
-    conflict_averse,
-    factor,
-    fair,
-    min_norm,
-    project_factored,
-)
-from taskloom.errors import MissingExtraError
-
-
-class Weighting(ABC):
-    """Gives a weight to every gradient from their inner products."""
-
-    def start(self, num_tasks: int, seed: int) -> None:
-        """Forgets everything; `seed` decides what is drawn."""
-        del num_tasks, seed
-
-    def least_tasks(self, num_tasks: int) -> int:
-        """How many of `num_tasks` tasks must be there in every step; 0 unless overridden."""
-        del num_tasks
-        return 0
-
-    @abstractmethod
-    def weights(self, gramian: Array, index: Sequence[int]) -> Array:
-        """Weights [m] of the gradients in the update.
-
-        Args:
-            gramian: Inner products of the gradients [m, m]; not all 0, all finite.
-            index: Places of the m tasks among all tasks.
-
-        Raises:
-            SolverError: No solution was found; says why.
-        """
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered from step to step: tensors and plain values."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes what `state_dict` gave, after `start`."""
-        del state
+from taskloom.balancing.method import Drawn, Weighting
+from taskloom.balancing.solvers import Array, SolverError, fair
 
 
 class Formula(Weighting):
@@ -77,28 +31,7 @@ class Formula(Weighting):
         return self._function(gramian)
 
 
-class _Drawn(Weighting):
-    """Base of weightings that draw; the same numbers in every process."""
-
-    def __init__(self) -> None:
-        self._generator = Draw()
-
-    def start(self, num_tasks: int, seed: int) -> None:
-        del num_tasks
-        self._generator.manual_seed(seed)
-
-    def order(self, size: int) -> list[int]:
-        """A random order of 0 ... size - 1."""
-        return torch.randperm(size, generator=self._generator).tolist()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._generator.set_state(state["generator"])
-
-
-class PCGrad(_Drawn):
+class PCGrad(Drawn, Weighting):
     """Gradient surgery (Yu et al. 2020, algorithm 1): the sum of gradients, each projected off conflicts.
 
     Each gradient g_i loses, for every other g_j in a random order, its component along g_j where their
@@ -123,7 +56,7 @@ class PCGrad(_Drawn):
         return total
 
 
-class GradVac(_Drawn):
+class GradVac(Drawn, Weighting):
     """Gradient vaccine (Wang et al. 2021): cosines are raised to a moving target per pair of tasks.
 
     Args:
@@ -242,96 +175,6 @@ class Smoothed(Weighting):
         self._average = state["average"].numpy().copy()
 
 
-class TorchJD(Weighting):
-    """One of TorchJD's weightings of a Gramian; its memory is saved whole, in `state_dict` or not.
-
-    Args:
-        module: The weighting.
-        remembers: Whether it keeps a value per task; it then needs every task in every batch.
-        least: How many tasks it needs in every batch.
-    """
-
-    def __init__(self, module: nn.Module, *, remembers: bool = False, least: int = 0) -> None:
-        self.module, self.remembers, self.least = module, remembers, least
-        self._num_tasks = 0
-
-    def least_tasks(self, num_tasks: int) -> int:
-        return num_tasks if self.remembers else self.least
-
-    def start(self, num_tasks: int, seed: int) -> None:
-        del seed
-        self._num_tasks = num_tasks
-        if self.remembers:
-            self.module.reset()  # type: ignore[operator]
-
-    def weights(self, gramian: Array, index: Sequence[int]) -> Array:
-        if self.remembers and len(index) != self._num_tasks:
-            raise SolverError(
-                f"it keeps a value per task and needs every task in every batch, but {len(index)} of "
-                f"{self._num_tasks} have a label in this one"
-            )
-        try:
-            weights = self.module(torch.from_numpy(gramian))
-        except (
-            ValueError,
-            RuntimeError,
-            TypeError,
-            AttributeError,
-        ) as error:  # what solvers raise in TorchJD
-            raise SolverError(" ".join(str(error).split()).rstrip(".")) from error
-        array: Array = weights.detach().numpy().astype(np.float64)
-        return array
-
-    def state_dict(self) -> dict[str, Any]:
-        return module_state(self.module)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        set_module_state(self.module, state)
-
-
-def module_state(module: nn.Module) -> dict[str, Any]:
-    """Everything a TorchJD object remembers: buffers and attributes that stand in no `state_dict`."""
-    state: dict[str, Any] = {}
-    for name, part in module.named_modules():
-        kept = {key: value for key, value in vars(part).items() if _is_state(key, value)}
-        kept |= part._buffers
-        state[name] = {
-            key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in kept.items()
-        }
-    return state
-
-
-def set_module_state(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Takes what `module_state` gave."""
-    for name, part in module.named_modules():
-        for key, value in state.get(name, {}).items():
-            setattr(part, key, value.clone() if isinstance(value, torch.Tensor) else value)
-
-
-_OF_MODULES = set(vars(nn.Module()))
-
-
-def _is_state(key: str, value: object) -> bool:
-    plain = (torch.Tensor, bool, int, float, str, tuple, list, torch.dtype, torch.device)
-    return key not in _OF_MODULES and (value is None or isinstance(value, plain))
-
-
-class OwnProjector(DualConeProjector):
-    """Solves TorchJD's projection by non-negative least squares: exact, and without quadprog.
-
-    The Gramian is divided by its trace and 1e-4 is added to its diagonal, as TorchJD does: gradients that
-    are opposed up to rounding would otherwise get weights in the thousands.
-    """
-
-    def __call__(self, U: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
-        gramian = G.double().numpy()
-        regular = gramian / np.trace(gramian) + 1e-4 * np.eye(len(gramian))
-        targets = np.atleast_2d(U.double().numpy())
-        matrix = factor(regular)
-        projected = np.stack([project_factored(target, matrix) for target in targets])
-        return torch.from_numpy(projected.reshape(U.shape)).to(G)
-
-
 def impartial(gramian: Array) -> Array:
     """IMTL-G (Liu et al. 2021, section 3.1; pseudo-inverse as in Quinton and Rey 2024): w ~ G^+ ||g||, sum 1.
 
@@ -364,38 +207,3 @@ def conflict_free(gramian: Array) -> Array:
     unit = weights / length
     scaled: Array = float((gramian @ unit).sum()) * unit
     return scaled
-
-
-def projector(solver: str) -> Any:
-    """The projector of UPGrad and DualProj for a setting `solver`.
-
-    Raises:
-        MissingExtraError: TorchJD's own was asked for and quadprog is not installed.
-    """
-    if solver == "own":
-        return OwnProjector()
-    from torchjd.linalg import QuadprogProjector
-
-    try:
-        return QuadprogProjector()
-    except ImportError as error:
-        raise MissingExtraError("quadprog", "balancing") from error
-
-
-def conflict_averse_weighting(c: float, solver: str) -> Weighting:
-    """CAGrad, solved here or by TorchJD.
-
-    Raises:
-        MissingExtraError: TorchJD's own was asked for and cvxpy or clarabel is not installed.
-    """
-    if solver == "own":
-        return Formula(partial(conflict_averse, c=c))
-    try:
-        return TorchJD(torchjd.CAGradWeighting(c=c))
-    except ImportError as error:
-        raise MissingExtraError("cvxpy with clarabel", "balancing") from error
-
-
-def frank_wolfe_or_exact(solver: str) -> Weighting:
-    """MGDA: the shortest vector of the hull, exactly, or by TorchJD's 100 Frank-Wolfe steps."""
-    return Formula(min_norm) if solver == "own" else TorchJD(torchjd.MGDAWeighting())

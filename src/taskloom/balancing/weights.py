@@ -21,6 +21,7 @@ from taskloom.balancing.base import (
     check_known,
     check_names,
     check_number,
+    check_per_task,
     stacked,
 )
 from taskloom.errors import ConfigError
@@ -29,6 +30,8 @@ from taskloom.tasks import Landmarks, Regression, TaskSet
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
     from taskloom.sharing.network import MultiTaskNetwork
+
+_WEIGHTS = "balancing.weighted_sum.weights"
 
 
 @BALANCERS.register("weighted_sum")
@@ -52,16 +55,16 @@ class WeightedSum(Balancer):
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        self.weights = dict(weights or {})
+        self.weights = check_per_task(_WEIGHTS, {} if weights is None else weights)
         self._checked_tasks: TaskSet | None = None
         for task, weight in self.weights.items():
-            check_number(f"balancing.weights.{task}", weight, least=0)
+            check_number(f"{_WEIGHTS}.{task}", weight, least=0)
 
     def weight(self, task: str) -> float:
         return float(self.weights.get(task, 1.0))
 
     def check_tasks(self, tasks: TaskSet) -> None:
-        check_names("balancing.weights", self.weights, self.names_of(tasks))
+        check_names(_WEIGHTS, self.weights, self.names_of(tasks))
         self._checked_tasks = tasks
 
     def backward(

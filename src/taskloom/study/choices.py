@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskloom.balancing import BALANCERS, build
-from taskloom.errors import ConfigError
+from taskloom.errors import ConfigError, MissingExtraError
 from taskloom.registry import Registry
 from taskloom.study.extras import Named, read_callbacks
 from taskloom.study.multiply import depth_of_type, depth_of_value
@@ -175,6 +175,8 @@ def _check_balancer(name: str, settings: Mapping[str, Any], path: KeyPath) -> No
         begins = message.startswith(f"balancing.{name}")
         place = dotted(path) + message.removeprefix("balancing") if begins else f"{dotted(path)}: {message}"
         raise ConfigError(place) from error
+    except MissingExtraError as error:
+        raise error.at(dotted((*path, name))) from error
     except TypeError as error:
         raise ConfigError(f"{dotted((*path, name))}: {error}.") from error
 

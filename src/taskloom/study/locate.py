@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from taskloom.errors import ConfigError, DataError, did_you_mean
+from taskloom.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 
 
@@ -30,6 +30,11 @@ def located(document: Document) -> Iterator[None]:
     """
     try:
         yield
+    except MissingExtraError as error:
+        path = leading_path(error.where, document.value)
+        if path:
+            raise error.at(document.say(path, error.where)) from error
+        raise
     except (ConfigError, DataError) as error:
         path = leading_path(str(error), document.value)
         if path:

@@ -78,7 +78,7 @@ def test_backpropagate_is_called_in_place_of_backward() -> None:
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "2", True, None])
 def test_refuses_a_weight_that_is_none(weight: object) -> None:
-    with pytest.raises(ConfigError, match=r"balancing\.weights\.age: a number of 0 or more expected"):
+    with pytest.raises(ConfigError, match=r"weighted_sum\.weights\.age: a number of 0 or more expected"):
         WeightedSum({"age": weight})  # type: ignore[dict-item]
 
 

@@ -223,6 +223,9 @@ def test_other_settings_are_another_run(tmp_path: Path) -> None:
         ("dwa", {"temperature": 0}, r"dwa\.temperature: a number above 0"),
         ("self_paced", {"regularizer": "soft"}, "linear or hard expected"),
         ("gradnorm", {"alpha": -1}, r"gradnorm\.alpha"),
+        ("weighted_sum", {"weights": ["age"]}, r"weights: a number per task expected, .* found \['age'\]"),
+        ("stch", {"weights": 3}, r"balancing\.stch\.weights: a number per task expected, .* found 3"),
+        ("curriculum", {"order": "age"}, r"curriculum\.order: a list of tasks.* expected, found 'age'"),
     ],
 )
 def test_refuses_settings(name: str, settings: dict[str, Any], message: str) -> None:

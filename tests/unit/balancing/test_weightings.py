@@ -12,9 +12,11 @@ import torchjd.aggregation as torchjd
 from numpy.typing import NDArray
 
 from taskloom.balancing import BALANCERS, GradientAggregation, build
+from taskloom.balancing.method import Weighting
 from taskloom.balancing.methods import GradDrop
 from taskloom.balancing.solvers import SolverError
-from taskloom.balancing.weightings import GradVac, NashMTL, PCGrad, Smoothed, TorchJD, Weighting
+from taskloom.balancing.torchjd_methods import TorchJDWeighting
+from taskloom.balancing.weightings import GradVac, NashMTL, PCGrad, Smoothed
 
 Array = NDArray[np.float64]
 
@@ -281,7 +283,7 @@ def test_nash_keeps_its_weights_between_solutions() -> None:
 
 
 def test_a_method_with_memory_in_torchjd_wants_every_task() -> None:
-    method = TorchJD(torchjd.PCDWeighting(), remembers=True)
+    method = TorchJDWeighting(torchjd.PCDWeighting(), remembers=True)
     method.start(3, 0)
     with pytest.raises(SolverError, match=r"needs every task in every batch, but 2 of 3"):
         method.weights(np.eye(2), [0, 2])

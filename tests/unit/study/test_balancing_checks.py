@@ -37,7 +37,7 @@ HEAD = TEXT[: TEXT.index("cells:")]
         ),
         (
             "  - hard_sharing: {stages: 1}\n    balancing: {weighted_sum: {weights: {aeg: 2}}}\n",
-            "people.yaml:11: cells[0]: balancing.weights.aeg: there is no such task. Did you mean `age`?",
+            "people.yaml:11: cells[0]: balancing.weighted_sum.weights.aeg: there is no such task. Did you",
         ),
     ],
 )

@@ -168,6 +168,8 @@ def test_a_method_whose_extra_is_missing_names_the_pip_line() -> None:
     if importlib.util.find_spec("quadprog"):
         pytest.skip("quadprog is installed")
     with pytest.raises(
-        MissingExtraError, match=r"quadprog is not installed.* pip install 'taskloom\[balancing\]'"
+        MissingExtraError,
+        match=r"^a\.yaml:10: cells\[0\]\.balancing\[1\]\.upgrad: quadprog is not installed; it comes with "
+        r"an extra: pip install 'taskloom\[balancing\]'\.$",
     ):
-        expand("balancing: {upgrad: {solver: torchjd}}")
+        expand("balancing: [mgda,\n  {upgrad: {solver: torchjd}}]")
