@@ -37,6 +37,7 @@ from taskloom.study.identity import deciding_settings
 from taskloom.study.locate import explain, located
 from taskloom.study.multiply import multiply
 from taskloom.study.own_network import own_encoder, own_head
+from taskloom.study.teachers import read_teachers, with_teachers
 from taskloom.study.warm_start import linked, read_warm_start, renamed
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.training.config import TrainingConfig
@@ -51,6 +52,7 @@ SIBLINGS = (
     "training",
     "tasks",
     "warm_start",
+    "teachers",
     "encoder",
     "head",
     "name",
@@ -71,6 +73,8 @@ class Cell:
         balancing: `{name: settings}` of a balancer, None for a plain sum.
         callbacks: `{name: settings}` each, of `taskloom.training.CALLBACKS`, in the order they are called.
         warm_start: The cells whose trained networks it starts from; see `taskloom.study.warm_start`.
+        teachers: Settings of `taskloom.study.teachers`, None where there are none.
+        taught_by: The cells whose trained networks label what its training rows miss.
         coupling: Settings of a coupling as `taskloom.study.couplings` reads them, None where there is none.
         encoder, head: In place of the study's; see `taskloom.study.own_network`. None: the study's.
         entry: Position in the study file's `cells`, -1 for a baseline.
@@ -84,6 +88,8 @@ class Cell:
     balancing: dict[str, Any] | None = None
     callbacks: tuple[dict[str, Any], ...] = ()
     warm_start: tuple[Cell, ...] = ()
+    teachers: dict[str, Any] | None = None
+    taught_by: tuple[Cell, ...] = ()
     coupling: dict[str, Any] | None = None
     encoder: dict[str, Any] | None = None
     head: dict[str, Any] | None = None
@@ -110,6 +116,11 @@ class Cell:
             **(
                 {"warm_start": [digest(cell.resolved()) for cell in self.warm_start]}
                 if self.warm_start
+                else {}
+            ),
+            **(
+                {"teachers": {**self.teachers, "cells": [digest(c.resolved()) for c in self.taught_by]}}
+                if self.teachers
                 else {}
             ),
             **({"coupling": self.coupling} if self.coupling else {}),
@@ -241,6 +252,7 @@ def _expand_on(
     with located(document):
         varied = [name for name in given if name in combinations[0][1]]
         warm = read_warm_start(entry.get("warm_start"), varied, (*path, "warm_start"))
+        teachers = read_teachers(entry.get("teachers"), (*path, "teachers"))
     suffix = f" on {', '.join(tasks)}" if several else ""
     cells = [
         Cell(
@@ -266,7 +278,8 @@ def _expand_on(
             combinations, balancings, callbacks, couplings
         )
     ]
-    return linked(cells, warm, baselines(study))
+    alone = baselines(study)
+    return linked(with_teachers(cells, teachers, alone), warm, alone)
 
 
 def _architecture(entry: Mapping[str, Any], document: Document, path: KeyPath) -> str:
@@ -339,6 +352,8 @@ def _name(
     )
     if entry.get("warm_start") is not None:
         words += " + warm start"
+    if entry.get("teachers"):
+        words += " + teachers"
     return words
 
 
@@ -368,8 +383,11 @@ def _name_with_all_settings(cell: Cell) -> str:
     ]
     if cell.coupling is not None:
         extras.append(describe_coupling(cell.coupling))
-    warm = ["warm start"] if cell.warm_start else []
-    return " + ".join([_full_name(cell.architecture, cell.settings), *extras, *warm])
+    extras += ["warm start"] if cell.warm_start else []
+    if cell.teachers is not None:
+        numbers = [f"{key} {human(value)}" for key, value in cell.teachers.items() if key != "from"]
+        extras.append(" ".join(["teachers", *numbers]))
+    return " + ".join([_full_name(cell.architecture, cell.settings), *extras])
 
 
 def _with_unique_names(cells: Sequence[Cell]) -> list[Cell]:

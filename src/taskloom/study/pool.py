@@ -95,7 +95,10 @@ class _Pool:
 
     def _next(self, worker: _Worker, waiting: list[RunSpec], unfinished: set[str], started: Started) -> None:
         """Gives a worker the first run that does not start from one that is still to end."""
-        ready = next((spec for spec in waiting if unfinished.isdisjoint(s.id for s in spec.starts)), None)
+        ready = next(
+            (spec for spec in waiting if unfinished.isdisjoint(s.id for s in (*spec.starts, *spec.teachers))),
+            None,
+        )
         if ready is not None:
             waiting.remove(ready)
             worker.spec = ready

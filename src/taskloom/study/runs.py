@@ -78,6 +78,7 @@ class RunSpec:
         resolved: What `id` is the hash of, as plain values.
         out: The study's folder.
         starts: The runs, of the same repeat, from whose trained networks this one starts.
+        teachers: The runs, of the same repeat, whose networks label what its training rows miss.
         companion: Whether it stands beside a run whose split lets windows straddle; see `study.companion`.
     """
 
@@ -91,6 +92,7 @@ class RunSpec:
     resolved: dict[str, Any]
     out: Path
     starts: tuple[RunSpec, ...] = ()
+    teachers: tuple[RunSpec, ...] = ()
     companion: bool = False
 
     @property
@@ -181,6 +183,7 @@ def _spec(
         )
     own_head = head if cell.head is None else {**_USUAL_HEAD, **cell.head}
     starts = tuple(_spec(study, start, repeat, request, sums, out, companion) for start in cell.warm_start)
+    teachers = tuple(_spec(study, one, repeat, request, sums, out, companion) for one in cell.taught_by)
     resolved = {
         "format": RUN_FORMAT,
         "data": {"reader": request.reader, **request.settings},
@@ -193,6 +196,7 @@ def _spec(
         "seed": seed,
         # The ids of whole runs: with any of them, and theirs in turn, this is another run.
         **({"starts": [start.id for start in starts]} if starts else {}),
+        **({"teachers": [teacher.id for teacher in teachers]} if teachers else {}),
         **({"relatedness": _table_of(study, cell, request)} if cell.coupling is not None else {}),
     }
     return RunSpec(
@@ -206,6 +210,7 @@ def _spec(
         resolved,
         out,
         starts,
+        teachers,
         companion,
     )
 

@@ -14,6 +14,7 @@ from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
 from taskloom.study.prepare import check_devices, dry_build, prepare_data
 from taskloom.study.runs import RunSpec, data_request, plan_runs
+from taskloom.study.teachers import taught
 from taskloom.study.views import labelled_rows
 from taskloom.study.warm_start import started
 from taskloom.study.worker import DataCache, build_balancer, build_coupled, build_network
@@ -88,16 +89,18 @@ def _train(
     progress: bool | None,
     trained: dict[str, MultiTaskNetwork],
 ) -> tuple[MultiTaskNetwork, History]:
-    """Trains a run; before it, those that it starts from, each once."""
-    for start in spec.starts:
+    """Trains a run; before it, those that it starts from or learns from, each once."""
+    for start in (*spec.starts, *spec.teachers):
         if start.id not in trained:
             own = None if folder is None else folder / "starts" / start.id[:16]
             trained[start.id], _ = _train(start, splits, own, progress, trained)
     network, _ = started(spec, splits, build_network, lambda start: trained[start.id].state_dict())
     coupled = build_coupled(spec, splits, network)
+    rows = labelled_rows(splits.train, spec.cell.tasks)
+    soft = taught(spec, splits, rows, build_network, lambda teacher: trained[teacher.id].state_dict())
     history = fit(
         network,
-        labelled_rows(splits.train, spec.cell.tasks),
+        rows,
         splits.validation,
         spec.cell.training,
         seed=spec.seed,
@@ -105,6 +108,7 @@ def _train(
         balancer=build_balancer(spec),
         callbacks=build_callbacks(spec.cell.callbacks),
         coupling=None if coupled is None else coupled.coupling,
+        soft_labels=soft,
         progress=progress,
     )
     return network, history

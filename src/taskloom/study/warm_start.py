@@ -172,8 +172,14 @@ def started(
     }
 
 
-def weights_of_run(spec: RunSpec) -> Mapping[str, Tensor]:
+def weights_of_run(
+    spec: RunSpec, place: str = "warm start", what: str = "the run it starts from"
+) -> Mapping[str, Tensor]:
     """Returns the weights of the best epoch of a finished run of a study.
+
+    Args:
+        spec: The run.
+        place, what: What messages call the setting, and the run.
 
     Raises:
         TrainingError: The run failed, was not run, or its weights are gone.
@@ -186,13 +192,12 @@ def weights_of_run(spec: RunSpec) -> Mapping[str, Tensor]:
     if status != "done":
         found = "failed" if status == "failed" else "has not been run"
         raise TrainingError(
-            f"warm start: the run it starts from ({spec.label}) {found}; when that is mended, run the study "
-            "with --retry-failed."
+            f"{place}: {what} ({spec.label}) {found}; when that is mended, run the study with --retry-failed."
         )
     file = run_folder(spec.out, spec.id) / "best.ckpt"
     if not file.is_file():
         raise TrainingError(
-            f"warm start: the weights of the run it starts from ({spec.label}) are no longer there ({file}); "
+            f"{place}: the weights of {what} ({spec.label}) are no longer there ({file}); "
             "put them back, or run the study with another --out."
         )
     model: Mapping[str, Tensor] = load_checkpoint(file)["model"]

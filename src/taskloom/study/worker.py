@@ -26,11 +26,13 @@ from taskloom.study.decisions import save_decisions
 from taskloom.study.extras import build_callbacks
 from taskloom.study.results import MetricValue, Part, RunRecord, run_folder
 from taskloom.study.runs import DataRequest, RunSpec, table_request
+from taskloom.study.teachers import taught, teaching_details, weights_of_teacher
 from taskloom.study.views import labelled_rows
 from taskloom.study.warm_start import started, weights_of_run
 from taskloom.tasks import Task, TaskSet
 from taskloom.training import Evaluation, History, evaluate, fit
 from taskloom.training.reproducibility import environment, reproducible, seed_everything
+from taskloom.training.teaching import FILE as SOFT_LABELS
 
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
@@ -131,9 +133,11 @@ def _train_and_evaluate(
     network, start = started(spec, splits, build_network, weights_of_run)
     folder = run_folder(spec.out, spec.id)
     coupled = build_coupled(spec, splits, network)
+    rows = labelled_rows(splits.train, spec.cell.tasks)
+    soft = taught(spec, splits, rows, build_network, weights_of_teacher)
     history = fit(
         network,
-        labelled_rows(splits.train, spec.cell.tasks),
+        rows,
         splits.validation,
         spec.cell.training,
         seed=spec.seed,
@@ -142,6 +146,7 @@ def _train_and_evaluate(
         balancer=build_balancer(spec),
         callbacks=build_callbacks(spec.cell.callbacks),
         coupling=None if coupled is None else coupled.coupling,
+        soft_labels=soft,
         progress=False,
         test=splits.test,
     )
@@ -153,6 +158,9 @@ def _train_and_evaluate(
         save_summaries(folder / f"{part}_summary.npz", evaluation.summaries)
     save_decisions(folder, evaluations["test"], splits.test.labels)
     details = {**describe_network(network), **start}
+    if soft is not None:
+        soft.save(folder / SOFT_LABELS)
+        details["teachers"] = teaching_details(soft)
     if coupled is not None:
         coupled.coupling.relatedness.save(folder / "relatedness.json")
         details["coupling"] = json.loads(json.dumps(coupled.details()))

@@ -18,6 +18,7 @@ from taskloom.training.history import History
 from taskloom.training.processes import in_processes
 from taskloom.training.reproducibility import reproducible
 from taskloom.training.run import Run
+from taskloom.training.teaching import SoftLabels, check_teaching
 from taskloom.training.trainer import train_run
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def fit(
     callbacks: Iterable[Callback] = (),
     balancer: Balancer | None = None,
     coupling: Coupling | None = None,
+    soft_labels: SoftLabels | None = None,
     resume: bool = True,
     progress: bool | None = None,
     test: TaskDataset | None = None,
@@ -57,6 +59,8 @@ def fit(
         coupling: Terms that make related tasks agree, added to every batch's losses: beside what the balancer
             makes of the tasks' losses, or as tasks of their own (`Coupling.as_tasks`). The best epoch is
             chosen by the tasks alone.
+        soft_labels: What teachers say where `train` misses labels, over the same rows; see
+            `taskloom.training.teaching.soft_labels`.
         resume: Whether a checkpoint in `folder` is taken up. A run that was killed at any moment and started
             again equals, bit for bit on a CPU, the run that was never killed; a finished one returns at once.
         progress: Whether a progress bar is shown; where None, if standard error is a terminal.
@@ -100,6 +104,7 @@ def fit(
         callbacks=list(callbacks),
         balancer=balancer or WeightedSum(),
         coupling=coupling,
+        soft_labels=soft_labels,
         resume=resume,
         notes=notes,
         test=test if config.test_curves else None,
@@ -109,6 +114,7 @@ def fit(
         run.callbacks.insert(0, EarlyStopping(**config.stop.model_dump()))
     check_labels(run)
     check_coupling(run)
+    check_teaching(run.soft_labels, config.augment, model.tasks)
     seams = {name: getattr(run.balancer, name) for name in ("backpropagate", "scale", "processes", "_terms")}
     bar = ProgressBar() if (sys.stderr.isatty() if progress is None else progress) else None
     try:

@@ -11,6 +11,7 @@ from taskloom.coupling import Coupling
 from taskloom.data.batch import TaskDataset
 from taskloom.training.callbacks import Callback
 from taskloom.training.config import TrainingConfig
+from taskloom.training.teaching import SoftLabels
 
 if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork
@@ -35,6 +36,7 @@ class Run:
     resume: bool = True
     notes: list[str] = field(default_factory=list)
     test: TaskDataset | None = None
+    soft_labels: SoftLabels | None = None
 
     @property
     def name(self) -> str:
@@ -54,6 +56,7 @@ class Run:
             "callback_settings": [_plain(callback.settings()) for callback in self.callbacks],
             # Left out where there is none: a checkpoint without is what it was before there were any.
             **({"coupling": _plain(self.coupling.settings())} if self.coupling else {}),
+            **({"teachers": _plain(self.soft_labels.settings())} if self.soft_labels else {}),
             "parameters": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
             "rows": {"train": len(self.train), "validation": len(self.validation)},
         }

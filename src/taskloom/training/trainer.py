@@ -288,6 +288,12 @@ class Trainer:
             predictions = self.predict(augmented.inputs)
         labels = augmented.labels.subset(self.state.freezing.active) if self.stopped else augmented.labels
         losses = self.augmentation.losses(predictions, augmented, labels, self.tasks)
+        if self.run.soft_labels is not None:
+            counted = has_rows(self.train_loader, self.fabric, step)
+            active = self.state.freezing.active
+            losses = self.run.soft_labels.added(
+                losses, predictions, batch.index, self.tasks, active=active, counted=counted
+            )
         if self.coupled.names:
             terms = self.coupled.terms(predictions, augmented.labels)
             losses |= terms if has_rows(self.train_loader, self.fabric, step) else without_rows(terms)

@@ -33,7 +33,7 @@ DISPLAY = (
 
 _README = """\
 scikit-learn's digits (sklearn.datasets.load_digits; UCI ML hand-written digits, 1,797 images of 8 x 8 pixels
-of 0 to 16) as digits.csv: pixel_0 to pixel_63, digit, and yes/no per segment of a seven-segment display that
+of 0 to 16) as digits.csv: pixel_0 to pixel_63, digit, and 1 or 0 per segment of a seven-segment display that
 shows the digit. segments.csv is the relatedness table: digits x segments.
 Written by taskloom simulate digits.
 """
@@ -63,9 +63,7 @@ def _write(folder: Path) -> None:
     images, digits = load_digits(return_X_y=True)
     shown = np.array([[int(mark) for mark in line] for line in DISPLAY])
     pixels = {f"pixel_{number}": images[:, number].astype(int) for number in range(images.shape[1])}
-    segments = {
-        name: np.where(shown[digits, number] == 1, "yes", "no") for number, name in enumerate(SEGMENTS)
-    }
+    segments = {name: shown[digits, number] for number, name in enumerate(SEGMENTS)}
     pd.DataFrame({**pixels, "digit": digits, **segments}).to_csv(folder / "digits.csv", index=False)
     table = pd.DataFrame(shown, index=[str(digit) for digit in range(10)], columns=list(SEGMENTS))
     table.to_csv(folder / "segments.csv", index_label="digit")
