@@ -485,6 +485,98 @@ def mtfl(
     say(f"simulated MTFL in {folder}")
 
 
+@simulate_app.command()
+@_guarded
+def cub(
+    folder: SimulatedFolder,
+    images: Images = 300,
+    species: Annotated[int, typer.Option("--species", help="Number of species.")] = 10,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn birds in the files of CUB-200-2011 (species, 312 attributes with certainty, boxes)."""
+    from taskloom.data.simulate.cub import simulate_cub
+
+    simulate_cub(folder, images=images, species=species, seed=seed, if_missing=if_missing)
+    say(f"simulated CUB-200-2011 in {folder}")
+
+
+@simulate_app.command("clothing_attributes")
+@_guarded
+def clothing_attributes(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn clothes in the files of Clothing Attributes (26 MATLAB vectors with holes)."""
+    from taskloom.data.simulate.clothing_attributes import simulate_clothing_attributes
+
+    simulate_clothing_attributes(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated Clothing Attributes in {folder}")
+
+
+@simulate_app.command("raf_db")
+@_guarded
+def raf_db(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn faces in the files of RAF-DB (seven expressions)."""
+    from taskloom.data.simulate.raf_db import simulate_raf_db
+
+    simulate_raf_db(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated RAF-DB in {folder}")
+
+
+@simulate_app.command()
+@_guarded
+def affectnet(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn faces in the files of AffectNet (expression, valence, arousal, box, landmarks)."""
+    from taskloom.data.simulate.affectnet import simulate_affectnet
+
+    simulate_affectnet(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated AffectNet in {folder}")
+
+
+@simulate_app.command()
+@_guarded
+def emotionet(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn faces in the files of EmotioNet (action units with holes)."""
+    from taskloom.data.simulate.emotionet import simulate_emotionet
+
+    simulate_emotionet(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated EmotioNet in {folder}")
+
+
+@simulate_app.command("aff_wild2")
+@_guarded
+def aff_wild2(
+    folder: SimulatedFolder,
+    videos: Annotated[int, typer.Option("--videos", help="Number of videos.")] = 12,
+    frames: Annotated[int, typer.Option("--frames", help="Frames per video.")] = 40,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn videos in the files of Aff-Wild2 (expression, action units, valence, arousal)."""
+    from taskloom.data.simulate.aff_wild2 import simulate_aff_wild2
+
+    simulate_aff_wild2(folder, videos=videos, frames=frames, seed=seed, if_missing=if_missing)
+    say(f"simulated Aff-Wild2 in {folder}")
+
+
 def main() -> None:
     """Entry point of the `taskloom` command."""
     app()

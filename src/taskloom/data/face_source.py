@@ -13,8 +13,14 @@ from taskloom.data.face_table import FaceTable, with_known_columns
 from taskloom.data.image_splits import read_standardize, split_images
 from taskloom.data.image_store import ImageStore, prepare_images
 from taskloom.data.image_writer import Progress
+from taskloom.data.readers.aff_wild2 import read_aff_wild2
+from taskloom.data.readers.affectnet import read_affectnet
 from taskloom.data.readers.celeba import read_celeba
+from taskloom.data.readers.clothing_attributes import read_clothing_attributes
+from taskloom.data.readers.cub import read_cub
+from taskloom.data.readers.emotionet import read_emotionet
 from taskloom.data.readers.mtfl import MARGIN, read_mtfl
+from taskloom.data.readers.raf_db import read_raf_db
 from taskloom.data.readers.utkface import read_utkface
 from taskloom.data.sources import (
     SOURCES,
@@ -173,3 +179,27 @@ load_celeba = SOURCES.register("celeba")(FaceSource(read_celeba, ("images",)))
 
 load_mtfl = SOURCES.register("mtfl")(FaceSource(read_mtfl, ("images",), {"margin": MARGIN}))
 """MTFL: landmarks, gender, smile, glasses, pose; cut around the landmarks; `split: {by: official}`."""
+
+load_cub = SOURCES.register("cub")(FaceSource(read_cub, ("images", "certainty")))
+"""CUB-200-2011: `species`, 312 `attributes`, cut by the birds' boxes; `split: {by: official}`."""
+
+load_clothing_attributes = SOURCES.register("clothing_attributes")(
+    FaceSource(read_clothing_attributes, ("images", "labels", "class_names"))
+)
+"""Clothing Attributes: `category` and other classes, binary `attributes`."""
+
+load_raf_db = SOURCES.register("raf_db")(FaceSource(read_raf_db, ("images",)))
+"""RAF-DB: `expression`; `split: {by: official}`."""
+
+load_affectnet = SOURCES.register("affectnet")(
+    FaceSource(read_affectnet, ("images", "expressions", "landmarks"))
+)
+"""AffectNet: `expression`, `valence`, `arousal`, boxes, landmarks; `split: {by: official}`."""
+
+load_emotionet = SOURCES.register("emotionet")(
+    FaceSource(read_emotionet, ("table", "images", "image_column"))
+)
+"""EmotioNet: action units `AU1`, ..., together `action_units`."""
+
+load_aff_wild2 = SOURCES.register("aff_wild2")(FaceSource(read_aff_wild2, ("images", "every")))
+"""Aff-Wild2: frames with `expression`, `action_units`, `valence`, `arousal`; videos as groups."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class FaceTable(Table):
         images: Folder that the file names are relative to.
         sources: The files besides the images that decide the rows.
         class_names: Per label column, its classes in code order, where the data set defines them.
+        label_groups: Columns that belong together, by a name that a multilabel task takes them all by.
         points: Names of the landmarks; the columns are `<name>_x` and `<name>_y`.
         notes: What a report should say about the rows, one sentence each.
         named_splits: The splits that come with the data set, by the name that `split.by` gives.
@@ -65,6 +67,7 @@ class FaceTable(Table):
     images: Path = Path()
     sources: tuple[Path, ...] = ()
     class_names: Mapping[str, tuple[str, ...]] | None = None
+    label_groups: Mapping[str, tuple[str, ...]] | None = None
     points: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     named_splits: Mapping[str, NamedSplit] | None = None
@@ -208,10 +211,11 @@ def point_columns(points: Sequence[str]) -> tuple[str, ...]:
 def with_known_columns(table: FaceTable, tasks: TaskSettings) -> TaskSettings:
     """Fills in what the data set knows: classes in their order, and the columns of landmarks.
 
-    A landmarks task without `columns` takes all points, or those that its `points` names.
+    A landmarks task without `columns` takes all points, or those that its `points` names. A multilabel task
+    takes the columns of the group that it is named after, or those that patterns such as `has_bill*` match.
 
     Raises:
-        ConfigError: A point that the data set does not have.
+        ConfigError: A point that the data set does not have, or a pattern that matches no column.
     """
     if isinstance(tasks, TaskSet):
         entries = [task.to_dict() for task in tasks.values()]
@@ -226,7 +230,29 @@ def with_known_columns(table: FaceTable, tasks: TaskSettings) -> TaskSettings:
         if kind == "landmarks" and "columns" not in entry:
             points = _points(table, name, entry.get("points"))
             filled[name] |= {"points": list(points), "columns": list(point_columns(points))}
+        if kind == "multilabel":
+            filled[name] = _with_label_columns(table, name, filled[name])
     return filled
+
+
+def _with_label_columns(table: FaceTable, task: str, entry: dict[str, Any]) -> dict[str, Any]:
+    groups = table.label_groups or {}
+    group = str(entry.get("column", task))
+    if "columns" not in entry and "labels" not in entry and group in groups:
+        return {
+            **{key: value for key, value in entry.items() if key != "column"},
+            "columns": [*groups[group]],
+        }
+    wanted = entry.get("columns")
+    if not isinstance(wanted, list | tuple) or not any("*" in str(name) for name in wanted):
+        return entry
+    columns: dict[str, None] = {}
+    for name in wanted:
+        found = [known for known in table.columns if fnmatchcase(known, str(name))]
+        if "*" in str(name) and not found:
+            raise ConfigError(f"tasks.{task}.columns: no column of {table.path} matches `{name}`.")
+        columns |= dict.fromkeys(found if "*" in str(name) else [str(name)])
+    return {**entry, "columns": list(columns)}
 
 
 def _points(table: FaceTable, task: str, wanted: Any) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ def read_celeba(root: Path, *, images: str | None = None) -> FaceTable:
 
     Returns:
         Rows with `file`, the attributes by their names (0 or 1), `partition`, `identity` and landmarks. The
-        split `official` takes the partition; identities are the groups.
+        split `official` takes the partition; identities are the groups. A multilabel task `attributes` takes
+        all attributes together.
 
     Raises:
         DataError: A file is missing, cut off, or says what it cannot.
@@ -50,6 +51,7 @@ def read_celeba(root: Path, *, images: str | None = None) -> FaceTable:
     _check_values(path, attributes, (-1, 1), columns)
     data: dict[str, Any] = {FILE_COLUMN: names}
     data |= {name: (attributes[:, position] > 0).astype(np.int8) for position, name in enumerate(columns)}
+    classes: dict[str, tuple[str, ...]] = dict.fromkeys(columns, ("0", "1"))
     sources = [path]
     partition_path = _found(root, PARTITION_FILE)
     partition = _aligned(partition_path, names, path)
@@ -59,6 +61,8 @@ def read_celeba(root: Path, *, images: str | None = None) -> FaceTable:
     identity_path = _find(root, IDENTITY_FILE)
     if identity_path is not None:
         data["identity"] = _aligned(identity_path, names, path)[:, 0].astype(np.int64)
+        # Named here because there are 10,177: more than are taken for classes unasked.
+        classes["identity"] = tuple(str(number) for number in np.unique(data["identity"]))
         sources.append(identity_path)
     landmarks_path = _find(root, LANDMARKS_FILE)
     if landmarks_path is not None:
@@ -74,7 +78,8 @@ def read_celeba(root: Path, *, images: str | None = None) -> FaceTable:
         images=_images(root, images),
         places=[f"{path}:{line}" for line in range(3, len(names) + 3)],
         sources=tuple(sources),
-        class_names=dict.fromkeys(columns, ("0", "1")),
+        class_names=classes,
+        label_groups={"attributes": tuple(columns)},
         points=POINTS if landmarks_path is not None else (),
         named_splits={"official": NamedSplit("partition")},
         group="identity" if identity_path is not None else None,

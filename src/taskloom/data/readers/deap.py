@@ -48,7 +48,7 @@ Baseline = Literal["drop", "subtract", "keep"]
 Format = Literal["dat", "mat"]
 
 _CHANNEL_SETS = {"all": CHANNELS, "eeg": EEG_CHANNELS, "peripheral": PERIPHERAL_CHANNELS}
-_BROKEN_MAT = (
+BROKEN_MAT = (
     scipy.io.matlab.MatReadError,
     zlib.error,
     ValueError,
@@ -227,7 +227,7 @@ def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path.name}: the file is empty, MATLAB arrays expected.")
     try:
         content = scipy.io.loadmat(path, variable_names=["data", "labels"])
-    except _BROKEN_MAT as error:
+    except BROKEN_MAT as error:
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{path.name}: not readable as a MATLAB file of version 5 to 7.2 ({what}); the file seems cut "

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-import scipy.io
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from taskloom.data.readers.deap import CHANNELS, EEG_CHANNELS, NUM_SAMPLES, NUM_TRIALS, RATE_HZ
-from taskloom.data.simulate.folder import write_simulation
+from taskloom.data.simulate.folder import write_mat, write_simulation
 from taskloom.errors import ConfigError
 
 Format = Literal["dat", "mat"]
@@ -25,7 +24,6 @@ Format = Literal["dat", "mat"]
 _WORLD = 1  # raise it when the same parameters give other files
 _FORMATS: tuple[str, ...] = ("dat", "mat")
 _MOST_PEOPLE = 99  # two digits in a file's name
-_MAT_HEADER = b"MATLAB 5.0 MAT-file, simulated by taskloom"
 _NUM_EEG = len(EEG_CHANNELS)
 # Odd numbers in the names of the 10-20 system are on the left, even ones on the right, z is the middle.
 _SIDE = np.array([0.0 if name[-1] == "z" else -1.0 if int(name[-1]) % 2 else 1.0 for name in EEG_CHANNELS])
@@ -97,7 +95,7 @@ def simulate_deap(
             if "dat" in formats:
                 write_python2_pickle(into / f"s{number:02d}.dat", {"labels": ratings, "data": data})
             if "mat" in formats:
-                _write_mat(into / f"s{number:02d}.mat", data, ratings)
+                write_mat(into / f"s{number:02d}.mat", {"data": data, "labels": ratings})
 
     return write_simulation(
         Path(folder), asdict(simulation), _readme(simulation), write, if_missing=if_missing
@@ -232,9 +230,3 @@ def write_python2_pickle(path: Path, arrays: dict[str, NDArray[np.float64]]) -> 
 
 def _short_text(text: bytes) -> bytes:
     return b"U" + bytes([len(text)]) + text
-
-
-def _write_mat(path: Path, data: NDArray[np.float64], ratings: NDArray[np.float64]) -> None:
-    scipy.io.savemat(path, {"data": data, "labels": ratings})
-    with path.open("r+b") as file:  # SciPy writes the time of day into the text of the header
-        file.write(_MAT_HEADER.ljust(116))

@@ -14,12 +14,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from taskloom.data.simulate.action_units import draw_expression
+
 SKIN = ((199, 224, 255), (66, 100, 141), (150, 205, 245), (95, 140, 190), (120, 170, 215))
 """Tones of the skin, BGR, one per race code."""
 OLDEST = 80
 
 _HAIR_YOUNG = np.array([25.0, 35.0, 50.0])
 _HAIR_OLD = np.array([225.0, 225.0, 225.0])
+_TURN = 0.17
 _SHIFT = 4
 """Coordinates are drawn in sixteenths of a pixel."""
 
@@ -35,6 +38,7 @@ class Traits:
         smiles, glasses: Whether.
         pose: From -2 (left profile) to 2 (right profile).
         tone: What the single face differs by, about 0: added to the tone of the skin.
+        units: Numbers of the action units that the face shows; None for a face that only smiles or does not.
     """
 
     age: int
@@ -44,6 +48,7 @@ class Traits:
     glasses: bool = False
     pose: int = 0
     tone: float = 0.0
+    units: frozenset[int] | None = None
 
 
 def draw_traits(random: np.random.Generator, *, poses: bool = False) -> Traits:
@@ -84,11 +89,11 @@ def draw_face(
         >>> bool(points[0, 0] < points[2, 0] < points[1, 0]), bool(points[3, 1] > points[2, 1])
         (True, True)
     """
-    pen = _Pen(picture, centre, radius)
+    pen = Pen(picture, centre, radius)
     skin = np.clip(np.array(SKIN[traits.race], dtype=np.float64) + traits.tone, 0, 255)
     grey = min(1.0, max(0.0, (traits.age - 15) / (OLDEST - 25)))
     hair = _HAIR_YOUNG * (1 - grey) + _HAIR_OLD * grey
-    turn = 0.17 * traits.pose
+    turn = _TURN * traits.pose
     pen.ellipse((0, -0.1), (0.95, 1.05), hair)
     if traits.female:
         pen.box((-1.0, -0.1), (1.0, 1.3), hair)
@@ -98,14 +103,10 @@ def draw_face(
     # A turned head shows its nearer half wider: the points move with the nose, and come closer together.
     points[:, 0] = points[:, 0] * (1 - 0.12 * abs(traits.pose)) + turn
     points[2, 0] += 0.5 * turn
-    for eye in points[:2]:
-        pen.ellipse(eye, (0.11, 0.08), np.full(3, 250.0))
-        pen.ellipse(eye, (0.055, 0.055), np.full(3, 20.0))
-    pen.line((points[2, 0], -0.02), (points[2, 0] + 0.3 * turn, 0.2), ink)
-    pen.ellipse(points[2], (0.09, 0.06), ink)
-    left, right = points[3], points[4]
-    middle = (left + right) / 2 + (0, 0.16 if traits.smiles else 0.0)
-    pen.curve(left, middle, right, np.array([50.0, 50.0, 190.0]))
+    if traits.units is None:
+        _draw_smile(pen, points, traits, ink)
+    else:
+        draw_expression(pen, points, traits.units, skin)
     for wrinkle in range(max(0, traits.age - 30) // 15):
         height = -0.34 - 0.09 * wrinkle
         pen.line((-0.35, height), (0.35, height), ink)
@@ -116,7 +117,20 @@ def draw_face(
     return np.asarray(points * radius + np.array(centre))
 
 
-class _Pen:
+def _draw_smile(pen: Pen, points: NDArray[np.float64], traits: Traits, ink: NDArray[np.float64]) -> None:
+    """Eyes, nose and mouth of a face that smiles or does not."""
+    turn = _TURN * traits.pose
+    for eye in points[:2]:
+        pen.ellipse(eye, (0.11, 0.08), np.full(3, 250.0))
+        pen.ellipse(eye, (0.055, 0.055), np.full(3, 20.0))
+    pen.line((points[2, 0], -0.02), (points[2, 0] + 0.3 * turn, 0.2), ink)
+    pen.ellipse(points[2], (0.09, 0.06), ink)
+    left, right = points[3], points[4]
+    middle = (left + right) / 2 + (0, 0.16 if traits.smiles else 0.0)
+    pen.curve(left, middle, right, np.array([50.0, 50.0, 190.0]))
+
+
+class Pen:
     """Draws in units of the face: 0, 0 is its centre, 1 its radius."""
 
     def __init__(self, picture: NDArray[np.uint8], centre: tuple[float, float], radius: float) -> None:
@@ -143,9 +157,10 @@ class _Pen:
     def box(self, corner: Any, other: Any, colour: NDArray[np.float64]) -> None:
         cv2.rectangle(self.picture, self.at(corner), self.at(other), colour.tolist(), -1, cv2.LINE_AA, _SHIFT)
 
-    def line(self, start: Any, end: Any, colour: NDArray[np.float64]) -> None:
+    def line(self, start: Any, end: Any, colour: NDArray[np.float64], width: int = 0) -> None:
+        """A line of a width in pixels, that of the pen where it is 0."""
         place = self.at(start), self.at(end)
-        cv2.line(self.picture, *place, colour.tolist(), self.width, cv2.LINE_AA, _SHIFT)
+        cv2.line(self.picture, *place, colour.tolist(), width or self.width, cv2.LINE_AA, _SHIFT)
 
     def curve(self, start: Any, middle: Any, end: Any, colour: NDArray[np.float64]) -> None:
         """A parabola through three points, the middle one at half way."""

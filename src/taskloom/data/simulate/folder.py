@@ -9,9 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
 from taskloom.errors import DataError
 
 _MARKER = "simulation.json"
+_MAT_HEADER = b"MATLAB 5.0 MAT-file, simulated by taskloom"
 
 
 def write_simulation(
@@ -79,3 +84,10 @@ def _is_there(folder: Path, parameters: Mapping[str, Any], if_missing: bool) -> 
             f"{folder}: holds this simulation already; delete it, or use --if-missing to keep it."
         )
     return True
+
+
+def write_mat(path: Path, arrays: Mapping[str, NDArray[np.float64]]) -> None:
+    """Writes a MATLAB file of version 5; the same arrays give the same bytes."""
+    scipy.io.savemat(path, dict(arrays))
+    with path.open("r+b") as file:  # SciPy writes the time of day into the text of the header
+        file.write(_MAT_HEADER.ljust(116))
