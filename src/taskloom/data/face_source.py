@@ -167,7 +167,8 @@ def resolve_split(table: FaceTable, split: Mapping[str, Any]) -> Mapping[str, An
             )
     chosen: dict[str, Any] = {"by": "column", "column": named.column, "test": "test"}
     if named.validation is not None:
-        chosen["validation"] = named.validation
+        # What is drawn from train is whole groups, where rows have one.
+        chosen |= {"by": table.group or "column", "validation": named.validation}
     return {**chosen, **{key: value for key, value in split.items() if key != "by"}}
 
 

@@ -151,11 +151,12 @@ def _read(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     values = np.empty((len(rows), width))
     for number, row in enumerate(rows):
         try:
-            values[number] = [float(cell) for cell in row]
-        except ValueError as error:
-            raise DataError(
-                f"{path}:{number + 2}: {width} numbers expected, found `{lines[number][:80]}`."
-            ) from error
+            numbers = [float(cell) for cell in row]
+        except ValueError:
+            numbers = []
+        if len(numbers) != width:
+            raise DataError(f"{path}:{number + 2}: {width} numbers expected, found `{lines[number][:80]}`.")
+        values[number] = numbers
     return header, values
 
 

@@ -61,6 +61,7 @@ def read_cub(root: Path, *, images: str | None = None, certainty: int = 1) -> Fa
     numbers = list(found["images"])
     for name in _PER_IMAGE:
         _check_images(paths[name], found[name], found["images"], paths["images"])
+    _check_files(found["images"])
     species = [fields[0] for _, fields in _by_number(paths["classes"], 1).values()]
     attributes = _attribute_names(paths["attributes"])
     labels, note = _attribute_labels(paths["labels"], numbers, certainty)
@@ -121,6 +122,15 @@ def _check_images(path: Path, found: _Numbered, images: _Numbered, first: Path) 
     extra = [number for number in found if number not in images]
     if extra:
         raise DataError(f"{found[extra[0]][0]}: image {extra[0]} is not in {first}.")
+
+
+def _check_files(images: _Numbered) -> None:
+    """Refuses two numbers of one file: its boxes would pass for two birds in one picture."""
+    seen: dict[str, str] = {}
+    for place, (file,) in images.values():
+        first = seen.setdefault(file, place)
+        if first != place:
+            raise DataError(f"{place}: `{file}` stands in an earlier line too ({first}); one line expected.")
 
 
 def _boxes(found: _Numbered, numbers: list[int]) -> NDArray[np.float64]:

@@ -112,7 +112,7 @@ def _eyes(
             pen.ellipse(eye, (0.055, min(0.055, height)), np.full(3, _BLACK))
         if 6 in has:
             cheek = _off(eye, 0.0, 0.24)
-            pen.ellipse(cheek, (0.14, 0.08), np.clip(skin * 0.85 + (0, 0, 60), 0, 255))
+            pen.ellipse(cheek, (0.14, 0.08), np.clip(skin * (0.7, 0.7, 1.0) + (0, 0, 40), 0, 255))
 
 
 def _nose(pen: Pen, nose: NDArray[np.float64], has: frozenset[int], ink: NDArray[np.float64]) -> None:
