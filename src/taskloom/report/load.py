@@ -15,6 +15,7 @@ from taskloom.report.model import (
     Balancing,
     BaselineRow,
     CellRow,
+    Configuration,
     CoupledLabel,
     CoupledTask,
     CouplingRow,
@@ -90,6 +91,7 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         leakage=[_row(Leakage, row) for row in summary.get("leakage", ())],
         auxiliary=[_row(AuxiliaryRow, row) for row in summary.get("auxiliary", ())],
         baselines=[_row(BaselineRow, row) for row in summary.get("baselines", ())],
+        configurations=[_row(Configuration, row) for row in summary.get("configurations", ())],
     )
 
 

@@ -140,6 +140,23 @@ class BaselineRow:
 
 
 @dataclass(frozen=True)
+class Configuration:
+    """A cell as one of a grid: how many stages are shared (or have units), from which end.
+
+    Args:
+        cell: Cell id; its tasks stand there.
+        family: What it has in common with its likes ("hard sharing").
+        depth: Number of stages or units.
+        end: Counted from the "input" or the "output".
+    """
+
+    cell: str
+    family: str
+    depth: int
+    end: str
+
+
+@dataclass(frozen=True)
 class Curve:
     """The validation metric of one run, epoch by epoch.
 
@@ -411,6 +428,7 @@ class ReportData:
         task_ends: Sentences on when tasks converged, where they stop one by one.
         auxiliary: What tasks reached that are trained beside the judged ones.
         baselines: Every form of training alone, where there are several.
+        configurations: Cells that differ in how much is shared, from which end, on which tasks.
     """
 
     title: str
@@ -437,6 +455,7 @@ class ReportData:
     course: Course | None = None
     auxiliary: Sequence[AuxiliaryRow] = ()
     baselines: Sequence[BaselineRow] = ()
+    configurations: Sequence[Configuration] = ()
 
     def gain(self, task: str, cell: str) -> GainRow | None:
         """The gain of a task in a cell, None where there is none (yet)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from taskloom.report import course, plots, words
+from taskloom.report import configurations, course, plots, words
 from taskloom.report.coupled import coupling_view
 from taskloom.report.model import GainRow, ReportData, TaskRow
 
@@ -51,6 +51,7 @@ def render(data: ReportData) -> str:
             for task in judged
             if data.course is not None
         ],
+        grid=configurations.grid_view(data),
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
         balancing=[(data.cell(entry.cell), plots.balancing(entry), entry) for entry in data.balancing],
         couplings=[coupling_view(data, entry) for entry in data.couplings],

@@ -20,6 +20,7 @@ from taskloom.sharing import MultiTaskNetwork
 from taskloom.study.cells import Cell, baseline_forms
 from taskloom.study.companion import companion_request
 from taskloom.study.config import Study
+from taskloom.study.configurations import configuration_rows
 from taskloom.study.coupled_runs import Coupled, check_in_study
 from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
@@ -336,13 +337,7 @@ def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: i
         "title": study.name,
         "repeats": study.config.repeats,
         "cells": [
-            {
-                "id": cell.id,
-                "name": cell.name,
-                "architecture": cell.architecture,
-                "settings": cell.settings,
-                "tasks": list(cell.tasks),
-            }
+            {"id": cell.id, "name": cell.name, "architecture": cell.architecture, "tasks": list(cell.tasks)}
             for cell in cells
             if cell.entry >= 0
         ],
@@ -354,6 +349,7 @@ def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: i
             }
             for form in baseline_forms(study)
         ],
+        "configurations": configuration_rows([cell for cell in cells if cell.entry >= 0]),
         "jobs": jobs,
         "report": None if study.config.report is None else study.config.report.model_dump(mode="json"),
         "study_file": study.to_yaml(),

@@ -1,8 +1,8 @@
 """From the results store to verdicts: `summary.json`, `results.parquet`, and the table for the terminal.
 
 `summary.json` holds what the report shows, under the names of `taskloom.report.model.ReportData`: title,
-created, tasks, cells, gains, overall (`{task, gains}` or null), auxiliary, baselines, curves, mixing,
-balancing, couplings, task_ends, labels, num_repeats, clusters, design, failed, warnings, data_notes,
+created, tasks, cells, gains, overall (`{task, gains}` or null), auxiliary, baselines, configurations, curves,
+mixing, balancing, couplings, task_ends, labels, num_repeats, clusters, design, failed, warnings, data_notes,
 environment, study_file; undefined numbers are null. Beside it `format` (of this file) and `runs` (planned,
 done, failed, missing).
 """
@@ -106,6 +106,7 @@ def summarize(
         "leakage": leakage_rows(tasks, facts, done),
         "auxiliary": auxiliary_rows(tasks, facts, every_form),
         "baselines": baseline_rows(tasks, facts, every_form),
+        "configurations": facts.get("configurations", []),
         "curves": [curve for record in records for curve in _curves(record, tasks, judged_baseline(facts))],
         "mixing": [mixing for cell in facts["cells"] if (mixing := _mixing(cell, done)) is not None],
         "balancing": [row for cell in facts["cells"] if (row := balancing_row(cell, done)) is not None],

@@ -1,0 +1,245 @@
+"""Many configurations of the same families side by side, as chapter 5 of thesis 000 looks at them.
+
+Everything here describes: it counts and draws means over repeats of test values. What may be said of a single
+cell is its verdict, in the matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from taskloom.report import words
+from taskloom.report.model import GainRow, ReportData, TaskRow
+from taskloom.report.plots import BASELINE, PALETTE, STYLE, svg
+
+LEAST_CONFIGURATIONS = 4
+_LINES = {"input": "-", "output": "--"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One configuration and what a task reached in it."""
+
+    family: str
+    depth: int
+    end: str
+    tasks: tuple[str, ...]
+    row: GainRow
+
+
+@dataclass(frozen=True)
+class GridView:
+    """What the section shows.
+
+    Args:
+        counts: Per task and family: task, metric, family, improved of all, share, helped, hurt.
+        sentences: Which end was better in how many pairs.
+        bars: Shares of configurations that improve each task, as SVG.
+        figures: Per task, its panels as SVG.
+    """
+
+    counts: Sequence[tuple[str, str, str, str, str, int, int]]
+    sentences: Sequence[str]
+    bars: str
+    figures: Sequence[tuple[TaskRow, str]]
+
+
+Groups = dict[str, list[Point]]
+
+
+def grid_view(data: ReportData) -> GridView | None:
+    """The section, or None where a study has not the shape for it: several depths or ends, several cells."""
+    judged = [task for task in data.tasks if not task.auxiliary]
+    points = {task.name: _points(data, task) for task in judged}
+    everything = [point for each in points.values() for point in each]
+    shaped = any(_has_depths(each) or _both_ends(each) for each in points.values())
+    if len({(p.family, p.depth, p.end, p.tasks) for p in everything}) < LEAST_CONFIGURATIONS or not shaped:
+        return None
+    return GridView(
+        [line for task in judged for line in _counts(task, points[task.name])],
+        [line for task in judged for line in _end_sentences(task, points[task.name])],
+        _bars([task for task in judged if points[task.name]], points),
+        [(task, _figure(task, points[task.name])) for task in judged if points[task.name]],
+    )
+
+
+def _points(data: ReportData, task: TaskRow) -> list[Point]:
+    """The task's configurations that have finished."""
+    found = []
+    for each in data.configurations:
+        row, cell = data.gain(task.name, each.cell), data.cell(each.cell)
+        if row is not None and cell is not None and np.isfinite(row.value):
+            found.append(Point(each.family, each.depth, each.end, cell.tasks, row))
+    return found
+
+
+def _grouped(points: Sequence[Point], key: Callable[[Point], str]) -> Groups:
+    found: Groups = {}
+    for point in points:
+        found.setdefault(key(point), []).append(point)
+    return found
+
+
+def _families(points: Sequence[Point]) -> Groups:
+    return _grouped(points, lambda point: point.family)
+
+
+def _has_depths(points: Sequence[Point]) -> bool:
+    return any(len({point.depth for point in each}) > 1 for each in _families(points).values())
+
+
+def _both_ends(points: Sequence[Point]) -> bool:
+    return any(len({point.end for point in each}) > 1 for each in _families(points).values())
+
+
+# -- numbers
+
+
+def _counts(task: TaskRow, points: Sequence[Point]) -> list[tuple[str, str, str, str, str, int, int]]:
+    """Configurations that improve the task (figures 5.2, 5.9), by family."""
+    lines = []
+    for family, each in _families(points).items():
+        improved = sum(point.row.gain > 0 for point in each)
+        verdicts = [point.row.verdict for point in each]
+        lines.append(
+            (
+                task.name,
+                words.metric_name(task.metric),
+                family,
+                f"{improved} of {len(each)}",
+                f"{100 * improved / len(each):.0f} %",
+                verdicts.count("helped"),
+                verdicts.count("hurt"),
+            )
+        )
+    return lines
+
+
+def _end_sentences(task: TaskRow, points: Sequence[Point]) -> list[str]:
+    """Pairs that differ in the end alone (figures 5.3 to 5.5, 5.10 to 5.12)."""
+    lines = []
+    for family, each in _families(points).items():
+        ends = {
+            end: {(p.depth, p.tasks): p.row.gain for p in each if p.end == end} for end in ("input", "output")
+        }
+        pairs = [
+            (ends["input"][place], ends["output"][place])
+            for place in ends["input"]
+            if place in ends["output"]
+        ]
+        if not pairs:
+            continue
+        better = sum(first > second for first, second in pairs)
+        mean = float(np.mean([first - second for first, second in pairs]))
+        unit = words.gain_unit(task)
+        change = words.number(mean, task.metric, signed=True, like=each[0].row.baseline)
+        lines.append(
+            f"{task.name}, {family}: from the input better than from the output in {better} of {len(pairs)} "
+            f"pairs of the same tasks and number; on average {change}{' ' + unit if unit else ''} "
+            f"({words.metric_name(task.metric)}, positive is better from the input)."
+        )
+    return lines
+
+
+# -- figures
+
+
+def _bars(tasks: Sequence[TaskRow], points: dict[str, list[Point]]) -> str:
+    """Share of configurations that improve each task, a bar per family (figure 5.16)."""
+    families = list(dict.fromkeys(point.family for task in tasks for point in points[task.name]))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.6 + 1.3 * len(tasks), 2.6), layout="constrained")
+        axes = figure.subplots()
+        width = 0.8 / max(1, len(families))
+        for number, family in enumerate(families):
+            for place, task in enumerate(tasks):
+                mine = [point for point in points[task.name] if point.family == family]
+                if mine:
+                    share = 100 * sum(point.row.gain > 0 for point in mine) / len(mine)
+                    axes.bar(
+                        place + (number - (len(families) - 1) / 2) * width,
+                        share,
+                        width * 0.9,
+                        color=PALETTE[number % len(PALETTE)],
+                        label=family if place == 0 else None,
+                    )
+        axes.set_xticks(range(len(tasks)), [task.name for task in tasks])
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("% of configurations\nbetter than alone")
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return svg(figure, "Share of configurations that improve each task, by family")
+
+
+def _figure(task: TaskRow, points: Sequence[Point]) -> str:
+    """Both ends, depth, families and groups of tasks, as many of them as there are. Returns SVG."""
+    panels: list[tuple[str, Callable[[Axes], None]]] = []
+    if _both_ends(points):
+        ends = _grouped(points, lambda point: f"{point.family}\nfrom {point.end}")
+        panels.append(("both ends", lambda axes: _boxes(axes, ends)))
+    if _has_depths(points):
+        panels.append(("stages or units", lambda axes: _depth_curves(axes, points)))
+    families = _families(points)
+    if len(families) > 1:
+        panels.append(("families", lambda axes: _boxes(axes, families)))
+    groups = _grouped(points, lambda point: "\n".join(["with", *(n for n in point.tasks if n != task.name)]))
+    if len(groups) > 1:
+        panels.append(("trained together", lambda axes: _boxes(axes, groups)))
+    baseline = points[0].row.baseline
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
+        for axes, (title, draw) in zip(
+            figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+        ):
+            draw(axes)
+            axes.axhline(baseline, color=BASELINE, linestyle=":", linewidth=1.2)
+            axes.set_title(title, fontsize=9)
+        figure.axes[0].set_ylabel(f"{words.metric_name(task.metric)}, test")
+        return svg(figure, f"{task.name} in all configurations; the dotted line is the task alone")
+
+
+def _boxes(axes: Axes, groups: Groups) -> None:
+    """A box of the configurations' values per group, and the values themselves."""
+    for place, (name, points) in enumerate(groups.items()):
+        del name
+        values = np.array([point.row.value for point in points])
+        colour = PALETTE[place % len(PALETTE)]
+        axes.boxplot(
+            values,
+            positions=[place],
+            widths=0.55,
+            showfliers=False,
+            medianprops={"color": colour, "linewidth": 1.6},
+        )
+        spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
+        axes.plot(place + spread, values, ".", color=colour, markersize=3, alpha=0.7)
+    axes.set_xticks(range(len(groups)), list(groups), fontsize=7)
+
+
+def _depth_curves(axes: Axes, points: Sequence[Point]) -> None:
+    """Mean over the groups of tasks by depth, a line per family and end (figures 5.6-5.8, 5.20-5.22)."""
+    for number, (family, mine) in enumerate(_families(points).items()):
+        for end in ("input", "output"):
+            there = [point for point in mine if point.end == end]
+            depths = sorted({point.depth for point in there})
+            if not depths:
+                continue
+            means = [float(np.mean([p.row.value for p in there if p.depth == depth])) for depth in depths]
+            colour = PALETTE[number % len(PALETTE)]
+            axes.plot(
+                depths,
+                means,
+                _LINES[end],
+                marker="o",
+                markersize=3,
+                color=colour,
+                label=f"{family} from {end}",
+            )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.legend(frameon=False, fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.12))

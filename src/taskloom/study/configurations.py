@@ -1,0 +1,73 @@
+"""Cells as a grid: how many stages are shared or have units, from which end, on which tasks (thesis 000)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from taskloom.study.config import canonical
+
+if TYPE_CHECKING:
+    from taskloom.study.cells import Cell
+
+DEPTHS = {"hard_sharing": "stages", "cross_stitch": "units"}
+"""Per architecture, the setting that says how many stages, counted from the end that `from` names."""
+_END = "from"
+
+
+def configuration_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """One row per cell that stands in such a grid, for `taskloom.report.model.Configuration`.
+
+    Cells of a family differ in nothing but the number of stages, the end, the tasks, and where they start.
+    Where an architecture has several families, their names say in what these differ.
+
+    Args:
+        cells: The cells of a study.
+    """
+    grid = [cell for cell in cells if _depth(cell) is not None]
+    others = {cell.id: _other_settings(cell) for cell in grid}
+    return [
+        {
+            "cell": cell.id,
+            "family": _family(cell, grid, others),
+            "depth": _depth(cell),
+            "end": cell.settings.get(_END, "input"),
+        }
+        for cell in grid
+    ]
+
+
+def _depth(cell: Cell) -> int | None:
+    value = cell.settings.get(DEPTHS.get(cell.architecture, ""))
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _other_settings(cell: Cell) -> dict[str, str]:
+    """All that decides a result besides the place in the grid, by dotted name."""
+    plain = {key: value for key, value in cell.resolved().items() if key not in ("tasks", "warm_start")}
+    depth = DEPTHS[cell.architecture]
+    settings = {key: value for key, value in cell.settings.items() if key not in (depth, _END)}
+    return dict(_flat({**plain, "settings": settings}))
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        return [
+            item
+            for key, inner in value.items()
+            for item in _flat(inner, f"{name}.{key}" if name else str(key))
+        ]
+    return [(name, value if isinstance(value, str) else canonical(value))]
+
+
+def _family(cell: Cell, grid: Sequence[Cell], others: Mapping[str, Mapping[str, str]]) -> str:
+    """ "cross-stitch", or "cross-stitch, per channel" where there are others per layer."""
+    alike = [others[each.id] for each in grid if each.architecture == cell.architecture]
+    own = others[cell.id]
+    told = [
+        f"{key.rpartition('.')[2]} {value}"
+        for key, value in own.items()
+        if any(each.get(key) != value for each in alike)
+    ]
+    name = {"cross_stitch": "cross-stitch"}.get(cell.architecture, cell.architecture.replace("_", " "))
+    return ", ".join([name, *told])
