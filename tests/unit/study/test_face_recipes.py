@@ -1,4 +1,4 @@
-"""The face recipes of theses 000, 001 and 004 on drawn faces, shrunk: their cells, what they record and show."""
+"""The face recipes of theses 000, 001 and 004 on drawn faces, shrunk: cells, what they record and show."""
 
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def test_thesis_000_runs_shrunk_and_its_report_has_the_analyses(tmp_path: Path, 
     overrides = [
         *SMALL, "data.images=UTKFace", "data.size=32", "encoder.filters=[4, 4, 4, 4, 4]", "head.hidden=[8]",
         "cells.0.hard_sharing.stages=[1, 2]", "cells.0.tasks=[[age, gender], [age, gender, ethnicity]]",
-        "cells.1.cross_stitch.units=[1, 2]", "cells.1.cross_stitch.from=[output]", "cells.1.tasks=[age, gender]",
+        "cells.1.cross_stitch.units=[1, 2]", "cells.1.cross_stitch.from=[output]",
+        "cells.1.tasks=[age, gender]",
     ]  # fmt: skip
     study = check_study(apply_overrides(document, overrides), "thesis")
     outcome = run_study(study, tmp_path / "out", Watcher(), data=utkface)
