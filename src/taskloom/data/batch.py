@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from taskloom.data.mixing_batches import MixedOrder, RowMix
+from taskloom.errors import ConfigError
 from taskloom.tasks import Labels, TaskSet
 
 
@@ -114,6 +116,11 @@ class EpochBatchSampler(Sampler[list[int]]):
         world_size: Number of processes.
         row_weights: Chance of every row to be drawn, [N], up to a factor: an epoch then is N draws with
             replacement. None takes every row once.
+        mix: How rows of several data sets are mixed; see `taskloom.data.mixing_batches`; only shuffled
+            rows are.
+
+    Raises:
+        ConfigError: Both `row_weights` and a `mix` that is not proportional.
     """
 
     def __init__(
@@ -127,6 +134,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         row_weights: NDArray[np.float64] | None = None,
+        mix: RowMix | None = None,
     ) -> None:
         if batch_size < world_size:
             raise ValueError(f"batch_size {batch_size} is below the number of processes {world_size}")
@@ -135,6 +143,16 @@ class EpochBatchSampler(Sampler[list[int]]):
         self.rank, self.world_size = rank, world_size
         self.chances = None if row_weights is None else row_weights / row_weights.sum()
         self.epoch = 0
+        self.mixed: MixedOrder | None = None
+        quotas = mix.quotas(batch_size) if mix is not None and shuffle else None
+        if mix is not None and quotas is not None:
+            if row_weights is not None:
+                raise ConfigError(
+                    "training.balanced_sampling: draws rows of all data sets by class, which `data.batches` "
+                    "already draws by data set; leave one out."
+                )
+            self.mixed = MixedOrder(mix, quotas, seed=seed, drop_last=drop_last)
+            self.num_rows = self.mixed.num_batches * batch_size  # its last batch is a whole one
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -146,6 +164,10 @@ class EpochBatchSampler(Sampler[list[int]]):
         return math.ceil(self.num_rows / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        if self.mixed is not None:
+            for joined in self.mixed.batches(self.epoch):
+                yield joined[self.rank :: self.world_size].tolist()
+            return
         if self.chances is not None:
             random = np.random.default_rng((self.seed, self.epoch))
             order = random.choice(self.num_rows, self.num_rows, p=self.chances)
@@ -189,6 +211,7 @@ def make_loader(
         rank=rank,
         world_size=world_size,
         row_weights=row_weights,
+        mix=getattr(dataset, "mix", None),
     )
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # a TaskDataset is a map-style dataset with __getitems__

@@ -62,6 +62,7 @@ _BUILT_IN = (
     "taskloom.data.table_source",
     "taskloom.data.image_source",
     "taskloom.data.face_source",
+    "taskloom.data.combined",
     "taskloom.data.face_store",
 )
 

@@ -130,7 +130,7 @@ class StudyConfig(_Settings):
         tasks: Settings per task: `kind` and that kind's own, and `column` or `track` where the data call the
             task something else.
         split: How rows are divided; see `taskloom.data.splits`. `redraw: true` draws a new split for every
-            repeat; with `folds: k`, repeat r tests on fold r mod k.
+            repeat; with `folds: k`, repeat r tests on fold r mod k, and with both every k repeats draw anew.
         encoder, head, training: As their classes say.
         repeats: How often every cell is trained; repeat r has seed `seed` + r.
         seed: Seed of the first repeat and of the split.
@@ -180,14 +180,15 @@ class Study:
         """Returns the split settings and the seed of the draw for one repeat.
 
         Without `redraw` every repeat has the same split, drawn from the study's seed. With `folds: k`,
-        repeat r has fold r mod k of one draw.
+        repeat r has fold r mod k of one draw; with both, every k repeats are the folds of a draw of their own
+        (6 x 2-fold cross-validation is `folds: 2`, `redraw: true` and 12 repeats).
         """
         split = dict(self.config.split)
         redraw = bool(split.pop("redraw", False))
         folds = split.get("folds")
         if folds is not None:
             split["fold"] = repeat % int(folds)
-        return split, self.config.seed + (repeat if redraw else 0)
+        return split, self.config.seed + ((repeat // int(folds or 1)) if redraw else 0)
 
     def seed_of(self, repeat: int) -> int:
         """Returns the seed of one repeat: start of the weights, order of the rows."""
@@ -272,13 +273,13 @@ def _with_reader(data: Mapping[str, Any]) -> dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"data.reader: {error}") from None
         return dict(data)
-    for reader in ("store", "images", "table"):
+    for reader in ("combined", "store", "images", "table"):
         if reader in data:
             return {"reader": reader, **data}
     find_source("table")  # fills the registry
     raise ConfigError(
-        f"data: the name of a `reader` expected ({', '.join(SOURCES)}), or `table`, `images` or `store`, "
-        "from which it follows."
+        f"data: the name of a `reader` expected ({', '.join(SOURCES)}), or `table`, `images`, `store` or "
+        "`combined`, from which it follows."
     )
 
 

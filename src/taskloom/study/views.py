@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import Batch, TaskDataset
+from taskloom.data.mixing_batches import RowMix
 from taskloom.tasks import Labels, TaskSet
 
 
@@ -48,6 +49,12 @@ class TaskRows:
     def groups(self) -> NDArray[np.int64]:
         """Group of every row, [N], with the codes of the dataset."""
         return self.dataset.groups[self.rows]
+
+    @property
+    def mix(self) -> RowMix | None:
+        """How batches of these rows are mixed, where they come from several data sets."""
+        mix: RowMix | None = getattr(self.dataset, "mix", None)
+        return None if mix is None else mix.of(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)

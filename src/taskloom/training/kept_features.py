@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from taskloom.data.batch import Batch, TaskDataset
+from taskloom.data.mixing_batches import RowMix
 from taskloom.sharing.network import PlanNetwork
 from taskloom.tasks import Labels, TaskSet
 from taskloom.training.evaluation import check_inputs, in_evaluation_mode
@@ -151,12 +152,14 @@ class KeptRows:
         labels: Labels of all rows.
         tasks: The tasks of the dataset it stands for.
         groups: Its groups.
+        mix: How its batches are mixed.
     """
 
     rows: Tensor
     labels: Labels
     tasks: TaskSet
     groups: NDArray[np.int64]
+    mix: RowMix | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -216,7 +219,7 @@ def keep_rows(
         for index in _chunks(len(dataset), batch):
             rows[index[0] : index[-1] + 1] = of_front(index)[0].cpu()
     remainder.layouts[part] = layout
-    return KeptRows(rows, dataset.labels, dataset.tasks, dataset.groups)
+    return KeptRows(rows, dataset.labels, dataset.tasks, dataset.groups, getattr(dataset, "mix", None))
 
 
 def keep_features(

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 import taskloom.errors
 from taskloom.balancing import Balancer, Processes
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset, make_loader
+from taskloom.data.mixing_batches import RowMix
 from taskloom.errors import TaskloomError, TrainingError
 from taskloom.losses import SumCount
 from taskloom.tasks import Labels, TaskSet
@@ -75,6 +76,10 @@ class FilledShares:
     @property
     def groups(self) -> NDArray[np.int64]:
         return self.dataset.groups
+
+    @property
+    def mix(self) -> RowMix | None:
+        return getattr(self.dataset, "mix", None)
 
     def __len__(self) -> int:
         return len(self.dataset)
