@@ -19,7 +19,7 @@ def runs(*histories: dict[str, Any], balancing: dict[str, Any] | None = None) ->
     return {
         ("c", "age"): [
             SimpleNamespace(repeat=number, history=history, resolved=resolved)
-            for number, history in enumerate(histories)
+            for number, history in reversed(list(enumerate(histories)))  # as a pool may finish them
         ]
     }
 
@@ -56,7 +56,8 @@ def test_a_series_keeps_its_place_where_epochs_have_no_value() -> None:
         {"weight/age": 2.0, "weight/sex": 0.5, "cosine/age/sex": -0.2, "conflict_rate": 1.0},
         {"shared_frozen": 1.0, "weight/age": 2.0},
     ]
-    row = balancing_row(CELL, runs(history(*states, shared_frozen=2)))
+    another = history({"weight/age": 9.0}, {"weight/age": 8.0})
+    row = balancing_row(CELL, runs(history(*states, shared_frozen=2), another))
     assert row == {
         "cell": "c",
         "weights": {"age": [1.0, 2.0, 2.0], "sex": [1.0, 0.5, None]},

@@ -1,15 +1,14 @@
-"""The recipe of thesis 001's tables 5.1 to 5.5, shrunk: its cells, and what its runs record."""
+"""The recipe of thesis 001's tables 5.1 to 5.5, shrunk, on drawn faces: its cells, what its runs record."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 import taskloom
 from _small_study import Watcher
+from taskloom.data.simulate import simulate_utkface
 from taskloom.report.load import render_report
 from taskloom.study.cells import expand_cells
 from taskloom.study.config import Study, check_study
@@ -26,22 +25,6 @@ def recipe(*overrides: str) -> Study:
     return check_study(apply_overrides(parse_document(text, RECIPE.name), overrides), "thesis")
 
 
-def write_faces(folder: Path) -> None:
-    """UTKFace in small: 90 images whose colours tell age, gender and race; the CORAL files."""
-    rng = np.random.default_rng(0)
-    (folder / "utkface").mkdir(parents=True)
-    lines: dict[str, list[str]] = {"train": [], "test": []}
-    for number in range(90):
-        age, gender, race = int(rng.integers(21, 61)), int(rng.integers(2)), int(rng.integers(5))
-        colour = np.array([4 * (age - 21), 120 * gender + 60, 45 * race + 20])
-        image = np.clip(colour + rng.normal(scale=12, size=(16, 16, 3)), 0, 255).astype(np.uint8)
-        name = f"{age}_{gender}_{race}_{number}.jpg"
-        cv2.imwrite(str(folder / "utkface" / name), image)
-        lines["test" if number % 5 == 0 else "train"].append(f"{name},{age - 21}")
-    for part, rows in lines.items():
-        (folder / f"utk_{part}.csv").write_text("\n".join(["file,age", *rows]) + "\n")
-
-
 def test_cells_are_the_rows_of_the_tables() -> None:
     cells = {cell.name: cell for cell in expand_cells(recipe())}
     lambdas = [f"learned weights lambda {value}" for value in ("0.001", "0.01", "0.1", "1")]
@@ -55,8 +38,7 @@ def test_cells_are_the_rows_of_the_tables() -> None:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faces")
-    write_faces(folder)
+    folder = simulate_utkface(tmp_path_factory.mktemp("data") / "faces", images=140, size=16, lacking=2)
     small = recipe(
         "data.size=16",
         "encoder.width=0.125",
@@ -69,10 +51,10 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cells.3.callbacks=[{task_stopping: {criterion: trend, strip: 1, threshold: 0.01}}]",
     )
     watcher = Watcher()
-    run_study(small, folder / "out", watcher, data=folder)
+    run_study(small, folder.parent / "out", watcher, data=folder)
     assert len(watcher.ended) == 7 + 3
     assert [record.status for record in watcher.ended] == ["done"] * 10
-    return folder / "out"
+    return folder.parent / "out"
 
 
 def test_every_run_records_weights_and_when_tasks_stopped(outcome: Path) -> None:

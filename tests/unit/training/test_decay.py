@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import taskloom as tl
-from taskloom.balancing import WeightedSum
+from taskloom.balancing import LearnedWeights, WeightedSum
 from taskloom.sharing import MultiTaskNetwork, build
 from taskloom.training import TrainingConfig
 from taskloom.training.optimizers import make_optimizer
@@ -51,6 +51,22 @@ def test_a_step_without_gradients_moves_weights_alone(name: str, optimizer: str,
     apart = [key for key in before if key.startswith(prefixes)]
     assert apart
     assert kept == ([] if decay_mixing else apart)
+
+
+@pytest.mark.parametrize("decay_mixing", [False, True])
+def test_what_a_balancer_learns_never_decays(decay_mixing: bool) -> None:
+    """It would pull learned weights of the losses to equal ones, whatever the losses say."""
+    network, balancer = network_of("hard_sharing", {"stages": 1}), LearnedWeights()
+    balancer.start(network, seed=3)
+    before = balancer.vector.detach().clone()
+    config = TrainingConfig(
+        optimizer={"adamw": {"lr": 0.1, "weight_decay": 0.5}},  # type: ignore[arg-type]
+        decay_mixing=decay_mixing,
+    )
+    balancer.vector.grad = torch.zeros(3)
+    make_optimizer(network, config, balancer).step()
+    assert before.all()
+    assert torch.equal(balancer.vector, before)
 
 
 def test_without_weight_decay_groups_stay_one_update() -> None:
