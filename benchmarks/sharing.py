@@ -1,209 +1,156 @@
-"""A training step of shared networks beside T single-task steps in plain PyTorch: forward, backward, Adam.
+"""A training step of every architecture beside single-task steps in plain PyTorch: forward, backward, Adam.
 
-What the ratios count, on the networks of thesis 002 (C.7 and C.5: OPPORTUNITY, windows [100, 64, 107], heads
-of 1000 and 500; C.8 and C.6: DEAP, windows [32, 128, 40], heads of 56), classification, T tasks:
+Networks: C.7 of thesis 002 (OPPORTUNITY, windows [100, 64, 107], heads of 1000 and 500), C.8 (DEAP, windows
+[32, 128, 40], heads of 56), and a ResNet-18 of a quarter of the filters (images [64, 3, 32, 32]).
 
-- `cross_stitch_T<n>`: cross-stitch after the three convolutional stages, per layer, on OPPORTUNITY / T
-  separate networks of the same stages, trained one after the other; `cross_stitch_deap_T<n>` on DEAP;
-  `cross_stitch_channel_T<n>` with one matrix per channel on OPPORTUNITY.
-- `naive_cross_stitch_T<n>`: the same network with the units as others write them: a double loop over tasks.
-- `trace_norm_opportunity`, `trace_norm_deap`: T = 2, Tucker trace norm over the copies of each convolution.
-- `gram_vs_svd`: that norm through Gram matrices / through the SVD of each unfolding, two of 512x256x3x3.
+- `<architecture>_<encoder>_T<n>`: step / T separate networks of the same stages, trained one after the other;
+  where tasks share a trunk (all but cross-stitch, ties, proportional addition, sluice) / one such network.
+- `<...>_of_flops`: step / as many single-task steps as the network's floating-point work makes (products and
+  convolutions, forward and backward, counted by PyTorch).
+- `double_loop_<encoder>_T<n>`: cross-stitch with the units as others write them, a double loop over tasks;
+  `cross_stitch_channel_opportunity_T<n>`: with one matrix per channel.
+- `gram_vs_svd`: the trace norm through Gram matrices / through the SVD, two weights of 512 x 256 x 3 x 3.
+- `grouped_vs_one_by_one_T8`: T small columns as grouped kernels / one after the other, on a GPU.
+- `compiled_<architecture>_mlp_T3`: step of the network in torch.compile / as it is (needs a C++ compiler).
 
-All networks of one comparison take turns in every round; a ratio is the median over the rounds. Two threads.
-Freed memory stays with the process (as in `taskloom study`, see training/allocator.py) unless
-`--allocator system`.
+Both networks of a comparison take turns in every round; a ratio is the median over the rounds. Two threads
+(`--threads`). Freed memory stays with the process (as in `taskloom study`, see training/allocator.py) unless
+`--allocator system`. Parts: `--architectures cross_stitch,ple --encoders deap --tasks 2,3`.
 Last line: one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import itertools
 import json
-import statistics
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from _gram_vs_svd import gram_vs_svd
-from torch import Tensor, nn
+from _sharing_table import (
+    ENCODERS,
+    SETTINGS,
+    Clock,
+    Problem,
+    Step,
+    joint_step,
+    measure,
+    median_ratio,
+    single_steps,
+)
 
 from taskloom import Multiclass, TaskSet, encoders, sharing
-from taskloom.encoders import Encoder
-from taskloom.encoders.thesis_002 import TABLES
-from taskloom.sharing import HeadSpec, MultiTaskNetwork
 from taskloom.training import keep_freed_memory
 
-Step = Callable[[], None]
-CONVOLUTIONS = ("conv_0", "conv_1", "conv_2")
+EVERYTHING = (*SETTINGS, "double_loop")
+OTHERS = ("cross_stitch_channel", "gram_vs_svd", "grouped", "compiled")
 
 
-class Problem:
-    """One thesis network with inputs and labels for T tasks.
-
-    Args:
-        table: The thesis' table.
-        input_shape: Shape of one window.
-        batch_size: Windows per step.
-        num_tasks: T.
-    """
-
-    def __init__(self, table: str, input_shape: tuple[int, int], batch_size: int, num_tasks: int) -> None:
-        network = TABLES[table]
-        draw = torch.Generator().manual_seed(0)
-        self.encoder: Encoder = encoders.build(network.encoder, input_shape, **network.settings)
-        self.head = HeadSpec(network.head_hidden)
-        classes = itertools.islice(itertools.cycle(network.classes), num_tasks)
-        self.tasks = TaskSet(*(Multiclass(f"task_{i}", width) for i, width in enumerate(classes)))
-        self.inputs = torch.randn(batch_size, *input_shape, generator=draw)
-        self.labels = {
-            name: torch.randint(task.width, (batch_size,), generator=draw)
-            for name, task in self.tasks.items()
-        }
-
-    def column(self, name: str) -> nn.Sequential:
-        """One task's network in plain PyTorch."""
-        stages = [self.encoder.copy_stage(index) for index in range(len(self.encoder.stages))]
-        head = self.head.build(self.encoder.stage_shapes[-1], self.tasks[name].width)
-        return nn.Sequential(*stages, head)
+def channel_units(numbers: Sequence[int], *, quick: bool, clock: Clock) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for number in numbers:
+        problem = Problem("opportunity", number, quick=quick)
+        step = joint_step(problem, problem.network("cross_stitch", per="channel"))
+        ratio = median_ratio(step, single_steps(problem), 3 if quick else 5, clock)
+        found[f"cross_stitch_channel_opportunity_T{number}"] = round(ratio, 3)
+        print(f"  cross_stitch_channel_opportunity_T{number} {ratio:.3f}", flush=True)
+    return found
 
 
-class DoubleLoop(nn.Module):
-    """Cross-stitch as others write it: for every task, a sum over tasks, each a product with one element."""
-
-    def __init__(self, columns: Mapping[str, nn.Sequential]) -> None:
-        super().__init__()
-        self.columns = nn.ModuleDict(columns)
-        self.alphas = nn.ParameterList(torch.eye(len(columns)) for _ in CONVOLUTIONS)
-
-    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        streams = [inputs] * len(self.columns)
-        for stage, alpha in enumerate(self.alphas):
-            outputs = [column[stage](x) for column, x in zip(self.columns.values(), streams, strict=True)]
-            streams = []
-            for i in range(len(outputs)):
-                mixed = alpha[i, 0] * outputs[0]
-                for j in range(1, len(outputs)):
-                    mixed = mixed + alpha[i, j] * outputs[j]
-                streams.append(mixed)
-        return {name: column[-1](x) for (name, column), x in zip(self.columns.items(), streams, strict=True)}
-
-
-def single_steps(problem: Problem) -> Step:
-    """T networks, each with its own forward, backward and update."""
-    columns = {name: problem.column(name) for name in problem.tasks}
-    optimizers = {name: torch.optim.Adam(column.parameters()) for name, column in columns.items()}
-
-    def step() -> None:
-        for name, column in columns.items():
-            optimizers[name].zero_grad()
-            F.cross_entropy(column(problem.inputs), problem.labels[name]).backward()
-            optimizers[name].step()
-
-    return step
+def compiled(clock: Clock) -> dict[str, float | None]:
+    """torch.compile with its default backend on an MLP of three tasks."""
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        print("  compiled: no C++ compiler here")
+        return {}
+    tasks = TaskSet(*(Multiclass(f"task_{i}", 3) for i in range(3)))
+    encoder = encoders.build("mlp", (64,), hidden=[256, 256, 128])
+    problem = Problem("deap", 3, quick=True)
+    problem.tasks, problem.inputs = tasks, torch.randn(128, 64)
+    problem.labels = {name: torch.randint(3, (128,)) for name in tasks}
+    found: dict[str, float | None] = {}
+    for name, settings in (("hard_sharing", {"stages": 3}), ("cross_stitch", {})):
+        network = sharing.build(name, encoder, tasks, **settings)
+        eager = joint_step(problem, network)
+        fast = joint_step(problem, torch.compile(network), penalty=network.penalty)  # type: ignore[arg-type]
+        found[f"compiled_{name}_mlp_T3"] = round(median_ratio(fast, eager, 20, clock), 3)
+        print(f"  compiled_{name}_mlp_T3 {found[f'compiled_{name}_mlp_T3']}", flush=True)
+    return found
 
 
-def joint_step(problem: Problem, network: nn.Module) -> Step:
-    """One network for all tasks: one forward, one backward, one update."""
-    optimizer = torch.optim.Adam(network.parameters())
+def grouped(clock: Clock) -> dict[str, float | None]:
+    """Eight columns of a small convolutional network, in single and in mixed precision; target 0.6."""
+    found: dict[str, float | None] = {}
+    for name, mixed in (("grouped_vs_one_by_one_T8", False), ("grouped_vs_one_by_one_T8_bf16", True)):
+        found[name] = None
+        if not torch.cuda.is_available():
+            print(f"  {name}: needs CUDA, none here")
+            continue
+        steps = [grouped_step(execution, mixed=mixed) for execution in ("grouped", "one_by_one")]
+        found[name] = round(median_ratio(*steps, 30, clock), 3)
+        print(f"  {name} {found[name]:.3f}, target 0.60: {'met' if found[name] <= 0.6 else 'MISSED'}")  # type: ignore[operator]
+    return found
+
+
+def grouped_step(execution: str, *, mixed: bool) -> Step:
+    tasks = TaskSet(*(Multiclass(f"task_{i}", 5) for i in range(8)))
+    encoder = encoders.build("conv1d", (64, 21), filters=[32, 48, 64], kernel=7)
+    network = sharing.build("cross_stitch", encoder, tasks, execution=execution).cuda()
+    inputs, labels = torch.randn(64, 64, 21, device="cuda"), torch.randint(5, (64,), device="cuda")
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        predictions = network(problem.inputs)
-        loss = torch.stack([F.cross_entropy(predictions[n], problem.labels[n]) for n in problem.tasks]).sum()
-        if isinstance(network, MultiTaskNetwork):
-            loss = loss + network.penalty()
-        loss.backward()
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=mixed):
+            losses = [torch.nn.functional.cross_entropy(out, labels) for out in network(inputs).values()]
+        torch.stack(losses).sum().backward()
         optimizer.step()
+        torch.cuda.synchronize()
 
     return step
 
 
-def stitched(problem: Problem, per: str) -> Step:
-    network = sharing.cross_stitch(
-        problem.encoder, problem.tasks, after=CONVOLUTIONS, per=per, head=problem.head
-    )
-    return joint_step(problem, network)
-
-
-def looped(problem: Problem) -> Step:
-    return joint_step(problem, DoubleLoop({name: problem.column(name) for name in problem.tasks}))
-
-
-def tied(problem: Problem) -> Step:
-    network = sharing.soft_sharing(
-        problem.encoder, problem.tasks, weight=0.001, stages=CONVOLUTIONS, head=problem.head
-    )
-    return joint_step(problem, network)
-
-
-def ratios(steps: Mapping[str, Step], baseline: Step, rounds: int) -> dict[str, float]:
-    """Time of each step over the baseline's, median over rounds in which all take turns."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    reference: list[float] = []
-    for number in range(rounds + 1):  # the first round warms up
-        measured = {name: seconds(step) for name, step in (("", baseline), *steps.items())}
-        if number > 0:
-            reference.append(measured.pop(""))
-            for name, value in measured.items():
-                times[name].append(value)
-    print(f"  T single-task steps: {1000 * statistics.median(reference):.0f} ms", flush=True)
-    return {name: median_ratio(values, reference) for name, values in times.items()}
-
-
-def seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def median_ratio(values: Sequence[float], reference: Sequence[float]) -> float:
-    return round(statistics.median(v / r for v, r in zip(values, reference, strict=True)), 3)
-
-
-def compare(
-    problem: Problem, candidates: Mapping[str, Callable[[Problem], Step]], rounds: int
-) -> dict[str, float]:
-    print(f"{', '.join(candidates)}", flush=True)
-    measured = ratios(
-        {name: make(problem) for name, make in candidates.items()}, single_steps(problem), rounds
-    )
-    print("  " + "  ".join(f"{name} {ratio:.3f}" for name, ratio in measured.items()), flush=True)
-    gc.collect()
-    return measured
+def listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architectures", type=listed, help=f"of {', '.join((*EVERYTHING, *OTHERS))}")
+    parser.add_argument("--encoders", type=listed, default=list(ENCODERS), help=f"of {', '.join(ENCODERS)}")
+    parser.add_argument("--tasks", type=listed, default=["2", "3", "8"], help="numbers of tasks")
     parser.add_argument("--quick", action="store_true", help="a quarter of the batch and few rounds")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "processor"),
+        default="wall",
+        help="processor: for a busy machine, one thread",
+    )
     parser.add_argument("--allocator", choices=("keep", "system"), default="keep", help="what free() does")
     arguments = parser.parse_args()
+    wanted = arguments.architectures or [*EVERYTHING, *OTHERS]
+    if unknown := {*wanted} - {*EVERYTHING, *OTHERS}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if unknown := {*arguments.encoders} - {*ENCODERS}:
+        parser.error(f"unknown encoder: {', '.join(sorted(unknown))}")
     if arguments.allocator == "keep" and not keep_freed_memory():
         print("no glibc here: freed memory goes back to the system")
-    quick = arguments.quick
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    opportunity, deap = ((64, 107), 25 if quick else 100), ((128, 40), 8 if quick else 32)
-    result: dict[str, float] = {}
-    for num_tasks, rounds in ((2, 11), (3, 9), (8, 5)):
-        rounds = 3 if quick else rounds
-        on_opportunity: dict[str, Callable[[Problem], Step]] = {
-            f"cross_stitch_T{num_tasks}": lambda problem: stitched(problem, "layer"),
-            f"naive_cross_stitch_T{num_tasks}": looped,
-            f"cross_stitch_channel_T{num_tasks}": lambda problem: stitched(problem, "channel"),
-        }
-        result |= compare(Problem("C.7", *opportunity, num_tasks), on_opportunity, rounds)
-        on_deap: dict[str, Callable[[Problem], Step]] = {
-            f"cross_stitch_deap_T{num_tasks}": lambda problem: stitched(problem, "layer"),
-            f"naive_cross_stitch_deap_T{num_tasks}": looped,
-        }
-        result |= compare(Problem("C.8", *deap, num_tasks), on_deap, 2 * rounds + 1)
-    result |= compare(Problem("C.5", *opportunity, 2), {"trace_norm_opportunity": tied}, 3 if quick else 11)
-    result |= compare(Problem("C.6", *deap, 2), {"trace_norm_deap": tied}, 7 if quick else 31)
-    result["gram_vs_svd"] = round(gram_vs_svd(), 4)
+    clock: Clock = time.perf_counter if arguments.clock == "wall" else time.process_time
+    numbers = [int(number) for number in arguments.tasks]
+    in_table = [name for name in wanted if name in EVERYTHING]
+    result = measure(in_table, arguments.encoders, numbers, quick=arguments.quick, clock=clock)
+    if "cross_stitch_channel" in wanted and "opportunity" in arguments.encoders:
+        result |= channel_units(numbers, quick=arguments.quick, clock=clock)
+    if "gram_vs_svd" in wanted:
+        result["gram_vs_svd"] = round(gram_vs_svd(), 4)
+    if "grouped" in wanted:
+        result |= grouped(clock)
+    if "compiled" in wanted:
+        result |= compiled(clock)
     print(json.dumps(result))
 
 

@@ -24,6 +24,7 @@ from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.registry import Registry
 from taskloom.sharing.depth import Depths, resolve_read_outs, with_read_outs
+from taskloom.sharing.grouped import Execution
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.mixing import Per, Start
 from taskloom.sharing.network import MultiTaskNetwork, PlanNetwork
@@ -56,7 +57,7 @@ ARCHITECTURES: Registry[Architecture] = Registry("way of sharing")
 """Every architecture by the name that study files use."""
 
 
-OF_EVERY_PLAN = ("copies", "read_out", "deep_supervision")
+OF_EVERY_PLAN = ("copies", "read_out", "deep_supervision", "execution")
 """Settings that every way of sharing has that is a filling of the plan; see `PlanNetwork`."""
 
 
@@ -111,12 +112,13 @@ class PlanArchitecture:
         copies: Copies = "fresh",
         read_out: Depths | None = None,
         deep_supervision: Any = None,
+        execution: Execution = "auto",
         **settings: Any,
     ) -> PlanNetwork:
-        """Builds the network; see `PlanNetwork` for `head`, `copies` and `deep_supervision`.
+        """Builds the network; see `PlanNetwork` for what all of them have.
 
         Args:
-            encoder, tasks, head, copies, deep_supervision: See `PlanNetwork`.
+            encoder, tasks, head, copies, deep_supervision, execution: See `PlanNetwork`.
             read_out: Task hierarchy: tasks whose head stands at a lower stage, `{task: stage}` or
                 `{task: {stage: ..., features: flat | pooled}}`; the others are read out after the last one.
             **settings: Its own settings.
@@ -133,6 +135,7 @@ class PlanArchitecture:
             head,
             copies=copies,
             deep_supervision=deep_supervision,
+            execution=execution,
         )
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from taskloom.sharing.grouped import Execution, run_grouped, wanted, why_not, why_not_now
 from taskloom.sharing.plan import Plan, StagePlan
 
 
@@ -148,16 +149,32 @@ class Flow:
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def run_step(step: Step, copies: Sequence[nn.Module], flow: Flow) -> Flow:
-    """Runs one stage: all its calls on the tensors of the stage before."""
+def run_step(
+    step: Step,
+    copies: Sequence[nn.Module],
+    flow: Flow,
+    execution: Execution = "one_by_one",
+    size: int = 0,
+) -> Flow:
+    """Runs one stage: all its calls on the tensors of the stage before.
+
+    Args:
+        step: The stage's calls.
+        copies: Its copies.
+        flow: What the stage before gave.
+        execution: How copies of one shape run, see `taskloom.sharing.grouped`.
+        size: Values in one row of a copy's output.
+    """
     inputs = [flow.inputs(call) for call in step.calls]
-    outputs = run_copies([copies[call.group] for call in step.calls], inputs)
+    called = [copies[call.group] for call in step.calls]
+    grouped = len(called) > 1 and wanted(execution, inputs, size)
+    if grouped and why_not(called) is None and why_not_now(called, inputs) is None:
+        outputs = run_grouped(called, inputs)
+    else:
+        outputs = run_copies(called, inputs)
     return Flow(outputs, [len(call.inputs) for call in step.calls])
 
 
 def run_copies(copies: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Runs each copy of a stage on its input, one by one: on a CPU nothing is faster.
-
-    The place for a grouped kernel over copies of one shape, where a GPU would sit idle between small ones.
-    """
+    """Runs each copy of a stage on its input, one by one: on a CPU nothing is faster."""
     return [copy(tensor) for copy, tensor in zip(copies, inputs, strict=True)]

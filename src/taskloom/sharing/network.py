@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from taskloom.sharing.checks import (
 )
 from taskloom.sharing.depth import ReadOut, build_head, resolve_supervision, without_tasks
 from taskloom.sharing.executor import Flow, Stream, compile_plan, run_step
+from taskloom.sharing.grouped import Execution, why_not
 from taskloom.sharing.heads import HeadChoice, head_specs
 from taskloom.sharing.mixing import MixingUnit
 from taskloom.sharing.multitask import Features, MultiTaskNetwork, ParameterGroup, trainable
@@ -50,6 +52,8 @@ class PlanNetwork(MultiTaskNetwork):
         deep_supervision: A further head for every task at each stage below its own head, in training: its
             weight, or `{weight, stages, tasks, features}` (see `DeepSupervision`). Predictions in training
             then hold their outputs as well, by `StageOutput`; they belong to their task.
+        execution: How copies of one stage run: "one_by_one"; "grouped", one kernel per layer for all of them
+            where the stage has such a form; "auto": grouped on a GPU where copies are small.
 
     Raises:
         ConfigError: The plan does not fit the encoder or the tasks; what `taskloom.sharing.checks` refuses;
@@ -76,8 +80,15 @@ class PlanNetwork(MultiTaskNetwork):
         *,
         copies: Copies = "fresh",
         deep_supervision: Any = None,
+        execution: Execution = "auto",
     ) -> None:
         super().__init__(tasks)
+        if execution not in get_args(Execution):
+            raise ConfigError(
+                f"sharing.execution: one of {', '.join(get_args(Execution))} expected, found {execution!r}."
+            )
+        self.execution = execution
+        self._sizes = [math.prod(shape) for shape in encoder.stage_shapes]
         if copies not in ("fresh", "same"):
             raise ConfigError(f"sharing: copies must be fresh or same, found {copies!r}.")
         check_plan(plan, encoder, tasks.names)
@@ -323,14 +334,34 @@ class PlanNetwork(MultiTaskNetwork):
         return [*_by_multiplier("mixing", units), *_by_multiplier("tie", ties)]
 
     def describe(self) -> str:
-        """A table of stages by tasks; tasks with one letter in a row use one copy of that stage."""
-        return self.plan.describe(self.stage_names)
+        """A table of stages by tasks; tasks with one letter in a row use one copy of that stage.
+
+        Where `execution` is "grouped", a line on every stage that runs one by one all the same says why.
+        """
+        table = self.plan.describe(self.stage_names)
+        if self.execution != "grouped":
+            return table
+        reasons = [f"{stage}: {reason}" for stage, reason in self.one_by_one().items()]
+        return f"{table}\ngrouped execution" + (", except " + "; ".join(reasons) if reasons else "")
+
+    def one_by_one(self) -> dict[str, str]:
+        """The stages whose copies cannot run as one kernel per layer, with the reason (`execution`).
+
+        A stage left out may still run one by one in a step: while dropout draws, while some copies are
+        frozen, where a hook stands at a layer.
+        """
+        found = {
+            name: why_not(list(self.stages[key].children()))
+            for name, key in zip(self.stage_names, self._stage_keys, strict=True)
+        }
+        return {name: reason for name, reason in found.items() if reason is not None}
 
     def _run(self, flow: Flow, begin: int, end: int, read: dict[str, Tensor]) -> Flow:
         """Runs stages; `read` gets what the heads read on the way, those of deep supervision in training."""
         for index in range(begin, end):
             key, step = self._stage_keys[index], self._steps[index]
-            flow = run_step(step, list(self.stages[key].children()), flow)
+            copies = list(self.stages[key].children())
+            flow = run_step(step, copies, flow, self.execution, self._sizes[index])
             if key in self.mixing:
                 mixed = self.mixing[key]([flow.stream(stream) for stream in step.outputs])
                 flow = Flow(mixed, [1] * len(mixed))

@@ -245,7 +245,7 @@ def test_an_architecture_is_called_by_its_own_name_too() -> None:
     assert all(torch.equal(network(inputs)[task], output) for task, output in same(inputs).items())
     assert tl.sharing.cross_stitch.plan(encoder, tasks, per="channel") == same.plan
     own = ("stages", "from", "groups", "joined")
-    assert tl.sharing.hard_sharing.settings == (*own, "copies", "read_out", "deep_supervision")
+    assert tl.sharing.hard_sharing.settings == (*own, "copies", "read_out", "deep_supervision", "execution")
 
 
 def test_a_new_way_of_sharing_is_one_function() -> None:

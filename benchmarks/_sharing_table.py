@@ -1,0 +1,249 @@
+"""Every architecture beside single-task training: rows `<architecture>_<encoder>_T<n>` of `sharing.py`."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from taskloom import Multiclass, TaskSet, encoders, sharing
+from taskloom.encoders import Encoder
+from taskloom.encoders.thesis_002 import TABLES
+from taskloom.errors import ConfigError
+from taskloom.sharing import HeadSpec, MultiTaskNetwork
+
+Step = Callable[[], None]
+Clock = Callable[[], float]
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "single_task": {},
+    "hard_sharing": {"stages": "all"},  # replaced by the encoder's number of stages
+    "cross_stitch": {},
+    "soft_sharing": {"weight": 0.001},
+    "proportional_addition": {},
+    "plan": {"partition": {"1": "together"}, "mixing": {"after": [2]}},
+    "adaptive_branching": {"after_epochs": [1]},
+    "sluice": {"skips": "none"},
+    "mmoe": {},
+    "ple": {},
+    "mtan": {},
+    "task_routing": {},
+    "adashare": {},
+    "multilinear_relationship": {},
+}
+COLUMNS = ("single_task", "cross_stitch", "soft_sharing", "proportional_addition", "sluice")
+"""One column per task: the work is that of T networks, and so the unit is T single-task steps."""
+
+OF_T_STEPS = ("cross_stitch", "soft_sharing")
+OF_FLOPS = {"hard_sharing": 1.10, "mmoe": 1.15, "ple": 1.15, "mtan": 1.15}
+ENCODERS = ("opportunity", "deap", "resnet18")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one architecture took.
+
+    Args:
+        key: `<architecture>_<encoder>_T<n>`.
+        steps: Its step over T single-task steps (over one, where the trunk is shared).
+        of_flops: Its step over as many single-task steps as its floating-point work makes.
+        target: The limit, and of which of the two; None where the project has none.
+    """
+
+    key: str
+    steps: float
+    of_flops: float
+    target: tuple[str, float] | None
+
+    def line(self) -> str:
+        """One line of the table."""
+        said = "no target"
+        if self.target is not None:
+            what, limit = self.target
+            value = self.of_flops if what == "flops" else self.steps
+            said = f"{value:.3f} of its {'work' if what == 'flops' else 'T steps'}, target {limit:.2f}: "
+            said += "met" if value <= limit else "MISSED"
+        return f"  {self.key:40s} {self.steps:6.3f}  by work {self.of_flops:6.3f}  {said}"
+
+
+class Problem:
+    """A network with inputs and labels for T tasks.
+
+    Args:
+        name: One of `ENCODERS`: networks C.7 and C.8 of thesis 002, or a ResNet-18 with a quarter of its
+            filters on images of 32 x 32.
+        num_tasks: T.
+        quick: A quarter of the batch.
+    """
+
+    def __init__(self, name: str, num_tasks: int, *, quick: bool) -> None:
+        draw = torch.Generator().manual_seed(0)
+        shape: tuple[int, ...]
+        if name == "resnet18":
+            shape, batch, self.head = (3, 32, 32), 64, HeadSpec(())
+            self.encoder: Encoder = encoders.build("resnet18", shape, stem="small", width=0.25)
+            classes: tuple[int, ...] = (10,)
+        else:
+            network = TABLES["C.7" if name == "opportunity" else "C.8"]
+            shape, batch = ((64, 107), 100) if name == "opportunity" else ((128, 40), 32)
+            self.encoder = encoders.build(network.encoder, shape, **network.settings)
+            self.head, classes = HeadSpec(network.head_hidden), tuple(network.classes)
+        batch = batch // 4 if quick else batch
+        widths = itertools.islice(itertools.cycle(classes), num_tasks)
+        self.tasks = TaskSet(*(Multiclass(f"task_{i}", width) for i, width in enumerate(widths)))
+        self.inputs = torch.randn(batch, *shape, generator=draw)
+        self.labels = {
+            name: torch.randint(task.width, (batch,), generator=draw) for name, task in self.tasks.items()
+        }
+
+    def column(self, name: str) -> nn.Sequential:
+        """One task's network in plain PyTorch."""
+        stages = [self.encoder.copy_stage(index) for index in range(len(self.encoder.stages))]
+        head = self.head.build(self.encoder.stage_shapes[-1], self.tasks[name].width)
+        return nn.Sequential(*stages, head)
+
+    def network(self, architecture: str, **settings: Any) -> MultiTaskNetwork:
+        """The architecture with the settings of `SETTINGS`, or others."""
+        if architecture == "hard_sharing":
+            settings = {"stages": len(self.encoder.stages), **settings}
+        else:
+            settings = {**SETTINGS[architecture], **settings}
+        return sharing.build(architecture, self.encoder, self.tasks, head=self.head, **settings)
+
+
+class DoubleLoop(nn.Module):
+    """Cross-stitch as others write it: for every task, a sum over tasks, each a product with one element."""
+
+    def __init__(self, columns: Mapping[str, nn.Sequential]) -> None:
+        super().__init__()
+        self.columns = nn.ModuleDict(columns)
+        stages = len(next(iter(columns.values()))) - 1
+        self.alphas = nn.ParameterList(torch.eye(len(columns)) for _ in range(stages))
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        streams = [inputs] * len(self.columns)
+        for stage, alpha in enumerate(self.alphas):
+            outputs = [column[stage](x) for column, x in zip(self.columns.values(), streams, strict=True)]
+            streams = []
+            for i in range(len(outputs)):
+                mixed = alpha[i, 0] * outputs[0]
+                for j in range(1, len(outputs)):
+                    mixed = mixed + alpha[i, j] * outputs[j]
+                streams.append(mixed)
+        return {name: column[-1](x) for (name, column), x in zip(self.columns.items(), streams, strict=True)}
+
+
+def single_steps(problem: Problem) -> Step:
+    """T networks, each with its own forward, backward and update."""
+    columns = {name: problem.column(name) for name in problem.tasks}
+    optimizers = {name: torch.optim.Adam(column.parameters()) for name, column in columns.items()}
+
+    def step() -> None:
+        for name, column in columns.items():
+            optimizers[name].zero_grad()
+            F.cross_entropy(column(problem.inputs), problem.labels[name]).backward()
+            optimizers[name].step()
+
+    return step
+
+
+def joint_step(problem: Problem, network: nn.Module, penalty: Callable[[], Tensor] | None = None) -> Step:
+    """One network for all tasks: one forward, one backward, one update."""
+    optimizer = torch.optim.Adam(network.parameters())
+    if penalty is None and isinstance(network, MultiTaskNetwork):
+        penalty = network.penalty
+
+    def step() -> None:
+        optimizer.zero_grad()
+        predictions = network(problem.inputs)
+        loss = torch.stack([F.cross_entropy(predictions[n], problem.labels[n]) for n in problem.tasks]).sum()
+        if penalty is not None:
+            loss = loss + penalty()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def flops_of(step: Step) -> int:
+    """Floating-point operations of matrix products and convolutions in one step, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def seconds(step: Step, clock: Clock) -> float:
+    start = clock()
+    step()
+    return clock() - start
+
+
+def median_ratio(step: Step, baseline: Step, rounds: int, clock: Clock = time.perf_counter) -> float:
+    """Time of the step over the baseline's, median over rounds; both take turns, one round warms up."""
+    pairs = [(seconds(baseline, clock), seconds(step, clock)) for _ in range(rounds + 1)][1:]
+    return statistics.median(ours / theirs for theirs, ours in pairs)
+
+
+def measure(
+    architectures: Sequence[str], names: Sequence[str], numbers: Sequence[int], *, quick: bool, clock: Clock
+) -> dict[str, float | None]:
+    """Prints one line per row; what an architecture cannot be built on is said and is None.
+
+    Args:
+        architectures: Names of the registry, or `double_loop`.
+        names: Names of `ENCODERS`.
+        numbers: Numbers of tasks.
+        quick: A quarter of the batch, three rounds.
+        clock: Wall or processor time.
+
+    Returns:
+        `<architecture>_<encoder>_T<n>` and, with `_of_flops`, the ratio by work.
+    """
+    found: dict[str, float | None] = {}
+    for name, num_tasks in itertools.product(names, numbers):
+        problem = Problem(name, num_tasks, quick=quick)
+        baseline = single_steps(problem)
+        work = flops_of(baseline)
+        rounds = 3 if quick else {2: 11, 3: 9}.get(num_tasks, 5)
+        for architecture in architectures:
+            key = f"{architecture}_{name}_T{num_tasks}"
+            try:
+                network = (
+                    DoubleLoop({task: problem.column(task) for task in problem.tasks})
+                    if architecture == "double_loop"
+                    else problem.network(architecture)
+                )
+            except ConfigError as error:
+                print(f"  {key:40s} not built: {error}", flush=True)
+                found[key] = None
+                continue
+            step = joint_step(problem, network)
+            share = flops_of(step) / work
+            ratio = median_ratio(step, baseline, rounds, clock)
+            columns = architecture in (*COLUMNS, "double_loop")
+            row = Row(
+                key,
+                ratio if columns else ratio * num_tasks,
+                ratio / share,
+                _target(architecture, num_tasks),
+            )
+            print(row.line(), flush=True)
+            found |= {key: round(row.steps, 3), f"{key}_of_flops": round(row.of_flops, 3)}
+            del network, step
+            gc.collect()
+    return found
+
+
+def _target(architecture: str, num_tasks: int) -> tuple[str, float] | None:
+    if architecture in OF_T_STEPS:
+        return "steps", 1.20 if num_tasks >= 8 else 1.10
+    return ("flops", OF_FLOPS[architecture]) if architecture in OF_FLOPS else None
