@@ -162,5 +162,34 @@ class F1Micro(_F1Metric):
         return ratio(2 * hits.sum(axis=1), (labels + predictions).sum(axis=1))
 
 
-for _metric in (Accuracy(), BalancedAccuracy(), F1(), F1Macro(), F1Weighted(), F1Micro()):
+class AccuracyAndF1(Metric):
+    """ "AFA": mean of the F1 and the accuracy of yes/no labels (paper 003; the EmotioNet challenge).
+
+    (mean over the labels of the positive class's F1 + mean over the labels of their accuracy) / 2, each label
+    counting once, however often it is present; of a binary task, (F1 + accuracy) / 2.
+
+    Summary: `hits`, `labels` and `predictions`, counts [G, L, 2]: of "no" and of "yes".
+    """
+
+    name = "afa"
+    higher_is_better: ClassVar[bool] = True
+
+    def label_counts(self, summary: Summary) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = summary["labels"].sum(axis=(1, 2))
+        return counts
+
+    def _summarize(self, task: Task, rows: Rows) -> Summary:
+        if isinstance(task, Multiclass):
+            raise TypeError(f"task {task.name}: {self.name} is for yes/no labels, found a {task.kind} task")
+        return _counts(task, rows)
+
+    def _evaluate(self, summary: Summary, weights: Floats) -> Floats:
+        hits, labels, predictions = (
+            weighted_total(weights, summary[key]) for key in ("hits", "labels", "predictions")
+        )
+        f1 = mean_of_defined(ratio(2 * hits[..., 1], labels[..., 1] + predictions[..., 1]))
+        return (f1 + mean_of_defined(ratio(hits.sum(axis=-1), labels.sum(axis=-1)))) / 2
+
+
+for _metric in (Accuracy(), BalancedAccuracy(), F1(), F1Macro(), F1Weighted(), F1Micro(), AccuracyAndF1()):
     METRICS.register(_metric.name)(_metric)

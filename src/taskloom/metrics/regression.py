@@ -1,4 +1,4 @@
-"""MAE, MSE, RMSE and R2 in the task's unit: sums per group."""
+"""MAE, MSE, RMSE, R2 and concordance in the task's unit: sums per group."""
 
 from __future__ import annotations
 
@@ -124,5 +124,41 @@ class R2(_ErrorMetric):
         return mean_of_defined(1 - ratio(squared, variance))
 
 
-for _metric in (MeanAbsoluteError(), MeanSquaredError(), RootMeanSquaredError(), R2()):
+class Concordance(_ErrorMetric):
+    """Concordance correlation coefficient (Lin 1989), of valence and arousal in paper 003.
+
+    2 cov(y, p) / (var(y) + var(p) + (mean(y) - mean(p))^2) with labels y and predictions p, variances over
+    all rows: 1 where they are equal, less than a correlation where their means or spreads differ. NaN where
+    labels and predictions are all one number; of a vector, the mean over its entries.
+    """
+
+    name = "ccc"
+    higher_is_better: ClassVar[bool] = True
+
+    def unit(self, task: Task) -> str:  # noqa: ARG002
+        return ""
+
+    def _columns(self, errors: Floats, target: Floats) -> dict[str, Floats]:
+        predicted = errors + target
+        return {
+            "target": target,
+            "predicted": predicted,
+            "target_squared": target**2,
+            "predicted_squared": predicted**2,
+            "product": target * predicted,
+        }
+
+    def _evaluate(self, summary: Summary, weights: Floats) -> Floats:
+        target, predicted, target_squared, predicted_squared, product = (
+            self._mean(summary, key, weights)
+            for key in ("target", "predicted", "target_squared", "predicted_squared", "product")
+        )
+        # var(y) + var(p) + (mean(y) - mean(p))^2 = mean(y^2) + mean(p^2) - 2 mean(y) mean(p)
+        squares = target_squared + predicted_squared
+        spread = squares - 2 * target * predicted
+        spread = np.where(spread > _ROUNDING * squares, spread, 0.0)
+        return mean_of_defined(ratio(2 * (product - target * predicted), spread))
+
+
+for _metric in (MeanAbsoluteError(), MeanSquaredError(), RootMeanSquaredError(), R2(), Concordance()):
     METRICS.register(_metric.name)(_metric)

@@ -28,7 +28,7 @@ class Binary(Task):
     classes: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "binary"
-    known_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "f1", "auc")
+    known_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "f1", "auc", "afa")
     known_losses: ClassVar[tuple[str, ...]] = ("binary_cross_entropy",)
 
     def __post_init__(self) -> None:
@@ -142,6 +142,7 @@ class Multilabel(Task):
         "f1_macro",
         "f1_micro",
         "auc",
+        "afa",
     )
     known_losses: ClassVar[tuple[str, ...]] = ("binary_cross_entropy",)
 

@@ -39,7 +39,7 @@ class Regression(Task):
     range: tuple[float, float] | None = None
 
     kind: ClassVar[str] = "regression"
-    known_metrics: ClassVar[tuple[str, ...]] = ("mae", "mse", "rmse", "r2")
+    known_metrics: ClassVar[tuple[str, ...]] = ("mae", "mse", "rmse", "r2", "ccc")
     known_losses: ClassVar[tuple[str, ...]] = ("mse", "mae", "huber")
 
     def __post_init__(self) -> None:

@@ -71,6 +71,8 @@ def test_multilabel_equals_scikit_learn_label_by_label() -> None:
     }
     pooled = masked_numpy(outputs, values, present)
     expected["accuracy"] = sk.accuracy_score(pooled[1], pooled[0] > 0)
+    shares = [sk.accuracy_score(y, o > 0) for o, y in columns]
+    expected["afa"] = (expected["f1_macro"] + np.mean(shares)) / 2
     expected["f1_micro"] = sk.f1_score(pooled[1], pooled[0] > 0)
     assert set(expected) == set(MULTILABEL.metrics)
     for metric, number in expected.items():
@@ -232,4 +234,5 @@ def test_pinned_values() -> None:
     found = {metric: value(BINARY, metric, outputs, labels, present) for metric in BINARY.metrics}
     # Predicted yes: rows 0 and 1 (a logit of 0 is no). Hits: rows 0 and 3.
     expected = {"accuracy": 2 / 5, "balanced_accuracy": (1 / 3 + 1 / 2) / 2, "f1": 2 / 5, "auc": 4 / 6}
+    expected["afa"] = 2 / 5  # F1 and accuracy are the same here
     assert found == pytest.approx(expected)

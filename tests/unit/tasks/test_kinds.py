@@ -147,7 +147,7 @@ def test_classes_that_are_not_given_differ_from_classes_named_0_and_1() -> None:
 
 def test_the_primary_metric_comes_first_and_every_other_follows_once() -> None:
     task = Binary("sex", metric="auc")
-    assert task.metrics == ("auc", "accuracy", "balanced_accuracy", "f1")
+    assert task.metrics == ("auc", "accuracy", "balanced_accuracy", "f1", "afa")
     assert task.higher_is_better
     assert not Regression("age").higher_is_better
     assert Regression("age", metric="r2").higher_is_better
