@@ -31,6 +31,7 @@ from taskloom.report.model import (
     Trajectory,
 )
 from taskloom.report.render import write
+from taskloom.report.subgroups import read_confusion, read_mistake, read_table
 
 SUMMARY_FORMAT = 1
 Row = TypeVar("Row")
@@ -92,6 +93,9 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         auxiliary=[_row(AuxiliaryRow, row) for row in summary.get("auxiliary", ())],
         baselines=[_row(BaselineRow, row) for row in summary.get("baselines", ())],
         configurations=[_row(Configuration, row) for row in summary.get("configurations", ())],
+        subgroups=[read_table(row) for row in summary.get("subgroups", ())],
+        confusions=[read_confusion(row) for row in summary.get("confusions", ())],
+        gallery=[read_mistake(row) for row in summary.get("gallery", ())],
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from taskloom.report.subgroup_model import Confusion, Mistake, SubgroupTable
+
 Verdict = Literal["helped", "hurt", "no difference shown"]
 
 
@@ -429,6 +431,7 @@ class ReportData:
         auxiliary: What tasks reached that are trained beside the judged ones.
         baselines: Every form of training alone, where there are several.
         configurations: Cells that differ in how much is shared, from which end, on which tasks.
+        subgroups, confusions, gallery: The judged tasks by class and subgroup; their worst mistakes.
     """
 
     title: str
@@ -456,6 +459,9 @@ class ReportData:
     auxiliary: Sequence[AuxiliaryRow] = ()
     baselines: Sequence[BaselineRow] = ()
     configurations: Sequence[Configuration] = ()
+    subgroups: Sequence[SubgroupTable] = ()
+    confusions: Sequence[Confusion] = ()
+    gallery: Sequence[Mistake] = ()
 
     def gain(self, task: str, cell: str) -> GainRow | None:
         """The gain of a task in a cell, None where there is none (yet)."""

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from taskloom.report import configurations, course, plots, words
 from taskloom.report.coupled import coupling_view
 from taskloom.report.model import GainRow, ReportData, TaskRow
+from taskloom.report.subgroups import confusion_views, gallery_views, subgroup_views
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ def render(data: ReportData) -> str:
         grid=configurations.grid_view(data),
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
         balancing=[(data.cell(entry.cell), plots.balancing(entry), entry) for entry in data.balancing],
+        subgroups=subgroup_views(data),
+        confusions=confusion_views(data),
+        gallery=gallery_views(data),
         couplings=[coupling_view(data, entry) for entry in data.couplings],
         mixing=[
             (data.cell(entry.cell), plots.mixing_heatmaps(entry), plots.mixing_over_time(entry))

@@ -58,15 +58,38 @@ class HeadSettings(_Settings):
 
 
 class ReportSettings(_Settings):
-    """The `report` section: the course of training on the page; it changes no run.
+    """The `report` section: what stands on the page; it changes no run.
+
+    The course of training is shown where this section stands, unless it says nothing but `gallery`.
 
     Args:
         last_epochs: Over how many epochs at the end means and intervals are taken.
         loess_span: Share of the points that a place of a smoothed curve rests on.
+        gallery: How many of the worst mistakes on images are shown per task (12 where not said); false, or 0,
+            shows none and keeps no picture.
     """
 
     last_epochs: int = Field(default=10, ge=1)
     loess_span: float = Field(default=0.75, gt=0, le=1)
+    gallery: Annotated[int, Field(ge=0, le=100)] | Literal[False] | None = None
+
+    @property
+    def course(self) -> dict[str, Any] | None:
+        """Settings of the course of training; None where it is not asked for."""
+        if self.model_fields_set == {"gallery"}:
+            return None
+        return self.model_dump(mode="json", exclude={"gallery"})
+
+
+GALLERY = 12
+"""Mistakes per task in the report, where the study file says nothing."""
+
+
+def gallery_size(settings: ReportSettings | None) -> int:
+    """How many of the worst mistakes are shown per task."""
+    if settings is None or settings.gallery is None:
+        return GALLERY
+    return int(settings.gallery)
 
 
 class FormSettings(HeadSettings):

@@ -19,7 +19,7 @@ from taskloom.losses import per_task
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.study.cells import Cell, baseline_forms
 from taskloom.study.companion import companion_request
-from taskloom.study.config import Study
+from taskloom.study.config import Study, gallery_size
 from taskloom.study.configurations import configuration_rows
 from taskloom.study.coupled_runs import Coupled, check_in_study
 from taskloom.study.extras import build_callbacks
@@ -351,7 +351,8 @@ def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: i
         ],
         "configurations": configuration_rows([cell for cell in cells if cell.entry >= 0]),
         "jobs": jobs,
-        "report": None if study.config.report is None else study.config.report.model_dump(mode="json"),
+        "report": None if study.config.report is None else study.config.report.course,
+        "gallery": gallery_size(study.config.report),
         "study_file": study.to_yaml(),
     }
 

@@ -20,6 +20,7 @@ from taskloom.study.results import ResultsStore, run_folder, storage_error
 from taskloom.study.runs import RunSpec, plan_runs
 from taskloom.study.summary import write_summary
 from taskloom.study.worker import DataCache, storage_reason
+from taskloom.study.worst_mistakes import keep_worst_mistakes
 from taskloom.training.checkpoints import write_atomically
 
 
@@ -122,6 +123,7 @@ def run_study(
         with study_lock(out), ResultsStore(out / "results.sqlite") as store:
             ran = _run_missing(study, plan, store, out, progress, jobs, retry_failed)
             status = store.finished(spec.id for spec in plan.specs)
+            keep_worst_mistakes(out, plan.prepared.requests[0])
         summary = write_summary(out)
     failed = sum(value == "failed" for value in status.values())
     return Outcome(out, len(plan.specs), len(status) - failed, failed, ran, summary)

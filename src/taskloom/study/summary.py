@@ -2,9 +2,9 @@
 
 `summary.json` holds what the report shows, under the names of `taskloom.report.model.ReportData`: title,
 created, tasks, cells, gains, overall (`{task, gains}` or null), auxiliary, baselines, configurations, curves,
-mixing, balancing, couplings, task_ends, labels, num_repeats, clusters, design, failed, warnings, data_notes,
-environment, study_file; undefined numbers are null. Beside it `format` (of this file) and `runs` (planned,
-done, failed, missing).
+mixing, balancing, couplings, subgroups, confusions, gallery, task_ends, labels, num_repeats, clusters,
+design, failed, warnings, data_notes, environment, study_file; undefined numbers are null. Beside it `format`
+(of this file) and `runs` (planned, done, failed, missing).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from taskloom.study.coupling_rows import coupling_rows
 from taskloom.study.last_epochs import course
 from taskloom.study.results import ResultsStore, RunRecord
 from taskloom.study.statistics import LEAST_REPEATS, Gain
+from taskloom.study.subgroups import confusions, subgroup_tables
 from taskloom.study.verdicts import (
     Groups,
     Overall,
@@ -40,6 +41,7 @@ from taskloom.study.verdicts import (
     overall,
     task_gains,
 )
+from taskloom.study.worst_mistakes import gallery_rows
 from taskloom.tasks import TaskSet
 from taskloom.training.checkpoints import write_atomically
 
@@ -111,6 +113,9 @@ def summarize(
         "mixing": [mixing for cell in facts["cells"] if (mixing := _mixing(cell, done)) is not None],
         "balancing": [row for cell in facts["cells"] if (row := balancing_row(cell, done)) is not None],
         "couplings": coupling_rows(folder, tasks, facts, done),
+        "subgroups": subgroup_tables(folder, tasks, facts, done, chosen),
+        "confusions": confusions(folder, tasks, done, chosen),
+        "gallery": gallery_rows(folder, facts),
         "task_ends": [line for cell in facts["cells"] for line in task_end_lines(cell, done)],
         "labels": facts["labels"],
         "num_repeats": facts["repeats"],

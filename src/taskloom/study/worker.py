@@ -27,6 +27,7 @@ from taskloom.study.extras import build_callbacks
 from taskloom.study.results import MetricValue, Part, RunRecord, run_folder
 from taskloom.study.runs import DataRequest, RunSpec, table_request
 from taskloom.study.teachers import taught, teaching_details, weights_of_teacher
+from taskloom.study.test_rows import save_test_rows
 from taskloom.study.views import labelled_rows
 from taskloom.study.warm_start import started, weights_of_run
 from taskloom.tasks import Task, TaskSet
@@ -157,7 +158,8 @@ def _train_and_evaluate(
     for part, evaluation in evaluations.items():
         save_summaries(folder / f"{part}_summary.npz", evaluation.summaries)
     save_decisions(folder, evaluations["test"], splits.test.labels)
-    details = {**describe_network(network), **start}
+    kept = {"test_rows": save_test_rows(spec.out, splits.test)}
+    details = {**describe_network(network), **start, **kept}
     if soft is not None:
         soft.save(folder / SOFT_LABELS)
         details["teachers"] = teaching_details(soft)
