@@ -56,7 +56,8 @@ def test_every_run_is_done_once_and_nothing_is_done_again(folder: Path) -> None:
     kept = {path.name for path in (folder / "out" / "runs").glob("*/*")}
     assert kept == {"best.ckpt", "test_summary.npz", "validation_summary.npz", "test_decisions.npz"}
     parts = sorted(path.name for path in (folder / "out").iterdir())
-    assert parts == ["results.parquet", "results.sqlite", "runs", "study.lock", "study.yaml", "summary.json"]
+    files = ["results.parquet", "results.sqlite", "runs", "study.lock", "study.yaml", "summary.json"]
+    assert parts == [*files, "test_rows"]
 
 
 def test_a_baseline_equals_training_that_task_alone_by_hand(folder: Path) -> None:
