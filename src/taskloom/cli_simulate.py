@@ -1,0 +1,209 @@
+"""The commands of `taskloom simulate`, one per data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskloom.terminal import say
+
+
+def opportunity(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)],
+    preset: Annotated[str | None, typer.Option("--preset", help="quickstart or full.")] = None,
+    people: Annotated[int | None, typer.Option("--people", help="Number of people.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Length of a daily-living run.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same files.")] = 0,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")] = False,
+) -> None:
+    """Write OPPORTUNITY-like recordings (.dat, 250 columns, 30 Hz)."""
+    from taskloom.data.simulate.opportunity import simulate_opportunity
+    from taskloom.study.runner import writable
+
+    with writable(folder):
+        simulate_opportunity(
+            folder, people=people, seconds_per_run=seconds, seed=seed, preset=preset, if_missing=if_missing
+        )
+    say(f"simulated OPPORTUNITY in {folder}")
+
+
+def digits(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)],
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")] = False,
+) -> None:
+    """Write scikit-learn's digits as a table: pixels, the digit, and its seven segments."""
+    from taskloom.data.simulate.digits import simulate_digits
+    from taskloom.study.runner import writable
+
+    with writable(folder):
+        simulate_digits(folder, if_missing=if_missing)
+    say(f"wrote digits.csv and segments.csv in {folder}")
+
+
+def deap(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)],
+    people: Annotated[int, typer.Option("--people", help="Number of people.")] = 4,
+    trials: Annotated[int, typer.Option("--trials", help="Videos per person; the real set has 40.")] = 40,
+    mat: Annotated[bool, typer.Option("--mat", help="MATLAB files instead of Python pickles.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same files.")] = 0,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")] = False,
+) -> None:
+    """Write DEAP-like recordings (s01.dat or s01.mat, 40 channels, 128 Hz)."""
+    from taskloom.data.simulate.deap import simulate_deap
+    from taskloom.study.runner import writable
+
+    with writable(folder):
+        simulate_deap(
+            folder,
+            people=people,
+            trials=trials,
+            seed=seed,
+            formats=("mat",) if mat else ("dat",),
+            if_missing=if_missing,
+        )
+    say(f"simulated DEAP in {folder}")
+
+
+SimulatedFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)
+]
+Images = Annotated[int, typer.Option("--images", help="Number of images.")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same files.")]
+IfMissing = Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")]
+
+
+def utkface(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    size: Annotated[int, typer.Option("--size", help="Pixels of an image.")] = 200,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn faces under the names of UTKFace, and the files of its CORAL split."""
+    from taskloom.data.simulate.utkface import simulate_utkface
+
+    simulate_utkface(folder, images=images, size=size, seed=seed, if_missing=if_missing)
+    say(f"simulated UTKFace in {folder}")
+
+
+def celeba(
+    folder: SimulatedFolder, images: Images = 500, seed: Seed = 0, if_missing: IfMissing = False
+) -> None:
+    """Write drawn faces in the files of CelebA (40 attributes, identities, landmarks, partition)."""
+    from taskloom.data.simulate.celeba import simulate_celeba
+
+    simulate_celeba(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated CelebA in {folder}")
+
+
+def mtfl(
+    folder: SimulatedFolder, images: Images = 500, seed: Seed = 0, if_missing: IfMissing = False
+) -> None:
+    """Write drawn faces in photographs in the files of MTFL (landmarks, gender, smile, glasses, pose)."""
+    from taskloom.data.simulate.mtfl import simulate_mtfl
+
+    simulate_mtfl(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated MTFL in {folder}")
+
+
+def cub(
+    folder: SimulatedFolder,
+    images: Images = 300,
+    species: Annotated[int, typer.Option("--species", help="Number of species.")] = 10,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn birds in the files of CUB-200-2011 (species, 312 attributes with certainty, boxes)."""
+    from taskloom.data.simulate.cub import simulate_cub
+
+    simulate_cub(folder, images=images, species=species, seed=seed, if_missing=if_missing)
+    say(f"simulated CUB-200-2011 in {folder}")
+
+
+def clothing_attributes(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn clothes in the files of Clothing Attributes (26 MATLAB vectors with holes)."""
+    from taskloom.data.simulate.clothing_attributes import simulate_clothing_attributes
+
+    simulate_clothing_attributes(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated Clothing Attributes in {folder}")
+
+
+def raf_db(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn faces in the files of RAF-DB (seven expressions)."""
+    from taskloom.data.simulate.raf_db import simulate_raf_db
+
+    simulate_raf_db(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated RAF-DB in {folder}")
+
+
+def affectnet(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn faces in the files of AffectNet (expression, valence, arousal, box, landmarks)."""
+    from taskloom.data.simulate.affectnet import simulate_affectnet
+
+    simulate_affectnet(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated AffectNet in {folder}")
+
+
+def emotionet(
+    folder: SimulatedFolder,
+    images: Images = 500,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn faces in the files of EmotioNet (action units with holes)."""
+    from taskloom.data.simulate.emotionet import simulate_emotionet
+
+    simulate_emotionet(folder, images=images, seed=seed, if_missing=if_missing)
+    say(f"simulated EmotioNet in {folder}")
+
+
+def aff_wild2(
+    folder: SimulatedFolder,
+    videos: Annotated[int, typer.Option("--videos", help="Number of videos.")] = 12,
+    frames: Annotated[int, typer.Option("--frames", help="Frames per video.")] = 40,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write drawn videos in the files of Aff-Wild2 (expression, action units, valence, arousal)."""
+    from taskloom.data.simulate.aff_wild2 import simulate_aff_wild2
+
+    simulate_aff_wild2(folder, videos=videos, frames=frames, seed=seed, if_missing=if_missing)
+    say(f"simulated Aff-Wild2 in {folder}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    command.__name__: command
+    for command in (
+        opportunity,
+        digits,
+        deap,
+        utkface,
+        celeba,
+        mtfl,
+        cub,
+        clothing_attributes,
+        raf_db,
+        affectnet,
+        emotionet,
+        aff_wild2,
+    )
+}
+"""By the name that follows `taskloom simulate`."""
