@@ -18,6 +18,8 @@ import pytest
 from typer.testing import CliRunner
 
 import taskloom.cli
+import taskloom.cli_predict
+import taskloom.cli_simulate
 import taskloom.terminal
 from taskloom.data.simulate import simulate_opportunity
 from taskloom.version import __version__
@@ -97,7 +99,8 @@ class TestCommands:
         for command in ("study", "train", "evaluate", "prepare", "simulate", "inspect", "doctor", "report"):
             assert command in output
         # Every import at the top of the module is made before the help is shown.
-        modules = (taskloom.cli, taskloom.terminal)
+        parts = (taskloom.cli_predict, taskloom.cli_simulate)
+        modules = (taskloom.cli, taskloom.terminal, *parts)
         imported = {
             alias.name if isinstance(node, ast.Import) else node.module
             for module in modules
@@ -106,7 +109,8 @@ class TestCommands:
             for alias in node.names
         }
         ours = {name for name in imported if name and name.startswith("taskloom")}
-        assert ours == {"taskloom.errors", "taskloom.terminal", "taskloom.version"}
+        own = {part.__name__ for part in parts}
+        assert ours == {"taskloom.errors", "taskloom.terminal", "taskloom.version"} | own
         assert not {"torch", "pandas", "numpy"} & imported
 
     def test_a_study_from_file_to_report_and_nothing_the_second_time(self, folder: Path) -> None:
