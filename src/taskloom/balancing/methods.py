@@ -155,7 +155,7 @@ def krum(
 def pcd(
     tau: float = 0.02, beta: float = 0.999, at: Place = "parameters", smooth: float = 0.0
 ) -> GradientAggregation:
-    """PCD: the first task's gradient, bent until every other task makes at least `tau` of its own progress.
+    """PCD (TorchJD): the first task's gradient, bent until every other makes `tau` of its own progress.
 
     Needs every task in every batch.
     """
