@@ -43,6 +43,18 @@ def digits(
     say(f"wrote digits.csv and segments.csv in {folder}")
 
 
+def expressions(folder: SimulatedFolder, seed: Seed = 0, if_missing: IfMissing = False) -> None:
+    """Write two made-up data sets without a common label: expressions, and action units."""
+    from taskloom.coupling import expression_action_units
+    from taskloom.data.simulate.expressions import simulate_expressions
+
+    table = expression_action_units()
+    simulate_expressions(
+        folder, table.classes, table.attributes, table.values, seed=seed, if_missing=if_missing
+    )
+    say(f"simulated expressions and action units in {folder}")
+
+
 def deap(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)],
     people: Annotated[int, typer.Option("--people", help="Number of people.")] = 4,
@@ -194,6 +206,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     for command in (
         opportunity,
         digits,
+        expressions,
         deap,
         utkface,
         celeba,
