@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -21,8 +20,6 @@ from taskloom.data.batch import DataSplits
 from taskloom.data.face_store import prepare_faces
 from taskloom.data.readers.clothing_attributes import read_clothing_attributes
 from taskloom.data.readers.cub import read_cub
-from taskloom.data.readers.emotionet import read_emotionet
-from taskloom.data.readers.raf_db import read_raf_db
 from taskloom.data.simulate import (
     simulate_aff_wild2,
     simulate_affectnet,
@@ -216,7 +213,7 @@ def test_expressions_can_be_learnt_and_units_learnt_elsewhere_tell_them(
 
 
 STUDY = """\
-data: {{reader: {reader}, size: 32{more}}}
+data: {{reader: {reader}, size: 32}}
 tasks:
 {tasks}
 split: {split}
@@ -232,8 +229,8 @@ EXPRESSION = "  expression: {kind: multiclass}"
 UNIT_TASK = "  action_units: {kind: multilabel}"
 
 
-def run(folder: Path, out: Path, *, more: str = "", **parts: str) -> Mapping[str, Any]:
-    study = check_study(parse_document(STUDY.format(more=more, **parts), "faces.yaml"), "faces")
+def run(folder: Path, out: Path, **parts: str) -> Mapping[str, Any]:
+    study = check_study(parse_document(STUDY.format(**parts), "faces.yaml"), "faces")
     return run_study(study, out, Watcher(), data=folder).summary
 
 
@@ -269,23 +266,21 @@ def test_a_study_of_units_alone_couples_them_with_each_other(emotionet: Path, tm
 def test_a_study_couples_faces_of_two_sets_that_share_no_label(
     raf_db: Path, emotionet: Path, tmp_path: Path
 ) -> None:
-    named, coded = read_raf_db(raf_db), read_emotionet(emotionet)
-    units = (coded.label_groups or {})["action_units"]
-    rows = [
-        {"file": f"{table.images}/{file}", **{name: table.text(name)[row] for name in names}}
-        for table, names in ((named, ("expression",)), (coded, units))
-        for row, file in enumerate(table.files[:200])
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "both.csv", index=False)
-    summary = run(
-        tmp_path,
-        tmp_path / "out",
-        reader="images",
-        more=f', table: both.csv, images: "{tmp_path}"',
-        tasks=f'{EXPRESSION}\n  action_units: {{kind: multilabel, columns: ["AU*"]}}',
+    sets = (
+        f'{{expressions: {{reader: raf_db, folder: "{raf_db}", size: 32, tasks: [expression], '
+        f'split: {{by: official}}}}, units: {{reader: emotionet, folder: "{emotionet}", size: 32, '
+        "tasks: [action_units]}}"
+    )
+    text = STUDY.format(
+        reader="combined",
+        tasks=f"{EXPRESSION}\n{UNIT_TASK}",
         split="{by: rows, test: 0.2, validation: 0.1}",
         coupling="{relatedness: {table: expression_action_units, empty_classes: [neutral]}}",
     )
+    text = text.replace("{reader: combined, size: 32}", f"{{combined: {sets}}}")
+    summary = run_study(
+        check_study(parse_document(text, "faces.yaml"), "faces"), tmp_path / "out", Watcher(), data=tmp_path
+    ).summary
     (row,) = summary["couplings"]
     assert {task["name"] for task in row["tasks"]} == {"expression", "action_units"}
     assert not row["warnings"]
