@@ -132,7 +132,7 @@ class GradNorm(LossWeighting):
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
-        if not _kernels(model):
+        if not _may_reach_all(model):
             raise _no_shared_weights()
         self._weights, self._first = dict.fromkeys(self._names, 1.0), {}
         self._rests = False
@@ -245,6 +245,17 @@ def last_shared_weights(losses: Mapping[str, SumCount], model: MultiTaskNetwork)
 def _kernels(model: MultiTaskNetwork) -> list[Tensor]:
     """The trainable matrices and kernels among the shared parameters."""
     return [p for p in model.shared_parameters() if p.requires_grad and p.ndim >= 2]
+
+
+def _may_reach_all(model: MultiTaskNetwork) -> bool:
+    """Whether the losses of all tasks may have a kernel in common; of a plan without mixing it is known."""
+    kernels = _kernels(model)
+    plan: Any = getattr(model, "plan", None)
+    copies_of: Any = getattr(model, "task_copies", None)
+    if plan is None or copies_of is None or any(stage.mixing is not None for stage in plan.stages):
+        return bool(kernels)
+    reached = [{id(p) for copy in copies_of(task) for p in copy.parameters()} for task in model.tasks]
+    return any(all(id(kernel) in inside for inside in reached) for kernel in kernels)
 
 
 def _no_shared_weights() -> ConfigError:

@@ -77,7 +77,7 @@ def learned_weights_note(resolved: Mapping[str, Any], history: Mapping[str, Any]
     given = ", ".join(f"{task} {loss:.3g}" for task, loss in losses.items())
     return (
         f"With the training losses of epoch {last['epoch']} ({given}) the minimum over the weights at lambda "
-        f"{factor:g} lies at {shown}. Below lambda {least:.2g} not every task keeps a weight there; towards "
+        f"{factor:g} lies at {shown}. Below lambda {least:.3g} not every task keeps a weight there; towards "
         f"0 all weight goes to the smallest loss, {easiest}. How far the weights have come is a matter of "
         "their learning rate (training.lr_multipliers.balancer)."
     )

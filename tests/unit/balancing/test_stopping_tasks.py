@@ -96,8 +96,21 @@ def test_gradnorm_rests_once_nothing_shared_is_trainable() -> None:
     assert weights[1] == weights[2] == weights[3]
 
 
-@pytest.mark.parametrize("architecture", ["soft_sharing", "single_task"])
-def test_gradnorm_refuses_a_plan_that_shares_nothing(architecture: str) -> None:
-    settings = {"tie": "l2", "weight": 0.1} if architecture == "soft_sharing" else {}
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("soft_sharing", {"tie": "l2", "weight": 0.1}),
+        ("single_task", {}),
+        ("hard_sharing", {"stages": 1, "groups": [["age", "gender"], ["mood"]]}),
+    ],
+)
+def test_gradnorm_refuses_a_plan_in_which_not_all_share(architecture: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="no weights that the losses of all tasks reach"):
         make("gradnorm").start(plain_network(architecture, **settings))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"), [("hard_sharing", {"stages": 1, "from": "output"}), ("cross_stitch", {})]
+)
+def test_gradnorm_takes_what_all_share_or_hear(architecture: str, settings: dict[str, Any]) -> None:
+    make("gradnorm").start(plain_network(architecture, **settings))
