@@ -96,7 +96,7 @@ class TestCommands:
 
     def test_help_names_every_command_without_importing_pytorch(self) -> None:
         output = call("--help").output
-        for command in ("study", "train", "evaluate", "prepare", "simulate", "inspect", "doctor", "report"):
+        for command in ("study", "train", "evaluate", "predict", "prepare", "inspect", "doctor", "report"):
             assert command in output
         # Every import at the top of the module is made before the help is shown.
         parts = (taskloom.cli_predict, taskloom.cli_simulate)
