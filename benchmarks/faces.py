@@ -1,9 +1,18 @@
-"""Faces: an epoch over the store of crops beside decoding, cropping and resizing the JPEGs in every epoch.
+"""Faces: the store beside JPEGs, one shared model beside three on a video, memory by the length of a video.
 
-    python benchmarks/faces.py [--images 2000] [--size 64] [--folder UTKFACE]
+    python benchmarks/faces.py [--images 2000] [--size 64] [--folder UTKFACE] [--frames 60] [--many 10000]
 
-Prints one line of JSON: `store_vs_jpeg`, images per second of the store over those of decoding, best of three
-taken in turn. Without a folder the images are drawn (200 x 200, as UTKFace has them).
+The last line is one JSON object:
+
+- `store_vs_jpeg`: images per second of an epoch over the store of crops, over those of decoding, cropping and
+  resizing the JPEGs; best of three taken in turn. Without a folder the images are drawn (200 x 200).
+- `shared_vs_three`: frames per second from the video file to table and overlay (640 x 480, four drawn faces,
+  ResNet-18 on faces of 64 pixels, detection in every 5th frame) of one network that shares all stages, over
+  those of three networks behind the *same* detection. `shared_vs_three_runs`: over three runs of the command.
+  `shares` is what each step works, of the shared model; detection, drawing and the network run beside each
+  other on threads. `small` is the same for the five-block VGG of thesis 000 and one face, where detection and
+  drawing leave little for sharing to save.
+- `video_memory_10k_vs_1k`: peak memory of a process that predicts 10,000 frames over one that predicts 1,000.
 """
 
 from __future__ import annotations
@@ -14,10 +23,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from _faces_video import shared_vs_three, video_memory
 
 from taskloom.data.batch import make_loader
 from taskloom.data.readers.utkface import read_utkface
@@ -69,10 +80,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--frames", type=int, default=60, help="of the video for shared_vs_three")
+    parser.add_argument("--many", type=int, default=10_000, help="frames of the long video")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = options.folder or simulate_utkface(Path(place) / "faces", images=options.images)
-        print(json.dumps(store_vs_jpeg(folder, options.size)))
+        result: dict[str, Any] = dict(store_vs_jpeg(folder, options.size))
+    print(json.dumps(result), flush=True)
+    large = shared_vs_three({"name": "resnet18"}, frames=options.frames, faces=4, size=options.size)
+    small = shared_vs_three({"name": "vgg5"}, frames=options.frames, faces=1, size=options.size)
+    print(json.dumps(large), json.dumps(small), sep="\n", flush=True)
+    memory = video_memory(options.many // 10, options.many)
+    print(json.dumps({**result, **large, "small": small, **memory}))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def draw_face(
     height, width = picture.shape[:2]
     red, green, blue = COLOURS[(face - 1) % len(COLOURS)]
     colour = (blue, green, red)
-    unit = max(1, round(max(height, width) / 400))
+    unit = max(1, round(max(height, width) / 300))
     left, top, right, bottom = _corners(box)
     cv2.rectangle(picture, (left, top), (right, bottom), colour, unit, cv2.LINE_AA)
     for x, y in points:
