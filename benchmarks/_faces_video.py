@@ -30,24 +30,27 @@ def drawn_video(path: Path, frames: int, width: int, height: int, faces: int) ->
     random = np.random.default_rng(1)
     still = background(random, height, width)
     radius = 0.3 * min(height, width / faces)
-    traits = [found_traits(random, still, radius) for _ in range(faces)]
+    centres = [(position + 0.5) * width / faces for position in range(faces)]
+    traits = [found_traits(random, still, (centre, height / 2), radius) for centre in centres]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (width, height))
     for number in range(frames):
         picture = still.copy()
         for position, person in enumerate(traits):
-            x = (position + 0.5) * width / faces + 0.1 * radius * np.sin(number / 17 + position)
+            x = centres[position] + 0.1 * radius * np.sin(number / 17 + position)
             draw_face(picture, person, (float(x), height / 2), radius)
         writer.write(picture)
     writer.release()
     return path
 
 
-def found_traits(random: np.random.Generator, still: NDArray[np.uint8], radius: float) -> Traits:
+def found_traits(
+    random: np.random.Generator, still: NDArray[np.uint8], centre: tuple[float, float], radius: float
+) -> Traits:
     """Traits of a drawn face that Haar's cascade, which was made for photographs, finds."""
     detector = make_detector("haar")
     while True:
         picture, traits = still.copy(), draw_traits(random)
-        draw_face(picture, traits, (picture.shape[1] / 2, picture.shape[0] / 2), radius)
+        draw_face(picture, traits, centre, radius)
         if len(detector.detect(picture)) == 1:
             return traits
 

@@ -84,6 +84,29 @@ def test_a_photograph_is_predicted_from_the_very_pixels_that_a_store_holds(tmp_p
     assert summary.device == "cpu"
 
 
+def test_a_real_face_is_followed_through_a_video_under_one_identity(tmp_path: Path) -> None:
+    """The camera moves over the photograph and comes nearer; the box must follow the known motion."""
+    data = pytest.importorskip("skimage.data")
+    picture = np.ascontiguousarray(data.astronaut()[..., ::-1])
+    maps = [
+        np.array([[scale, 0, 160 - scale * (224 + 30 * np.sin(scale * 9))], [0, scale, 120 - scale * 130]])
+        for scale in np.linspace(0.9, 1.3, 21)
+    ]
+    pictures = [np.asarray(cv2.warpAffine(picture, map_, (320, 240))) for map_ in maps]
+    video = write_video(tmp_path / "clip.mp4", pictures)
+    summary = predict_faces(
+        loaded(tmp_path), open_source(str(video)), table=tmp_path / "out.jsonl", settings=CPU
+    )
+    rows = json_rows(tmp_path / "out.jsonl")
+    assert [row["face"] for row in rows] == [1] * 21
+    assert summary.identities == 1
+    centre = np.array([223.5, 113.5, 1.0])  # of the face in the photograph, as Haar's cascade finds it
+    for row, map_ in zip(rows, maps, strict=True):
+        found = np.array([row["x"] + row["width"] / 2, row["y"] + row["height"] / 2])
+        assert np.abs(found - map_ @ centre).max() < 0.25 * row["width"]
+    assert len(read_video(video)) == 21
+
+
 def test_images_without_a_detector_are_cut_as_a_store_without_one_cuts_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     cv2.imwrite(str(tmp_path / "a.png"), rng.integers(0, 256, (50, 40, 3)).astype(np.uint8))
