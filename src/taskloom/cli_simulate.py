@@ -87,6 +87,23 @@ Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same 
 IfMissing = Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")]
 
 
+def planted(
+    folder: SimulatedFolder,
+    rows: Annotated[int, typer.Option("--rows", help="Training rows.")] = 300,
+    noise: Annotated[
+        float, typer.Option("--noise", help="Of each task, whose signal has deviation 1.")
+    ] = 0.3,
+    missing: Annotated[float, typer.Option("--missing", help="Share of the labels that are missing.")] = 0.5,
+    seed: Seed = 0,
+    if_missing: IfMissing = False,
+) -> None:
+    """Write a table of two groups of related tasks and one unrelated task."""
+    from taskloom.data.simulate.planted import simulate_planted
+
+    simulate_planted(folder, rows=rows, noise=noise, missing=missing, seed=seed, if_missing=if_missing)
+    say(f"wrote planted.csv in {folder}")
+
+
 def utkface(
     folder: SimulatedFolder,
     images: Images = 500,
@@ -208,6 +225,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         digits,
         expressions,
         deap,
+        planted,
         utkface,
         celeba,
         mtfl,

@@ -10,6 +10,7 @@ from taskloom.data.simulate.emotionet import simulate_emotionet
 from taskloom.data.simulate.mtfl import simulate_mtfl
 from taskloom.data.simulate.opportunity import simulate_opportunity
 from taskloom.data.simulate.raf_db import simulate_raf_db
+from taskloom.data.simulate.planted import simulate_planted
 from taskloom.data.simulate.utkface import simulate_utkface
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "simulate_mtfl",
     "simulate_opportunity",
     "simulate_raf_db",
+    "simulate_planted",
     "simulate_utkface",
 ]
