@@ -9,8 +9,8 @@ from taskloom.data.simulate.deap import simulate_deap
 from taskloom.data.simulate.emotionet import simulate_emotionet
 from taskloom.data.simulate.mtfl import simulate_mtfl
 from taskloom.data.simulate.opportunity import simulate_opportunity
-from taskloom.data.simulate.raf_db import simulate_raf_db
 from taskloom.data.simulate.planted import simulate_planted
+from taskloom.data.simulate.raf_db import simulate_raf_db
 from taskloom.data.simulate.utkface import simulate_utkface
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "simulate_emotionet",
     "simulate_mtfl",
     "simulate_opportunity",
-    "simulate_raf_db",
     "simulate_planted",
+    "simulate_raf_db",
     "simulate_utkface",
 ]
