@@ -18,6 +18,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from taskloom.cli_explain import explain, own_test, print_cross
 from taskloom.cli_predict import predict
 from taskloom.cli_simulate import COMMANDS as SIMULATE_COMMANDS
 from taskloom.errors import ConfigError, DataError, TaskloomError
@@ -172,24 +173,51 @@ def train(
 @_guarded
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.", show_default=False)],
-    file: StudyFile,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|STORE", help="Study file (YAML), or a store of other faces.", show_default=False
+        ),
+    ],
     data: DataFolder = None,
     settings: Settings = None,
     part: Annotated[str, typer.Option("--part", help="train, validation or test.")] = "test",
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="TASK[:CLASS]=NAME",
+            help="task=their name, or task:their class=our class, where other data call it otherwise.",
+        ),
+    ] = None,
 ) -> None:
-    """Evaluate a bundle on one part of a study file's data."""
+    """Evaluate a bundle on one part of a study file's data, or on the data of another data set."""
+    from taskloom.data.image_store import ImageDataset
     from taskloom.deploy import load_bundle
     from taskloom.study.config import load_study
+    from taskloom.study.cross_database import NameMap, other_store, other_study
     from taskloom.study.single import part_of
     from taskloom.training import evaluate as evaluate_network
 
     loaded = load_bundle(bundle)
+    names = NameMap.read(maps or (), loaded.tasks)
+    if file.is_dir():
+        other = other_store(loaded, file, names)
+        print_cross(loaded, other, evaluate_network(loaded.model, other.dataset))
+        return
     splits = _load(load_study(file, settings or ()), data)
+    same = _same_inputs(loaded, splits)
+    unlike = maps or not same or _unlike_classes(loaded, splits) is not None
+    if unlike and (same or isinstance(splits.test, ImageDataset)):
+        other = other_study(loaded, splits, part, names, file)
+        print_cross(loaded, other, evaluate_network(loaded.model, other.dataset))
+        return
     _check_same_preparation(bundle, loaded, splits)
     console().print(evaluate_network(loaded.model, part_of(splits, part)).table())
 
 
 app.command()(_guarded(predict))
+app.command()(_guarded(explain))
 
 
 @app.command()
@@ -199,7 +227,7 @@ def prepare(
         str,
         typer.Argument(
             metavar="FILE|READER",
-            help="Study file (YAML), or a reader (utkface, celeba, mtfl, images) with DIR and STORE.",
+            help="Study file (YAML), or a reader (utkface, celeba, mtfl, images, video), DIR and STORE.",
             show_default=False,
         ),
     ],
@@ -223,6 +251,13 @@ def prepare(
         float | None, typer.Option("--margin", help="Around the box, as a share of it.")
     ] = None,
     align: Annotated[bool | None, typer.Option("--align", help="Align by the five points.")] = None,
+    every: Annotated[
+        int | None,
+        typer.Option("--every", metavar="N", help="`video`: one of how many frames (25)."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="TABLE", help="`video`: labels by video or person.")
+    ] = None,
 ) -> None:
     """Prepare a study's data, or the faces of a data set, once: what follows starts at once."""
     crop = {
@@ -238,7 +273,8 @@ def prepare(
         from taskloom.study.overrides import settings_of
         from taskloom.terminal_faces import prepare_face_store
 
-        prepare_face_store(what, folder, store, {**settings_of(settings or ()), **given})
+        video = {"every": every, "labels": labels}
+        prepare_face_store(what, folder, store, {**settings_of(settings or ()), **given}, video)
         return
     if given or folder is not None:
         raise ConfigError(
@@ -419,23 +455,35 @@ def _save(trained: Trained, path: Path) -> Path:
         sharing={"name": spec.cell.architecture, **spec.cell.settings},
         head=spec.head,
         preprocessing=splits.preprocessing,
-        about={"cell": spec.cell.name, "data": splits.about, "run": spec.resolved},
+        about={
+            "cell": spec.cell.name,
+            "data": splits.about,
+            "run": spec.resolved,
+            "test": own_test(trained.test),
+        },
     )
+
+
+def _same_inputs(bundle: Bundle, splits: DataSplits) -> bool:
+    """Whether inputs mean to the network what they meant in its training."""
+    return bool(json.loads(json.dumps(splits.preprocessing)) == bundle.preprocessing)
+
+
+def _unlike_classes(bundle: Bundle, splits: DataSplits) -> str | None:
+    """A task whose classes are not those of the data, or that the data lack; None where there is none."""
+    for name, task in bundle.tasks.items():
+        if name not in splits.tasks or splits.tasks[name].class_names != task.class_names:
+            return name
+    return None
 
 
 def _check_same_preparation(path: Path, bundle: Bundle, splits: DataSplits) -> None:
     """Inputs and classes must mean to the network what they meant in its training."""
-    if json.loads(json.dumps(splits.preprocessing)) != bundle.preprocessing:
+    if not _same_inputs(bundle, splits):
         raise DataError(
             f"{path}: the network was trained on data prepared in another way (channels, windows, or what "
             "was fitted on other training rows); evaluate it with the study file and data of its training."
         )
-    for name, task in bundle.tasks.items():
-        if splits.tasks[name].class_names != task.class_names:
-            raise DataError(
-                f"{path}: task {name} has the classes {', '.join(task.class_names)}, the data have "
-                f"{', '.join(splits.tasks[name].class_names)}; the same ones in the same order are expected."
-            )
 
 
 def _render(folder: Path) -> Path:

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from taskloom.data.face_store import prepare_faces
+from taskloom.errors import ConfigError
+from taskloom.predict.video_faces import prepare_video
 from taskloom.terminal import console, say
 
 __all__ = ["prepare_face_store"]
 
 
-def prepare_face_store(reader: str, folder: Path, store: Path, settings: dict[str, Any]) -> None:
+def prepare_face_store(
+    reader: str,
+    folder: Path,
+    store: Path,
+    settings: dict[str, Any],
+    video: Mapping[str, Any] | None = None,
+) -> None:
     """Prepares a store of faces with a bar, and prints what it holds and what was left out."""
     start = time.perf_counter()
     columns = ("faces", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = console(stderr=True)
     with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
         task = bar.add_task("faces", total=None)
-        rows, found = prepare_faces(
-            reader, folder, store, settings, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        given = {name: value for name, value in (video or {}).items() if value is not None}
+        if reader == "video":
+            rows, found = prepare_video(folder, store, settings=settings, progress=told, **given)
+        elif given:
+            raise ConfigError(f"--{next(iter(given))}: goes with `prepare video FILE_OR_DIR STORE` only.")
+        else:
+            rows, found = prepare_faces(reader, folder, store, settings, told)
     seconds = time.perf_counter() - start
     say(
         f"{store}  {len(found.images):,} faces of {found.size} x {found.size} from {len(rows):,} rows, "

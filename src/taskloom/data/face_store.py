@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from taskloom.data.batch import DataSplits
+from taskloom.data.face_crop import CropSettings
 from taskloom.data.face_source import FaceSource, cut_faces, label_faces, split_faces
 from taskloom.data.face_table import FaceTable, NamedSplit
 from taskloom.data.image_store import ImageStore
@@ -67,10 +68,17 @@ def prepare_faces(
     """
     source = face_reader(reader)
     table, crop = source.rows(settings or {}, folder)
+    return table, prepare_rows(table, crop, store, progress)
+
+
+def prepare_rows(
+    table: FaceTable, crop: CropSettings, store: Path, progress: Progress | None = None
+) -> ImageStore:
+    """Prepares the faces of rows that have been read; see `prepare_faces`."""
     table.check_faces()
     found = cut_faces(table, crop, store, progress)
     _write_rows(store, table)
-    return table, found
+    return found
 
 
 def face_reader(name: str) -> FaceSource:
