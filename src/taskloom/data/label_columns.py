@@ -86,13 +86,15 @@ def classes_in_column(table: Table, column: str, task: str) -> tuple[str, ...]:
     return tuple(sorted(values, key=_class_order(values)))
 
 
-def encode_labels(table: Table, tasks: TaskSet, columns: LabelColumns) -> Labels:
+def encode_labels(table: Table, tasks: TaskSet, columns: LabelColumns, *, to_train: bool = True) -> Labels:
     """Reads the labels of all rows; a blank cell is a label that is not there.
 
     Args:
         table: The table, N rows.
         tasks: What to read.
         columns: Per task, its columns, as `resolve_label_columns` gives them.
+        to_train: Whether a class task with one class only is refused: nothing can be learned from it, but
+            a network can be tested on it.
 
     Returns:
         Labels of N rows in the shapes of `taskloom.tasks`.
@@ -119,6 +121,8 @@ def encode_labels(table: Table, tasks: TaskSet, columns: LabelColumns) -> Labels
     present: dict[str, torch.Tensor] = {}
     for name, task in tasks.items():
         encoded, there = _encode(table, task, columns[name])
+        if to_train:
+            _check_classes(table, task, columns[name], encoded[there])
         if not there.any():
             raise _no_label(table, ", ".join(columns[name]), name)
         values[name] = torch.from_numpy(encoded).to(task.value_dtype)
@@ -146,11 +150,15 @@ def _encode(table: Table, task: Task, columns: tuple[str, ...]) -> tuple[NDArray
 def _classes(
     table: Table, task: Binary | Multiclass, column: str
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    codes, there = _codes(table, column, task.class_names, f"task `{task.name}`")
-    found = np.unique(codes[there])
+    return _codes(table, column, task.class_names, f"task `{task.name}`")
+
+
+def _check_classes(table: Table, task: Task, columns: tuple[str, ...], codes: NDArray[Any]) -> None:
+    if not isinstance(task, Binary | Multiclass):
+        return
+    found = np.unique(codes)
     if len(found) == 1:
-        raise _one_class(table, column, task.name, task.class_names[found[0]])
-    return codes, there
+        raise _one_class(table, columns[0], task.name, task.class_names[found[0]])
 
 
 def _codes(

@@ -182,7 +182,8 @@ def _cut(
             video = str(videos[number].relative_to(folder))
             further = [own[column] for column in columns[len(OWN_COLUMNS) :]]
             writer.writerow([name, video, frame, f"{time:.3f}", own["person"], *further])
-    return f"{len(known['frames']):,} frames of {len(videos):,} videos, one of every {every}."
+    several = "" if len(videos) == 1 else "s"
+    return f"{len(known['frames']):,} frames of {len(videos):,} video{several}, one of every {every}."
 
 
 def _frames(video: Path, position: int, frames: Path, every: int) -> list[tuple[str, int, int, float]]:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from taskloom.data.batch import DataSplits, TaskDataset
-from taskloom.data.face_source import label_faces
 from taskloom.data.face_store import read_rows
+from taskloom.data.face_table import with_known_columns
 from taskloom.data.image_splits import moved_landmarks
 from taskloom.data.image_store import ImageDataset, ImageStandardization, ImageStore
+from taskloom.data.label_columns import encode_labels, resolve_label_columns
 from taskloom.data.relabelled import Relabelled
 from taskloom.deploy import Bundle
 from taskloom.errors import ConfigError, DataError, did_you_mean
@@ -115,14 +116,15 @@ def other_store(bundle: Bundle, place: Path, names: NameMap) -> OtherData:
             f"{place}: none of the bundle's tasks ({', '.join(bundle.tasks)}) is a column there; columns: "
             f"{', '.join(columns)}. `--map task=column` says what is called differently."
         )
-    labelled = label_faces(table, {}, kinds, {"by": "rows", "test": 0.5}, several=True)
-    labels, notes = moved_landmarks(labelled.labels[torch.from_numpy(store.rows)], labelled.tasks, store)
-    groups = None if labelled.groups is None else labelled.groups[store.rows]
+    tasks, columns_of = resolve_label_columns(table, with_known_columns(table, kinds))
+    whole = encode_labels(table, tasks, columns_of, to_train=False)
+    labels, notes = moved_landmarks(whole[torch.from_numpy(store.rows)], tasks, store)
+    groups = None if table.group is None else table.text(table.group)[store.rows]
     positions = np.arange(len(store.rows), dtype=np.int64)
     plain = ImageStandardization((0.0,) * 3, (1.0,) * 3)
-    images = ImageDataset(store, positions, labelled.tasks, labels, plain, groups)
+    images = ImageDataset(store, positions, tasks, labels, plain, groups)
     ours = NameMap(classes=names.classes)  # the labels stand under our names already
-    found = _with_labels(bundle, _as_trained(bundle, images, place), labelled.tasks, labels, ours, place)
+    found = _with_labels(bundle, _as_trained(bundle, images, place), tasks, labels, ours, place)
     return OtherData(found.dataset, (*notes, *found.notes))
 
 
@@ -194,6 +196,8 @@ def _their_settings(task: Task, column: str, table: Any) -> dict[str, Any] | Non
     if isinstance(task, Landmarks):
         return {"kind": "landmarks"} if set(task.class_names) <= set(table.points) else None
     if column not in table.columns or isinstance(task, Multilabel):
+        return None
+    if not any(table.text(column).tolist()):
         return None
     if not isinstance(task, Binary | Multiclass):
         return {"kind": "regression", "column": column}

@@ -111,6 +111,18 @@ def test_another_study_is_standardised_as_the_bundle_was(faces: Path, bundle: Bu
     assert torch.equal(other.dataset.labels.values["sex"][there], 1 - theirs.values["gender"][there])
 
 
+def test_one_person_is_enough_to_test_on(faces: Path, bundle: Bundle) -> None:
+    (faces / "one").mkdir()
+    for path in sorted((faces / "utk" / "UTKFace").glob("*_1_*_*.jpg*"))[:4]:
+        (faces / "one" / path.name).write_bytes(path.read_bytes())
+    prepare_faces("utkface", faces / "one", faces / "one_store", {"size": 32})
+    names = NameMap.read(["sex=gender", "sex:female=woman"], bundle.tasks)
+    other = other_store(bundle, faces / "one_store", names)
+    present = other.dataset.labels.present["sex"]
+    assert other.dataset.labels.values["sex"][present].tolist() == [0] * int(present.sum())
+    assert "sex: the other data have no class `male`." not in " ".join(other.notes)  # known, not there
+
+
 def test_mistakes_are_named(faces: Path, bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=r"`ages` is not a task of the bundle\. Did you mean `age`"):
         NameMap.read(["ages=age"], bundle.tasks)
