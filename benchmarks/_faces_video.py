@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from taskloom import Binary, Multiclass, Regression, TaskSet, encoders, sharing
@@ -20,6 +20,7 @@ from taskloom.data.face_detectors import make_detector
 from taskloom.data.simulate.faces import Traits, background, draw_face, draw_traits
 from taskloom.deploy import load_bundle, save_bundle
 from taskloom.predict import PredictSettings, Summary, open_source, predict_faces
+from taskloom.training.devices import PeakMemory
 
 TASKS = (Regression("age", unit="years"), Binary("gender", ("male", "female")), Multiclass("ethnicity", 5))
 SETTINGS = PredictSettings(device="cpu")
@@ -136,10 +137,10 @@ def video_memory(few: int, many: int) -> dict[str, float]:
 
 def _alone(video: Path, folder: Path) -> None:
     """Predicts a video in this process and prints its peak memory."""
+    memory = PeakMemory(torch.device("cpu"))  # ru_maxrss would begin with that of the parent
     bundle = bundle_of(folder, f"b{video.stem}", TaskSet(*TASKS), {"name": "vgg5"}, 32, "hard_sharing")
     _, summary = timed(bundle, video, folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"mb": peak, "frames": summary.frames, "faces": summary.faces}))
+    print(json.dumps({"mb": memory.bytes() / 2**20, "frames": summary.frames, "faces": summary.faces}))
 
 
 if __name__ == "__main__":
