@@ -154,6 +154,8 @@ class TrainingConfig(Settings):
     Args:
         epochs: Passes over the training rows, at most.
         batch: Rows per step, over all processes.
+        accumulate: Parts that a batch is divided into, forward and backward one after the other: memory for
+            the activations of one part, gradients of the whole batch. Batch norm sees the parts.
         drop_last: Whether an incomplete last batch of an epoch is left out.
         optimizer: `{adam | adamw | sgd | rmsprop: {lr: ..., ...}}`.
         schedule: None, `{plateau: {factor, patience}}` or `{cosine: {final, warmup}}`; one step per epoch.
@@ -188,6 +190,7 @@ class TrainingConfig(Settings):
 
     epochs: AtLeastOne = 20
     batch: AtLeastOne = 64
+    accumulate: AtLeastOne = 1
     drop_last: bool = False
     optimizer: OptimizerConfig = OptimizerConfig(adam=AdamConfig())
     schedule: ScheduleConfig | None = None
@@ -227,6 +230,8 @@ class TrainingConfig(Settings):
         for name in ("lr_multipliers", "decay_mixing", "balanced_sampling", "test_curves", "augment"):
             if not getattr(self, name):
                 del plain[name]
+        if self.accumulate == 1:
+            plain.pop("accumulate", None)
         if self.resident == "auto":
             plain.pop("resident", None)  # a checkpoint leaves it out by itself
         return plain

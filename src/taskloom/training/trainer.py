@@ -15,7 +15,8 @@ from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
 from taskloom.data.resident import ResidentWindows, placed
 from taskloom.errors import DataError, TrainingError
 from taskloom.losses import SumCount, weighted
-from taskloom.training.augmentation import Augmentation
+from taskloom.tasks import Labels
+from taskloom.training.augmentation import Augmentation, Augmented
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
 from taskloom.training.changes import let_change, more_changes
 from taskloom.training.coupled import CoupledLosses, without_rows
@@ -29,6 +30,7 @@ from taskloom.training.optimizers import (
     make_schedule,
     unused_lr_multipliers,
 )
+from taskloom.training.parts import added, check_parts, parts_of, whole_counts
 from taskloom.training.processes import (
     gather_rows,
     has_rows,
@@ -65,6 +67,7 @@ class Trainer:
         self.coupled = CoupledLosses(run.coupling, self.tasks)
         self.augmentation = Augmentation(config.augment, run.train, seed=run.seed, rank=fabric.global_rank)
         self.augmentation.check_alone(run.coupling is not None)
+        check_parts(run)
         fabric.to_device(self.model)
         self.balancer.with_terms(self.coupled.balanced)
         self.balancer.start(self.model, seed=run.seed)
@@ -284,9 +287,27 @@ class Trainer:
         """One batch: predictions, losses, gradients, update of all parameters but the resting ones."""
         self.optimizer.zero_grad()
         augmented = self.augmentation(batch, epoch=self.state.epoch, step=step)
+        labels = augmented.labels.subset(self.state.freezing.active) if self.stopped else augmented.labels
+        if self.config.accumulate > 1:
+            losses = self.in_parts(augmented, labels)
+        else:
+            losses = self.at_once(augmented, labels, batch, step)
+        watch.add(losses, self.balancer.total, batch, step)
+        for parameter in resting:
+            parameter.grad = None
+        if self.config.clip is not None:
+            self.fabric.clip_gradients(
+                self.forward, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        return losses
+
+    def at_once(
+        self, augmented: Augmented, labels: Labels, batch: Batch, step: int
+    ) -> Mapping[str, SumCount]:
+        """Losses of a batch, and the gradients that the balancer makes of them."""
         with self.balancer.watching(self.model):
             predictions = self.predict(augmented.inputs)
-        labels = augmented.labels.subset(self.state.freezing.active) if self.stopped else augmented.labels
         losses = self.augmentation.losses(predictions, augmented, labels, self.tasks)
         if self.run.soft_labels is not None:
             counted = has_rows(self.train_loader, self.fabric, step)
@@ -303,14 +324,21 @@ class Trainer:
             self.balancer.backward(*self.coupled.parted(followed, self.model))
         else:
             self.balancer.backward(followed, self.model)
-        watch.add(losses, self.balancer.total, batch, step)
-        for parameter in resting:
-            parameter.grad = None
-        if self.config.clip is not None:
-            self.fabric.clip_gradients(
-                self.forward, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
-            )
-        self.optimizer.step()
+        return losses
+
+    def in_parts(self, augmented: Augmented, labels: Labels) -> Mapping[str, SumCount]:
+        """The same, of one part of the batch after the other: memory for the activations of one part."""
+        losses: dict[str, SumCount] = {}
+        counts: dict[str, Tensor] = {}
+        parts = list(parts_of(augmented.inputs, labels, self.config.accumulate))
+        for number, (inputs, part_labels) in enumerate(parts, start=1):
+            predictions = self.predict(inputs)
+            counts = counts or whole_counts(predictions, labels, self.tasks)
+            part = self.augmentation.losses(predictions, augmented, part_labels, self.tasks)
+            part = {name: SumCount(loss.sum, counts[name]) for name, loss in part.items()}
+            take = self.balancer.backward if number == len(parts) else self.balancer.accumulate
+            take(weighted(part, self.tasks), self.model)
+            losses = added(losses, part)
         return losses
 
     def predict(self, inputs: Tensor) -> dict[str, Tensor]:
