@@ -1,5 +1,9 @@
-"""Trains in a process of its own, for the test that kills it: FOLDER [EPOCH STEP], where it kills itself."""
+"""Trains in a process of its own, for the test that kills it.
 
+FOLDER EPOCH STEP, where it kills itself, and settings beside the usual ones as JSON.
+"""
+
+import json
 import os
 import signal
 import sys
@@ -38,5 +42,5 @@ if __name__ == "__main__":
         folder=Path(sys.argv[1]),
         seed=3,
         callbacks=[Kill(int(sys.argv[2]), int(sys.argv[3]))],
-        **SETTINGS,  # type: ignore[arg-type]
+        **{**SETTINGS, **json.loads(sys.argv[4])},  # type: ignore[arg-type]
     )

@@ -1,4 +1,6 @@
-"""The data readers `opportunity` and `edf`: native files -> store -> windows -> split -> normalised parts.
+"""The data reader `opportunity`, and what all readers of recordings share.
+
+Native files -> store -> windows -> split -> normalised parts.
 
 The store is prepared once. It is used again while the source files' checksums, the reader's parameters and
 taskloom's version are those that made it; else it is prepared again, and a note in `about` says why.
@@ -15,7 +17,6 @@ from typing import Any
 from taskloom.data.batch import DataSplits
 from taskloom.data.normalize import Normalizer
 from taskloom.data.readers import RecordingReader
-from taskloom.data.readers.edf import EdfReader
 from taskloom.data.readers.opportunity import OpportunityReader
 from taskloom.data.recordings import RecordingStore, RecordingWriter
 from taskloom.data.shuffled_windows import SHUFFLED_WARNING, SHUFFLED_WINDOWS
@@ -47,8 +48,7 @@ THESIS_SPLIT: dict[str, Any] = {
 validation, which the thesis itself did not hold out."""
 
 COMMON_SETTINGS = ("folder", "window", "normalize", "group_by")
-OPPORTUNITY_SETTINGS = ("channels", "all_nan")
-EDF_SETTINGS = ("layout", "file_pattern", "table", "key", "labels", "channels", "resample_hz")
+OPPORTUNITY_SETTINGS = ("channels", "all_nan", "carry_forward_seconds")
 
 _NOTES = "notes"
 _log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def load_opportunity(
     if split.get("by") == "thesis":
         split = _thesis_split(split)
     usual = {"samples": 64, "stride": 32, "null": "own_class"}
-    return load_recordings(
+    splits = load_recordings(
         reader,
         settings,
         tasks,
@@ -87,6 +87,12 @@ def load_opportunity(
         group_by="recording",
         named_rules=("thesis",),
     )
+    if reader.carry_forward_seconds is not None:
+        splits.preprocessing["signals"] = {
+            "native_rate_hz": reader.rate_hz,
+            "carry_forward_seconds": reader.carry_forward_seconds,
+        }
+    return splits
 
 
 def _thesis_split(split: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -99,29 +105,6 @@ def _thesis_split(split: Mapping[str, Any]) -> Mapping[str, Any]:
             f"leave `{others[0]}` out, or list runs of your own with `by: files`."
         )
     return THESIS_SPLIT
-
-
-@SOURCES.register("edf")
-def load_edf(
-    settings: Mapping[str, Any],
-    tasks: TaskSettings,
-    split: Mapping[str, Any],
-    *,
-    seed: int,
-    folder: Path | None,
-    stores: Path,
-) -> DataSplits:
-    """Loads a folder of EDF recordings; see `SourceLoader` for the arguments, docs/data.md for the settings.
-
-    A task has the name of a label of whole recordings, or names it as `column`. Defaults: windows of 2 s side
-    by side, no clipping, intervals clustered by person where every recording has one.
-    """
-    check_settings("data", settings, (*COMMON_SETTINGS, *EDF_SETTINGS))
-    reader = EdfReader(data_folder(settings, folder), **_only(settings, EDF_SETTINGS))
-    usual = {"seconds": 2.0, "null": "keep"}
-    return load_recordings(
-        reader, settings, tasks, split, seed=seed, stores=stores, window=usual, clip=None, group_by="auto"
-    )
 
 
 def load_recordings(

@@ -1,4 +1,4 @@
-"""The data readers `wav`, `recordings` and `deap`: settings, and the way from there."""
+"""The data readers `edf`, `wav`, `recordings` and `deap`: settings, and the way from there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from taskloom.data.batch import DataSplits
 from taskloom.data.readers import RecordingReader
 from taskloom.data.readers.deap import RATINGS, DeapReader
+from taskloom.data.readers.edf import EdfReader
 from taskloom.data.readers.recordings_folder import RecordingsReader
 from taskloom.data.readers.wav import WavReader
 from taskloom.data.recording_source import COMMON_SETTINGS, load_recordings
@@ -20,6 +21,7 @@ from taskloom.tasks import TaskSet
 
 DEAP_SETTINGS = ("format", "channels", "baseline", "thresholds", "three_class_bounds", "trials")
 FOLDER_SETTINGS = ("files", "table", "intervals", "tracks", "channels", "rate_hz", "time", "time_unit")
+EDF_SETTINGS = ("layout", "file_pattern", "table", "key", "labels", "channels")
 WAV_SETTINGS = ("layout", "files", "file_pattern", "table", "key", "labels", "channels")
 
 
@@ -124,6 +126,9 @@ class SteppedSource:
             )
         return splits
 
+
+load_edf = SOURCES.register("edf")(SteppedSource(EdfReader, EDF_SETTINGS, {"seconds": 2.0, "null": "keep"}))
+"""A folder of EDF recordings; a task has the name of a label of whole recordings, or names it as `column`."""
 
 load_wav = SOURCES.register("wav")(SteppedSource(WavReader, WAV_SETTINGS, {"seconds": 1.0}))
 """A folder of WAV recordings; a task has the name of a label of whole recordings."""

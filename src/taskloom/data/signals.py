@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from taskloom.data.readers.edf import resample
+from taskloom.data.resampling import resample
 from taskloom.data.sources import check_settings
 from taskloom.data.spectrogram import Spectrogram
 from taskloom.errors import ConfigError, DataError
@@ -277,8 +277,7 @@ class SignalSteps:
         values = np.asarray(samples, dtype=np.float32)
         if not np.isnan(values).any():
             return values
-        limit = math.floor((self.carry_forward_seconds or 0.0) * rate_hz + 1e-6)
-        values = carry_forward(values, limit)
+        values = carry_forward(values, samples_of(self.carry_forward_seconds or 0.0, rate_hz))
         holes = np.isnan(values)
         if holes.any():
             raise self._hole(holes, rate_hz, where, channels)
@@ -339,6 +338,16 @@ def carry_forward(samples: NDArray[np.float32], limit_samples: int) -> NDArray[n
     filled = np.take_along_axis(samples, source, axis=0)
     filled[np.abs(rows - source) > limit_samples] = np.nan
     return filled
+
+
+def samples_of(seconds: float, rate_hz: float) -> int:
+    """Whole samples in a time, not one fewer for its rounding.
+
+    Example:
+        >>> samples_of(0.1, 30.0)
+        3
+    """
+    return math.floor(seconds * rate_hz + 1e-6)
 
 
 def _nested(name: str, kind: type[Any], given: Any) -> Any:

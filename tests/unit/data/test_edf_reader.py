@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pyedflib
 import pytest
-from scipy.signal import resample_poly
+from scipy.signal import butter, resample_poly, sosfiltfilt
 
-from taskloom.data.readers.edf import EdfReader, resample
+from taskloom.data.readers.edf import EdfReader
 from taskloom.data.readers.edf_header import read_header
+from taskloom.data.resampling import resample
+from taskloom.data.signals import SignalSteps
+from taskloom.data.sources import load
 from taskloom.errors import ConfigError, DataError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "eegmat"
@@ -100,11 +103,50 @@ def test_resampling(tmp_path: Path) -> None:
     np.testing.assert_allclose(slower[16:-16], expected[16:-16], atol=0.02)
     np.testing.assert_allclose(slower[:, 0], resample_poly(tone[:, 0], 16, 25, padtype="line"), atol=1e-4)
     write_edf(tmp_path / "a.edf", waves())
-    reader = EdfReader(tmp_path, resample_hz=8)
+    reader = EdfReader(tmp_path, steps=SignalSteps(resample_hz=8))
     (recording,) = reader.recordings()
     assert reader.rate_hz == 8
     assert recording.samples.shape == (32, 3)
-    assert reader.parameters["resampled_from_hz"] == 20
+    assert reader.parameters["native_rate_hz"] == 20
+    assert reader.parameters["signals"] == {"resample_hz": 8}
+
+
+def test_steps_of_a_study_are_taken_and_travel_with_the_model(tmp_path: Path) -> None:
+    """Against SciPy alone: high-pass, then half the rate; whole windows, so that every sample is compared."""
+    folder = tmp_path / "data"
+    kept = {}
+    for person in range(3):
+        for condition in (1, 2):
+            name = f"P{person}_{condition}"
+            kept[name] = write_edf(folder / f"{name}.edf", waves(seed=10 * person + condition))
+    settings = {
+        "file_pattern": r"(?P<person>P\d)_(?P<condition>[12])",
+        "band_pass": {"low_hz": 0.5, "order": 2},
+        "resample_hz": 10,
+        "window": {"samples": 40},
+        "normalize": False,
+    }
+    parts = load(
+        "edf",
+        settings,
+        {"condition": {"kind": "binary"}},
+        {"by": "person", "test": 0.34, "validation": 0.33},
+        folder=folder,
+        stores=tmp_path / "stores",
+    )
+    assert parts.preprocessing["signals"] == {
+        "native_rate_hz": 20.0,
+        "band_pass": {"low_hz": 0.5, "high_hz": None, "order": 2, "causal": False},
+        "resample_hz": 10,
+    }
+    store = parts.train.store
+    sections = butter(2, 0.5, "highpass", fs=20, output="sos")
+    for recording in store.recordings:
+        expected = resample_poly(
+            sosfiltfilt(sections, kept[recording.name].T, axis=0), 1, 2, axis=0, padtype="line"
+        )
+        found = store.samples[recording.start : recording.start + recording.length]
+        np.testing.assert_allclose(found, expected, atol=0.02)
 
 
 # -- labels
@@ -157,7 +199,7 @@ def test_two_rows_of_one_person(folder: Path) -> None:
         ({"labels": {"x": {"form": "Good"}}}, "Did you mean `from`"),
         ({"labels": {"x": {}}}, r"data\.labels\.x\.from"),
         ({"channels": ["EEG 9"]}, "`EEG 9` is not a signal of P1_1"),
-        ({"resample_hz": -1}, "above 0"),
+        ({"steps": SignalSteps.from_settings({"band_pass": {"high_hz": 10}})}, "below half the rate"),
     ],
 )
 def test_wrong_settings(folder: Path, change: dict[str, Any], message: str) -> None:
@@ -284,7 +326,7 @@ def test_eegmat_headers() -> None:
 
 @needs_real
 def test_eegmat_recording() -> None:
-    reader = EdfReader(REAL, layout="eegmat", resample_hz=125, channels=["EEG O1"])
+    reader = EdfReader(REAL, layout="eegmat", channels=["EEG O1"], steps=SignalSteps(resample_hz=125))
     recording = reader.read(REAL / "Subject00_1.edf")
     with pyedflib.EdfReader(str(REAL / "Subject00_1.edf")) as file:
         expected = resample_poly(file.readSignal(6), 1, 4, padtype="line")

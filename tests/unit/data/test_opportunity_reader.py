@@ -123,6 +123,32 @@ def test_trailing_loss_is_cut_and_gaps_carry_forward(tmp_path: Path) -> None:
     ]
 
 
+def test_no_window_touches_what_is_missing_beyond_the_limit(tmp_path: Path) -> None:
+    rows = lines(12)
+    for row in (2, 3, 4, 5):  # with 3 samples of limit, row 5 has no value
+        rows[row][1] = "NaN"
+    rows[7][2] = rows[8][2] = "NaN"
+    write(tmp_path, rows)
+    reader = OpportunityReader(tmp_path, channels=[1, 2], carry_forward_seconds=0.1)
+    recording = next(reader.recordings())
+    assert recording.gaps == [(5, 6)]
+    frame = pd.DataFrame(np.array(rows)[:, 1:3].astype(np.float32))
+    beyond = frame.ffill(limit=3).isna().any(axis=1)
+    assert np.flatnonzero(beyond).tolist() == [5]
+    within = ~beyond.to_numpy()
+    np.testing.assert_array_equal(recording.samples[within], frame.ffill(limit=3).to_numpy()[within])
+    assert np.isfinite(recording.samples).all()
+    assert reader.notes[-1] == (
+        "S2-ADL3.dat: no window touches 0.0 s in 1 stretches where a channel has no value within "
+        "`carry_forward_seconds` 0.1."
+    )
+    unlimited = OpportunityReader(tmp_path, channels=[1, 2])
+    assert next(unlimited.recordings()).gaps == []
+    assert reader.parameters == {**unlimited.parameters, "carry_forward_seconds": 0.1}
+    with pytest.raises(ConfigError, match=r"data\.carry_forward_seconds: a number above 0"):
+        OpportunityReader(tmp_path, carry_forward_seconds=-1)
+
+
 def test_fill_gaps_as_pandas_does() -> None:
     rng = np.random.default_rng(0)
     samples = rng.normal(size=(200, 9)).astype(np.float32)

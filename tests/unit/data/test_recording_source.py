@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from taskloom.data import recording_source
+from taskloom.data import recording_source, signal_sources
 from taskloom.data.batch import DataSplits, TaskDataset
 from taskloom.data.readers.opportunity import OpportunityReader
 from taskloom.data.recordings import RecordingStore
@@ -142,6 +142,22 @@ def test_gaps_of_a_reader_reach_the_store(
     assert store.recordings[1].segments == [(0, 100), (100, 200), (300, store.recordings[1].length)]
 
 
+def test_a_limit_on_what_is_carried_forward_travels_with_the_model(simulated: Path, stores: Path) -> None:
+    tasks = {"Locomotion": {"kind": "multiclass"}}
+    usual = load_simulated(simulated, stores, tasks=tasks)
+    limited = load_simulated(simulated, stores, tasks=tasks, settings={"carry_forward_seconds": 0.1})
+    assert "signals" not in usual.preprocessing
+    assert limited.preprocessing["signals"] == {"native_rate_hz": 30.0, "carry_forward_seconds": 0.1}
+    assert usual.train.store.folder != limited.train.store.folder
+    assert any("no window touches" in note for note in limited.about["notes"])
+    gaps = [(r.start + a, r.start + b) for r in limited.train.store.recordings for a, b in r.gaps]
+    assert gaps
+    for part in (limited.train, limited.validation, limited.test):
+        for start in part.starts.tolist():
+            assert not any(start < stop and begin < start + 64 for begin, stop in gaps)
+    assert sum(limited.about["rows"].values()) < sum(usual.about["rows"].values())
+
+
 def test_store_of_another_version(simulated: Path, stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = load_simulated(simulated, stores).train.store.folder
     text = (place / "store.json").read_text()
@@ -217,7 +233,7 @@ def test_wrong_data(simulated: Path, stores: Path, tmp_path: Path) -> None:
 
 
 def test_registry_knows_its_readers() -> None:
-    assert find_source("edf") is recording_source.load_edf
+    assert find_source("edf") is signal_sources.load_edf
     with pytest.raises(ConfigError, match="Did you mean `opportunity`"):
         find_source("oportunity")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -95,19 +96,24 @@ def test_interrupted_anywhere(crashes: list[tuple[int, int]], tmp_path: Path) ->
     assert_equal_runs(tmp_path / "straight", tmp_path / "resumed")
 
 
-def test_killed_with_signal_9_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
-    command = [sys.executable, str(TESTS / "_training_script.py"), str(tmp_path / "killed"), "4", "3"]
+@pytest.mark.parametrize("changes", [{}, {"balanced_sampling": "mood"}], ids=["plain", "balanced sampling"])
+def test_killed_with_signal_9_in_the_middle_of_an_epoch(changes: dict[str, str], tmp_path: Path) -> None:
+    script = [sys.executable, str(TESTS / "_training_script.py")]
+    command = [*script, str(tmp_path / "killed"), "4", "3", json.dumps(changes)]
     killed = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert len(load_checkpoint(tmp_path / "killed" / "last.ckpt")["history"]["epochs"]) == 3
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run(tmp_path / "killed", Kill(0, 0))
-        run(tmp_path / "straight", Kill(0, 0))
+        run(tmp_path / "killed", Kill(0, 0), **changes)
+        run(tmp_path / "straight", Kill(0, 0), **changes)
+        other, _ = run(None, Kill(0, 0), balanced_sampling=None if changes else "mood")
     finally:
         torch.set_num_threads(threads)
     assert_equal_runs(tmp_path / "straight", tmp_path / "killed")
+    weights = load_checkpoint(tmp_path / "straight" / "best.ckpt")["model"]
+    assert any(not torch.equal(weights[name], value) for name, value in other.state_dict().items())
 
 
 def test_killed_between_the_two_files(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ Labels belong to whole recordings: every named group of the file name and every 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 import pyedflib
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from taskloom.data.readers import ReadRecording
 from taskloom.data.readers.edf_header import EdfHeader, read_header
 from taskloom.data.readers.edf_labels import LabelSettings, RecordingLabels, layout_settings
+from taskloom.data.signals import SignalSteps
 from taskloom.errors import ConfigError, DataError, did_you_mean
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -53,7 +52,7 @@ class EdfReader:
         labels: Label -> `{from: group or column, values: {text in the data: name}}`, besides the groups and
             columns under their own names. `values` gives classes their names and order.
         channels: Signal labels to read, in this order; all of the first file where None.
-        resample_hz: New rate in Hz, by a polyphase filter, each recording for itself; None keeps the rate.
+        steps: What is done to every recording before it is stored.
 
     Raises:
         DataError: No such folder or no .edf in it, a name that does not fit the pattern, a table that does
@@ -74,7 +73,7 @@ class EdfReader:
         key: Mapping[str, str] | None = None,
         labels: Mapping[str, Mapping[str, Any]] | None = None,
         channels: Sequence[str] | None = None,
-        resample_hz: float | None = None,
+        steps: SignalSteps | None = None,
     ) -> None:
         self.root = Path(folder)
         self._settings = LabelSettings.choose(
@@ -89,13 +88,20 @@ class EdfReader:
         self._labels = RecordingLabels.read(self._recordings, self._settings)
         self.files = self._settings.files(self._recordings)
         first = read_header(self._recordings[0])
-        self.channels = _chosen_channels(channels, first)
-        self.units = [first.units[first.labels.index(channel)] for channel in self.channels]
-        self.native_rate_hz = _common_rate(first, self.channels)
-        if resample_hz is not None and not resample_hz > 0:
-            raise ConfigError(f"data.resample_hz: a rate above 0 expected, found {resample_hz}.")
-        self.rate_hz = float(resample_hz or self.native_rate_hz)
+        self._channels = _chosen_channels(channels, first)
+        self.units = [first.units[first.labels.index(channel)] for channel in self._channels]
+        self.native_rate_hz = _common_rate(first, self._channels)
+        self.steps = steps or SignalSteps()
+        self.steps.check(self.native_rate_hz)
         self.notes: list[str] = list(self._labels.notes)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self.steps.channels_after(self._channels, self.native_rate_hz)
+
+    @property
+    def rate_hz(self) -> float:
+        return self.steps.rate_after(self.native_rate_hz)
 
     @property
     def label_classes(self) -> Mapping[str, Sequence[str]]:
@@ -105,9 +111,10 @@ class EdfReader:
     def parameters(self) -> dict[str, Any]:
         return {
             **self._settings.to_dict(),
-            "channels": list(self.channels),
+            "channels": list(self._channels),
             "units": self.units,
-            "resampled_from_hz": self.native_rate_hz if self.rate_hz != self.native_rate_hz else None,
+            "native_rate_hz": self.native_rate_hz,
+            "signals": self.steps.to_dict(),
         }
 
     def recordings(self) -> Iterator[ReadRecording]:
@@ -119,48 +126,30 @@ class EdfReader:
 
         Raises:
             DataError: The file is cut off, not EDF, discontinuous, lacks a channel, or differs from the first
-                file in unit or rate.
+                file in unit or rate; or a step cannot be taken on it.
         """
         header = read_header(path)
-        missing = [channel for channel in self.channels if channel not in header.labels]
+        missing = [channel for channel in self._channels if channel not in header.labels]
         if missing:
             raise DataError(
                 f"{path.name}: no signal `{missing[0]}`; found {', '.join(header.labels)}. Choose signals "
                 "that every file has with `data.channels`."
             )
-        units = [header.units[header.labels.index(channel)] for channel in self.channels]
-        for channel, unit, expected in zip(self.channels, units, self.units, strict=True):
+        units = [header.units[header.labels.index(channel)] for channel in self._channels]
+        for channel, unit, expected in zip(self._channels, units, self.units, strict=True):
             if unit != expected:
                 raise DataError(
                     f"{path.name}: signal `{channel}` is in {unit or 'no unit'}, in "
                     f"{self._recordings[0].name} in {expected or 'no unit'}; one unit per signal expected."
                 )
-        rate_hz = _common_rate(header, self.channels)
+        rate_hz = _common_rate(header, self._channels)
         if rate_hz != self.native_rate_hz:
             raise DataError(
                 f"{path.name}: {rate_hz:g} Hz, {self._recordings[0].name} has {self.native_rate_hz:g} Hz; "
                 "one rate for all recordings expected."
             )
-        samples = resample(_read_signals(path, header, self.channels), rate_hz, self.rate_hz)
-        return self._labels.recording(path, samples)
-
-
-def resample(samples: NDArray[np.float32], from_hz: float, to_hz: float) -> NDArray[np.float32]:
-    """Returns samples [n, channels] at another rate, [ceil(n to/from), channels], by a polyphase filter.
-
-    The ends are continued along the line through the first and last sample, so that an offset makes no edge.
-
-    Example:
-        >>> resample(np.full((4, 1), 3, dtype=np.float32), 4.0, 2.0).ravel()
-        array([3., 3.], dtype=float32)
-    """
-    if from_hz == to_hz:
-        return samples
-    ratio = Fraction(to_hz).limit_denominator(10000) / Fraction(from_hz).limit_denominator(10000)
-    resampled = resample_poly(
-        samples.astype(np.float64), ratio.numerator, ratio.denominator, axis=0, padtype="line"
-    )
-    return np.asarray(resampled, dtype=np.float32)
+        samples = _read_signals(path, header, self._channels)
+        return self._labels.recording(path, self.steps.apply(samples, rate_hz, path.name, self._channels))
 
 
 def _find_files(root: Path) -> list[Path]:

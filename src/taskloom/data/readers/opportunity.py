@@ -1,8 +1,9 @@
 """OPPORTUNITY's `S{person}-{run}.dat` files: 250 whitespace-separated columns at 30 Hz.
 
 Cleaning as in thesis 002, section 3.2: lost packets at the end of a run are cut, other gaps carry the last
-value forward (the first value backward at the start). Clipping to mean +- 10 standard deviations is not done
-here: it belongs to the normaliser, which is fitted on training data only.
+value forward (the first value backward at the start), however long they are unless a limit is set. Clipping
+to mean +- 10 standard deviations is not done here: it belongs to the normaliser, which is fitted on training
+data only.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from taskloom.data.readers.opportunity_codes import (
     TRACKS,
     channel_columns,
 )
+from taskloom.data.signals import SignalSteps, carry_forward, samples_of
 from taskloom.errors import ConfigError, DataError
 
 _FILE_NAME = re.compile(r"S(?P<person>\d+)-(?P<run>\w+)\.dat")
@@ -41,6 +43,8 @@ class OpportunityReader:
             accelerometer channels), or a list of 0-based columns and official names.
         all_nan: What to do with a channel that is lost throughout a file: "error", or "zero" to fill it with
             zeros, which `notes` then says.
+        carry_forward_seconds: The oldest value that fills a gap; where a channel is missing for longer, no
+            window touches the samples beyond. None carries every value as far as the gap goes.
 
     Raises:
         DataError: No such folder, or no .dat file of that name in it.
@@ -57,12 +61,17 @@ class OpportunityReader:
         *,
         channels: str | Sequence[int | str] = "thesis",
         all_nan: Literal["error", "zero"] = "error",
+        carry_forward_seconds: float | None = None,
     ) -> None:
         self.root = Path(folder)
         self.columns = channel_columns(channels)
         if all_nan not in ("error", "zero"):
             raise ConfigError(f'data.all_nan: "error" or "zero" expected, found {all_nan!r}.')
         self.all_nan = all_nan
+        # Checks the number as for the other readers.
+        self.carry_forward_seconds = SignalSteps(
+            carry_forward_seconds=carry_forward_seconds
+        ).carry_forward_seconds
         self.files = _find_files(self.root)
         self.notes: list[str] = []
 
@@ -76,7 +85,9 @@ class OpportunityReader:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {"columns": list(self.columns), "all_nan": self.all_nan}
+        limit = self.carry_forward_seconds
+        limited = {} if limit is None else {"carry_forward_seconds": limit}  # stores without one stay good
+        return {"columns": list(self.columns), "all_nan": self.all_nan, **limited}
 
     def recordings(self) -> Iterator[ReadRecording]:
         for path in self.files:
@@ -100,7 +111,7 @@ class OpportunityReader:
                 f"{path.name}:{_line_of_row(path, row)}: time runs backwards, from {time[row - 1]:g} to "
                 f"{time[row]:g} ms; the lines should be in the order they were recorded."
             )
-        samples = self._cut_and_fill(path, values[:, 1 : 1 + len(self.columns)])
+        samples, gaps = self._cut_and_fill(path, values[:, 1 : 1 + len(self.columns)])
         match = _FILE_NAME.fullmatch(path.name)
         assert match is not None  # _find_files took only such names
         return ReadRecording(
@@ -109,9 +120,13 @@ class OpportunityReader:
             tracks=codes[: len(samples)],
             person=f"S{match['person']}",
             session=match["run"],
+            gaps=gaps,
         )
 
-    def _cut_and_fill(self, path: Path, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _cut_and_fill(
+        self, path: Path, samples: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
+        """Samples without a hole [kept, channels], and the stretches that were missing for too long."""
         there = ~np.isnan(samples)
         rows = np.flatnonzero(there.any(axis=1))
         if len(rows) == 0:
@@ -134,7 +149,22 @@ class OpportunityReader:
                 f"{path.name}: {len(samples) - kept} lost packets cut at the end, "
                 f"{lost / (kept * samples.shape[1]):.1%} of the values before carried forward."
             )
-        return fill_gaps(samples[:kept])
+        return fill_gaps(samples[:kept]), self._too_long(path, samples[:kept])
+
+    def _too_long(self, path: Path, samples: NDArray[np.float32]) -> list[tuple[int, int]]:
+        """Stretches [start, stop) where some channel has no value within the limit."""
+        if self.carry_forward_seconds is None:
+            return []
+        within = carry_forward(samples, samples_of(self.carry_forward_seconds, RATE_HZ))
+        missing = np.isnan(within).any(axis=1)
+        edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
+        gaps = list(zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True))
+        if gaps:
+            self.notes.append(
+                f"{path.name}: no window touches {missing.sum() / RATE_HZ:.1f} s in {len(gaps)} stretches "
+                f"where a channel has no value within `carry_forward_seconds` {self.carry_forward_seconds:g}."
+            )
+        return gaps
 
 
 def fill_gaps(samples: NDArray[np.float32]) -> NDArray[np.float32]:
