@@ -8,8 +8,8 @@
 
 The dropout of DeepConvLSTM is at the same places in both. Both start from the same weights, and their outputs
 are compared before anything is timed. They take turns, a few steps each, and who goes first alternates; a
-ratio is the median over the rounds. Freed memory stays with the process (_allocator.py) unless `--allocator
-system`. Last line: one JSON object.
+ratio is the median over the rounds. Freed memory stays with the process (`keep_freed_memory`) unless
+`--allocator system`. Last line: one JSON object.
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ def group_names(store: RecordingStore, by: str) -> list[str]:
     for recording in store.recordings:
         value = getattr(recording, by) if by in GROUPINGS else recording.labels.get(by)
         if value is None:
-            raise DataError(f"recording {recording.name}: no {by} is known, so it cannot be grouped by {by}.")
+            raise DataError(
+                f"recording {recording.name}: no {by} is known, so it cannot be grouped by {by}; give "
+                f"its {by} in the data's table or file name, or choose another `by`."
+            )
         above = [getattr(recording, level) for level in outer]
         names.append("/".join(str(part) for part in (*above, value) if part is not None))
     return names

@@ -19,6 +19,7 @@ from taskloom.data.normalize import Normalizer
 from taskloom.data.readers import RecordingReader
 from taskloom.data.readers.opportunity import OpportunityReader
 from taskloom.data.recordings import RecordingStore, RecordingWriter
+from taskloom.data.setting_kinds import check_kinds
 from taskloom.data.shuffled_windows import SHUFFLED_WARNING, SHUFFLED_WINDOWS
 from taskloom.data.sources import (
     SOURCES,
@@ -71,6 +72,7 @@ def load_opportunity(
     intervals clustered by run.
     """
     check_settings("data", settings, (*COMMON_SETTINGS, *OPPORTUNITY_SETTINGS))
+    check_kinds("data", settings)
     reader = OpportunityReader(data_folder(settings, folder), **_only(settings, OPPORTUNITY_SETTINGS))
     if split.get("by") == "thesis":
         split = _thesis_split(split)
@@ -252,6 +254,7 @@ def _normalize_settings(settings: Mapping[str, Any], clip: float | None) -> dict
     elif isinstance(given, str):
         given = {"per": given}
     check_settings("data.normalize", given, ("per", "clip"))
+    check_kinds("data.normalize", given)
     return {"clip": clip, **given}
 
 

@@ -14,6 +14,7 @@ from taskloom.data.readers.edf import EdfReader
 from taskloom.data.readers.recordings_folder import RecordingsReader
 from taskloom.data.readers.wav import WavReader
 from taskloom.data.recording_source import COMMON_SETTINGS, load_recordings
+from taskloom.data.setting_kinds import check_kinds
 from taskloom.data.shuffled_windows import SHUFFLED_WINDOWS
 from taskloom.data.signals import SIGNAL_SETTINGS, SignalSteps
 from taskloom.data.sources import SOURCES, TaskSettings, check_settings, data_folder
@@ -98,6 +99,7 @@ class SteppedSource:
     ) -> DataSplits:
         """Loads recordings; see `SourceLoader` for the arguments and docs/data.md for the settings."""
         check_settings("data", settings, (*COMMON_SETTINGS, *self.settings, *SIGNAL_SETTINGS))
+        check_kinds("data", settings)
         reader = self.reader(
             data_folder(settings, folder),
             **{name: settings[name] for name in self.settings if name in settings},

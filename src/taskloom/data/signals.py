@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from taskloom.data.resampling import resample
+from taskloom.data.setting_kinds import check_kinds, is_number
 from taskloom.data.sources import check_settings
 from taskloom.data.spectrogram import Spectrogram
 from taskloom.errors import ConfigError, DataError
@@ -155,7 +156,7 @@ class SignalSteps:
     def __post_init__(self) -> None:
         for name in ("carry_forward_seconds", "resample_hz", "fit_seconds"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and math.isfinite(value) and value > 0):
+            if value is not None and not (is_number(value) and math.isfinite(value) and value > 0):
                 raise ConfigError(f"data.{name}: a number above 0 expected, found {value!r}.")
         if self.crop not in get_args(Crop):
             raise ConfigError(f"data.crop: {', '.join(get_args(Crop))} are possible, found {self.crop!r}.")
@@ -358,8 +359,5 @@ def _nested(name: str, kind: type[Any], given: Any) -> Any:
     if not isinstance(given, Mapping):
         raise ConfigError(f"data.{name}: settings by name expected, found {given!r}.")
     check_settings(f"data.{name}", given, [field.name for field in dataclasses.fields(kind)])
+    check_kinds(f"data.{name}", given)
     return kind(**given)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -105,6 +105,8 @@ class SplitRule:
             _check_type(key, settings.get(key), int, "a whole number")
         for key in ("column", "stratify"):
             _check_type(key, settings.get(key), str, "text")
+        if (settings.get("seed") or 0) < 0:
+            raise ConfigError(f"split.seed: a whole number from 0 expected, found {settings['seed']}.")
         if "by" not in settings:
             raise ConfigError(
                 "split.by is missing: recording, person, time, files, column, rows or a column."

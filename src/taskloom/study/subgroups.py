@@ -297,6 +297,10 @@ def _gaps(
 ) -> Row:
     """The best less the worst subgroup of every side, at least 0; and how much sharing closes or opens it."""
     gaps: Row = {"alone": None, "shared": None, "change": None}
+    # A subgroup that some repeat's test part lacks has no value there, and is neither best nor worst.
+    enough = [
+        code for code in enough if all(np.isfinite(found[code].values).all() for found in samples.values())
+    ]
     if len(enough) < 2:
         return gaps
     alpha = ALPHA / math.comb(len(enough), 2)

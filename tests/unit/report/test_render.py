@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from _report import finished_study, with_overall
@@ -126,6 +127,22 @@ def test_heatmap_prints_every_weight_of_a_small_matrix() -> None:
     svg = plots.mixing_heatmaps(finished_study().mixing[0])
     for weight in ("0.90", "0.10", "0.20", "0.80", "0.50", "0.40", "0.60"):
         assert f">{weight}<" in svg
+
+
+def test_a_heatmap_has_a_row_for_each_receiver_and_a_panel_for_each_depth() -> None:
+    """Read off where the numbers stand: columns by x, rows by y from the top, panels from left to right."""
+    mixing = finished_study().mixing[0]
+    svg = plots.mixing_heatmaps(mixing)
+    placed = re.findall(r'<text [^>]*? x="([\d.]+)" y="([\d.]+)"[^>]*>(-?\d\.\d\d)</text>', svg)
+    assert len(placed) == 8
+    rows = sorted({round(float(y)) for _, y, _ in placed})
+    columns = sorted({round(float(x)) for x, _, _ in placed})
+    assert (len(rows), len(columns)) == (2, 4)
+    table = np.full((2, 4), np.nan)
+    for x, y, weight in placed:
+        table[rows.index(round(float(y))), columns.index(round(float(x)))] = float(weight)
+    np.testing.assert_array_equal(table[:, :2], mixing.matrices["conv1"])
+    np.testing.assert_array_equal(table[:, 2:], mixing.matrices["conv2"])
 
 
 def test_all_tasks_together_stand_first() -> None:
