@@ -247,6 +247,11 @@ def soft_sharing(
     Raises:
         ConfigError: An unknown tie or stage, a negative weight, or a stage without weights.
     """
+    if tie_settings is not None and (not isinstance(tie_settings, Mapping) or "weight" in tie_settings):
+        raise ConfigError(
+            "soft_sharing.tie_settings: the tie's settings by name expected, without `weight`, which stands "
+            f"beside them; found {tie_settings!r}."
+        )
     partitions = [alone(tasks)] * len(encoder.stages)
     ties = tie_specs(tie, weight, stages, tie_settings or {}, encoder, partitions, "soft_sharing")
     return Plan(tasks.names, stage_plans(partitions, ties=ties))

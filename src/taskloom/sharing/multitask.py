@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -167,3 +167,17 @@ def _largest_within(module: nn.Module, wanted: set[int]) -> list[nn.Module]:
 def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """All parameters of the modules that are to be trained."""
     return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+def by_multiplier(name: str, modules: Sequence[tuple[nn.Module, float]]) -> list[ParameterGroup]:
+    """One group without weight decay per factor on the rate: `name`, `name:<factor>` where several."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for module, multiplier in modules:
+        if parameters := trainable([module]):
+            groups.setdefault(multiplier, []).extend(parameters)
+    return [
+        ParameterGroup(
+            name if len(groups) == 1 else f"{name}:{multiplier:g}", parameters, multiplier, decays=False
+        )
+        for multiplier, parameters in groups.items()
+    ]

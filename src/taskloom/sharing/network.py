@@ -21,14 +21,21 @@ from taskloom.sharing.depth import ReadOut, build_head, resolve_supervision, wit
 from taskloom.sharing.executor import Flow, Stream, compile_plan, run_step
 from taskloom.sharing.grouped import Execution, why_not
 from taskloom.sharing.heads import HeadChoice, head_specs
+from taskloom.sharing.keys import copy_keys, module_keys
 from taskloom.sharing.mixing import MixingUnit
-from taskloom.sharing.multitask import Features, MultiTaskNetwork, ParameterGroup, trainable
+from taskloom.sharing.multitask import (
+    Features,
+    MultiTaskNetwork,
+    ParameterGroup,
+    by_multiplier,
+    trainable,
+)
 from taskloom.sharing.plan import Copies, Plan, check_plan
 from taskloom.sharing.ties import Tie
 from taskloom.sharing.ties import build as build_tie
 from taskloom.tasks import StageOutput, TaskSet
 
-__all__ = ["Features", "MultiTaskNetwork", "ParameterGroup", "PlanNetwork", "module_keys", "trainable"]
+__all__ = ["Features", "MultiTaskNetwork", "ParameterGroup", "PlanNetwork", "trainable"]
 
 
 class PlanNetwork(MultiTaskNetwork):
@@ -331,7 +338,7 @@ class PlanNetwork(MultiTaskNetwork):
             if stage.mixing is not None
         ]
         ties = [(tie, tie.lr_multiplier) for tie in self.ties.values() if isinstance(tie, Tie)]
-        return [*_by_multiplier("mixing", units), *_by_multiplier("tie", ties)]
+        return [*by_multiplier("mixing", units), *by_multiplier("tie", ties)]
 
     def describe(self) -> str:
         """A table of stages by tasks; tasks with one letter in a row use one copy of that stage.
@@ -403,38 +410,3 @@ def _copies(encoder: Encoder, index: int, plan: Plan, *, fresh: bool) -> nn.Modu
     """One copy of the stage per group, by the group's name."""
     keys = copy_keys(plan.stages[index].partition, plan.tasks)
     return nn.ModuleDict({key: encoder.copy_stage(index, fresh=fresh) for key in keys})
-
-
-def copy_keys(partition: Sequence[Sequence[str]], tasks: Sequence[str]) -> list[str]:
-    """What the copies of a stage are called in the state dict, one per group."""
-    return module_keys(["shared" if len(group) == len(tasks) > 1 else "+".join(group) for group in partition])
-
-
-def module_keys(names: Sequence[str]) -> list[str]:
-    """Names as a module may have them: no dot or slash, none that a ModuleDict has already, none twice.
-
-    Example:
-        >>> module_keys(["age", "v1.0", "keys"])
-        ['age', 'v1_0', 'keys_']
-    """
-    keys: list[str] = []
-    for name in names:
-        key = name.replace(".", "_").replace("/", "_")
-        while hasattr(nn.ModuleDict, key) or key == "training" or key in keys:
-            key += "_"
-        keys.append(key)
-    return keys
-
-
-def _by_multiplier(name: str, modules: Sequence[tuple[nn.Module, float]]) -> list[ParameterGroup]:
-    """One group without weight decay per factor on the rate: `name`, `name:<factor>` where several."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for module, multiplier in modules:
-        if parameters := trainable([module]):
-            groups.setdefault(multiplier, []).extend(parameters)
-    return [
-        ParameterGroup(
-            name if len(groups) == 1 else f"{name}:{multiplier:g}", parameters, multiplier, decays=False
-        )
-        for multiplier, parameters in groups.items()
-    ]

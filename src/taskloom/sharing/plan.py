@@ -245,12 +245,13 @@ def _check_gone(partition: Sequence[Sequence[str]], plan: Plan, number: int) -> 
 
 
 def _check_partition(partition: Sequence[Sequence[str]], tasks: Sequence[str], where: str) -> None:
-    named = Counter(task for group in partition for task in group)
-    for task in named:
-        if task not in tasks:
+    names: list[object] = [task for group in partition for task in group]  # from a study file: anything
+    for task in names:
+        if not isinstance(task, str) or task not in tasks:
             raise ConfigError(
-                f"{where}: `{task}` is not a task.{did_you_mean(task, tasks)} Tasks: {_list(tasks)}."
+                f"{where}: `{task}` is not a task.{did_you_mean(str(task), tasks)} Tasks: {_list(tasks)}."
             )
+    named = Counter(names)
     for task in tasks:
         if named[task] != 1:
             found = "in none" if named[task] == 0 else f"{named[task]} times"

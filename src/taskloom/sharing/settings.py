@@ -33,7 +33,8 @@ def grouped(tasks: TaskSet, groups: Sequence[Sequence[str]] | None, setting: str
         raise ConfigError(
             f"{setting}: `all` stands for one cell per grouping, in a study file; give one grouping here."
         )
-    if isinstance(groups, str) or any(isinstance(group, str) for group in groups):
+    lists: list[object] = list(groups) if isinstance(groups, list | tuple) else []
+    if not lists or not all(isinstance(group, list | tuple) for group in lists):
         raise ConfigError(f"{setting}: a list of lists of task names expected, found {groups!r}.")
     return tuple(tuple(group) for group in groups)
 
@@ -138,6 +139,8 @@ def tie_specs(
     if isinstance(weight, Mapping):
         if stages != "all":
             raise ConfigError(f"{setting}: `weight` by stage says which stages are tied; leave `stages` out.")
+        if not weight:
+            raise ConfigError(f"{setting}.weight: a factor for at least one stage expected, found none.")
         weights: dict[int, float] = {}
         for stage, factor in weight.items():
             index = stage_index(stage, encoder.stage_names)

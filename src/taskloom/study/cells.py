@@ -17,10 +17,8 @@ networks the cells start.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,9 +26,10 @@ from pydantic import ValidationError
 
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing import ARCHITECTURES
-from taskloom.study.choices import Choice, balancing_choices, callback_choices, human
+from taskloom.study.cell_names import name_of, with_unique_names
+from taskloom.study.choices import balancing_choices, callback_choices
 from taskloom.study.config import HeadSettings, Study, digest
-from taskloom.study.couplings import describe_coupling, read_coupling
+from taskloom.study.couplings import read_coupling
 from taskloom.study.extras import training_of
 from taskloom.study.groupings import read_task_sets, with_groupings, with_main_tasks
 from taskloom.study.identity import deciding_settings
@@ -197,7 +196,7 @@ def expand_cells(study: Study) -> list[Cell]:
     for position in range(len(study.config.cells)):
         cells += _expand_entry(study, position)
     _refuse_repetitions(cells, study.document)
-    return renamed(_with_unique_names(cells))
+    return renamed(with_unique_names(cells))
 
 
 def _expand_entry(study: Study, position: int) -> list[Cell]:
@@ -259,7 +258,7 @@ def _expand_on(
             " + ".join(
                 filter(
                     None,
-                    [_name(architecture, settings, title, varied, entry, (balancing, called)), words],
+                    [name_of(architecture, settings, title, varied, entry, (balancing, called)), words],
                 )
             )
             + suffix,
@@ -333,74 +332,3 @@ def _refuse_repetitions(cells: Sequence[Cell], document: Document) -> None:
                 f"{document.where(place)}: {dotted(place)} holds a cell ({cell.name}) that "
                 f"{dotted(('cells', other.entry))} already holds; remove one of the two."
             )
-
-
-def _name(
-    architecture: str,
-    settings: Mapping[str, Any],
-    title: str | None,
-    varied: Sequence[str],
-    entry: Mapping[str, Any],
-    beside: Sequence[Choice],
-) -> str:
-    """A name for people: the given one, or the architecture with what matters of its settings."""
-    if title is not None:
-        own = [f"{human(name)} {human(settings[name])}" for name in varied]
-        return " ".join([title, *own, *(words for choice in beside for words in choice.differs)])
-    words = " + ".join(
-        [_short_name(architecture, settings), *(words for choice in beside for words in choice.words)]
-    )
-    if entry.get("warm_start") is not None:
-        words += " + warm start"
-    if entry.get("teachers"):
-        words += " + teachers"
-    return words
-
-
-def _short_name(architecture: str, settings: Mapping[str, Any]) -> str:
-    if architecture == "hard_sharing":
-        end = settings.get("from")
-        groups = f" of {human(settings['groups'])}" if settings.get("groups") else ""
-        return f"hard sharing {human(settings['stages'])}" + (f" from {end}" if end else "") + groups
-    if architecture == "cross_stitch":
-        end = f" from {settings['from']}" if "from" in settings else ""
-        units = f" {human(settings['units'])}{end}" if "units" in settings else ""
-        return f"cross-stitch{units}" + (f" per {settings['per']}" if "per" in settings else "")
-    if architecture == "soft_sharing" and "tie" in settings:
-        weight = settings.get("weight")
-        return human(settings["tie"]) + ("" if weight is None else f" {human(weight)}")
-    return _full_name(architecture, settings)
-
-
-def _full_name(architecture: str, settings: Mapping[str, Any]) -> str:
-    return " ".join([human(architecture), *(f"{human(key)} {human(settings[key])}" for key in settings)])
-
-
-def _name_with_all_settings(cell: Cell) -> str:
-    beside = [cell.balancing] if cell.balancing else []
-    extras = [
-        _full_name(name, given) for named in (*beside, *cell.callbacks) for name, given in named.items()
-    ]
-    if cell.coupling is not None:
-        extras.append(describe_coupling(cell.coupling))
-    extras += ["warm start"] if cell.warm_start else []
-    if cell.teachers is not None:
-        numbers = [f"{key} {human(value)}" for key, value in cell.teachers.items() if key != "from"]
-        extras.append(" ".join(["teachers", *numbers]))
-    return " + ".join([_full_name(cell.architecture, cell.settings), *extras])
-
-
-def _with_unique_names(cells: Sequence[Cell]) -> list[Cell]:
-    """Names that stand twice are told apart: by all settings, by tasks, at last by number."""
-    longer: tuple[Callable[[Cell], str], ...] = (
-        _name_with_all_settings,
-        lambda cell: f"{cell.name} on {', '.join(cell.tasks)}",
-        lambda cell: f"{cell.name} ({cell.id[:4]})",
-    )
-    named = list(cells)
-    for name in longer:
-        counts = Counter(cell.name for cell in named)
-        named = [
-            dataclasses.replace(cell, name=name(cell)) if counts[cell.name] > 1 else cell for cell in named
-        ]
-    return named

@@ -55,7 +55,8 @@ def read_task_sets(value: Any, known: Sequence[str], path: KeyPath) -> list[tupl
         path: Where it stands.
 
     Raises:
-        ConfigError: None of these, an unknown task, a set twice, or too many sets; begins with the path.
+        ConfigError: None of these, an unknown task, a task or a set twice, or too many sets; begins with the
+            path.
 
     Example:
         >>> read_task_sets([["sex", "age"], ["sex"]], ["age", "sex"], ("cells", 0, "tasks"))
@@ -116,6 +117,9 @@ def _task_set(value: Any, known: Sequence[str], path: KeyPath) -> tuple[str, ...
                 f"{dotted(path)}: `{name}` is not a task of this study.{did_you_mean(str(name), known)} "
                 f"Tasks: {', '.join(known)}."
             )
+    for name in value:
+        if value.count(name) > 1:
+            raise ConfigError(f"{dotted(path)}: `{name}` stands here {value.count(name)} times; remove one.")
     return tuple(name for name in known if name in value)
 
 

@@ -129,6 +129,10 @@ def test_a_start_belongs_to_a_cells_identity_with_its_whole_chain() -> None:
         ),
         ("  - hard_sharing: {stages: 1}\n    tasks: [[age, sex], [sex, age]]\n", "stand here twice"),
         (
+            "  - hard_sharing: {stages: 1}\n    tasks: [age, sex, age]\n",
+            "cells[0].tasks: `age` stands here 2 times",
+        ),
+        (
             "  - hard_sharing: {stages: 1}\n    tasks: [[age, sex], age]\n",
             "cells[0].tasks[1]: a list of task",
         ),

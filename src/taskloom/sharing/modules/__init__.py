@@ -7,7 +7,8 @@ downstream can tell them from plan networks.
 from taskloom.sharing.modules.adashare import adashare
 from taskloom.sharing.modules.base import ModuleNetwork
 from taskloom.sharing.modules.branching import BranchingNetwork, adaptive_branching
-from taskloom.sharing.modules.experts import ExpertNetwork, Gate, mmoe, ple
+from taskloom.sharing.modules.experts import ExpertNetwork, mmoe, ple
+from taskloom.sharing.modules.gates import Gate
 from taskloom.sharing.modules.mtan import Attention, AttentionNetwork, mtan
 from taskloom.sharing.modules.multilinear import RelationNetwork, TensorNormal, multilinear_relationship
 from taskloom.sharing.modules.registration import ModuleArchitecture, register_module

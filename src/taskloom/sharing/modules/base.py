@@ -14,7 +14,8 @@ from taskloom.errors import ConfigError
 from taskloom.sharing.checks import check_side_effects, works_in_place
 from taskloom.sharing.executor import run_copies
 from taskloom.sharing.heads import HeadChoice, head_specs
-from taskloom.sharing.network import Features, MultiTaskNetwork, module_keys, trainable
+from taskloom.sharing.keys import module_keys
+from taskloom.sharing.network import Features, MultiTaskNetwork, trainable
 from taskloom.sharing.plan import Copies, stage_index
 from taskloom.tasks import TaskSet
 

@@ -15,11 +15,12 @@ from taskloom.errors import ConfigError
 from taskloom.sharing.changing import Change, Look, SelfChanging
 from taskloom.sharing.executor import compile_plan
 from taskloom.sharing.heads import HeadChoice
+from taskloom.sharing.keys import copy_keys
 from taskloom.sharing.modules.base import check_inputs_stay, check_number
 from taskloom.sharing.modules.grouping import affinity_of, best_grouping, branch_affinity, grouping_of
 from taskloom.sharing.modules.registration import register_module
 from taskloom.sharing.multitask import MultiTaskNetwork
-from taskloom.sharing.network import PlanNetwork, copy_keys
+from taskloom.sharing.network import PlanNetwork
 from taskloom.sharing.plan import Copies, Plan
 from taskloom.sharing.settings import Partition, stage_plans
 from taskloom.tasks import TaskSet

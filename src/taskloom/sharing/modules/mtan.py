@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.heads import HeadChoice
+from taskloom.sharing.keys import module_keys
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
     check_count,
@@ -20,7 +21,6 @@ from taskloom.sharing.modules.base import (
 )
 from taskloom.sharing.modules.positions import to_positions
 from taskloom.sharing.modules.registration import register_module
-from taskloom.sharing.network import module_keys
 from taskloom.sharing.plan import Copies
 from taskloom.sharing.settings import Stages
 from taskloom.tasks import TaskSet

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.heads import HeadChoice
+from taskloom.sharing.keys import module_keys
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
     after_loading,
@@ -20,7 +21,7 @@ from taskloom.sharing.modules.base import (
     check_number,
 )
 from taskloom.sharing.modules.registration import register_module
-from taskloom.sharing.network import Features, module_keys
+from taskloom.sharing.network import Features
 from taskloom.sharing.plan import Copies
 from taskloom.tasks import TaskSet
 
