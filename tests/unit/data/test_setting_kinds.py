@@ -100,3 +100,16 @@ def test_tasks_and_normaliser_are_fitted_on_train_alone(folder: Path, tmp_path: 
     # Windows of train stand side by side, so that each of their samples counts once.
     np.testing.assert_allclose(inputs.mean((0, 1)), 0, atol=1e-5)
     np.testing.assert_allclose(inputs.std((0, 1), correction=0), 1, atol=1e-5)
+
+
+def test_a_study_normalises_every_person_by_their_own_train_windows(folder: Path, tmp_path: Path) -> None:
+    split = {"by": "time", "test": 0.25, "validation": 0.25}
+    parts = read(folder, tmp_path, {"normalize": {"per": "person", "clip": 9}}, split=split)
+    fitted = parts.preprocessing["normalizer"]
+    assert (fitted["persons"], fitted["clip"]) == ([f"p{number}" for number in range(6)], 9)
+    store = parts.train.store
+    for number, recording in enumerate(store.recordings):
+        # Windows of 20 samples side by side; the first half of 80 is train.
+        train = np.asarray(store.samples[recording.start : recording.start + 40], dtype=np.float64)
+        np.testing.assert_allclose(fitted["mean"][number], train.mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(fitted["scale"][number], train.std(axis=0), rtol=1e-6)
