@@ -46,8 +46,6 @@ def name_of(
     )
     if entry.get("warm_start") is not None:
         words += " + warm start"
-    if entry.get("teachers"):
-        words += " + teachers"
     return words
 
 

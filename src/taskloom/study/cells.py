@@ -36,7 +36,7 @@ from taskloom.study.identity import deciding_settings
 from taskloom.study.locate import explain, located
 from taskloom.study.multiply import multiply
 from taskloom.study.own_network import own_encoder, own_head
-from taskloom.study.teachers import read_teachers, with_teachers
+from taskloom.study.teachers import teacher_choices, with_teachers
 from taskloom.study.warm_start import linked, read_warm_start, renamed
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.training.config import TrainingConfig
@@ -251,14 +251,17 @@ def _expand_on(
     with located(document):
         varied = [name for name in given if name in combinations[0][1]]
         warm = read_warm_start(entry.get("warm_start"), varied, (*path, "warm_start"))
-        teachers = read_teachers(entry.get("teachers"), (*path, "teachers"))
+        teachers = teacher_choices(entry.get("teachers"), (*path, "teachers"))
     suffix = f" on {', '.join(tasks)}" if several else ""
     cells = [
         Cell(
             " + ".join(
                 filter(
                     None,
-                    [name_of(architecture, settings, title, varied, entry, (balancing, called)), words],
+                    [
+                        name_of(architecture, settings, title, varied, entry, (balancing, called, taught)),
+                        words,
+                    ],
                 )
             )
             + suffix,
@@ -272,13 +275,14 @@ def _expand_on(
             encoder=encoder,
             head=head,
             entry=position,
+            teachers=taught.named[0] if taught.named else None,
         )
-        for (settings, varied), balancing, called, (coupling, words) in itertools.product(
-            combinations, balancings, callbacks, couplings
+        for (settings, varied), balancing, called, (coupling, words), taught in itertools.product(
+            combinations, balancings, callbacks, couplings, teachers
         )
     ]
     alone = baselines(study)
-    return linked(with_teachers(cells, teachers, alone), warm, alone)
+    return linked(with_teachers(cells, alone), warm, alone)
 
 
 def _architecture(entry: Mapping[str, Any], document: Document, path: KeyPath) -> str:

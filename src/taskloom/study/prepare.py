@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taskloom.balancing import Balancer
+from taskloom.balancing import Balancer, WeightedSum
 from taskloom.data.batch import Batch, DataSplits, TaskDataset
 from taskloom.data.inspect import Inspection, TaskLabels, inspect_splits
 from taskloom.errors import ConfigError, DataError
@@ -29,8 +29,11 @@ from taskloom.study.warm_start import started
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
+from taskloom.training.augmentation import Augmentation
 from taskloom.training.checks import check_changes, check_stopping, check_supervision, check_terms
 from taskloom.training.devices import choose_device, make_fabric
+from taskloom.training.parts import check_parts
+from taskloom.training.teaching import check_teaching
 
 _PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
 
@@ -200,6 +203,7 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
             raise ConfigError(f"{study.document.where(path)}: {dotted(path)}: {error}.") from error
         except (ConfigError, DataError) as error:
             raise type(error)(f"{study.document.where(path)}: {_at(path, error)}") from error
+        check_batches(study, spec, splits, network.tasks)
         coupled = check_coupling(study, spec, splits, predictions, rows.labels, network.tasks)
         found |= dict.fromkeys([] if coupled is None else coupled.warnings)
         if cell.balancing is not None:
@@ -210,6 +214,26 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         except ConfigError as error:
             raise ConfigError(f"{study.document.where(('head',))}: {error}") from error
     return list(found)
+
+
+def check_batches(study: Study, spec: RunSpec, splits: DataSplits, tasks: TaskSet) -> None:
+    """Refuses changes of training batches that do not go with the inputs, a coupling or teachers.
+
+    Raises:
+        ConfigError: With file and line.
+    """
+    cell = spec.cell
+    own: KeyPath = ("cells", cell.entry, "training")
+    path: KeyPath = (
+        own if cell.entry >= 0 and study.config.cells[cell.entry].get("training") else ("training",)
+    )
+    try:
+        Augmentation(cell.training.augment, splits.train, seed=0).check_alone(cell.coupling is not None)
+        check_teaching(cell.tasks if cell.teachers else (), cell.training.augment, tasks)
+        balancer = build_balancer(spec) or WeightedSum()
+        check_parts(cell.training, balancer, beside=bool(cell.coupling or cell.teachers))
+    except ConfigError as error:
+        raise ConfigError(f"{study.document.where(path)}: {error}") from error
 
 
 def check_coupling(

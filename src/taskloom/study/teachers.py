@@ -4,6 +4,7 @@ Beside an architecture in an entry of `cells`:
 
     teachers: single_task                                     each task's own trained baseline
     teachers: {from: single_task, weight: 0.5, temperature: 2}
+    teachers: [false, {temperature: [1, 2]}]                  lists multiply: three cells
 
 See `taskloom.training.teaching` for what a soft label is. They stand in `soft_labels.npz` of the run's folder
 with their teachers' run ids; validation and test rows have none.
@@ -12,6 +13,7 @@ with their teachers' run ids; validation and test rows have none.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from taskloom.data.batch import DataSplits, TaskDataset
 from taskloom.errors import ConfigError, did_you_mean
+from taskloom.study.choices import Choice, human
 from taskloom.study.warm_start import weights_of_run
 from taskloom.study.yaml_lines import KeyPath, dotted
 from taskloom.training.teaching import SoftLabels, Teaching, soft_labels
@@ -75,20 +78,55 @@ def read_teachers(value: Any, path: KeyPath) -> dict[str, Any] | None:
     return {"from": ALONE, **{key: number for key, number in numbers.items() if number != 1}}
 
 
-def with_teachers(
-    cells: Sequence[Cell], settings: dict[str, Any] | None, alone: Sequence[Cell]
-) -> list[Cell]:
-    """Returns the cells of an entry, each with its teachers.
+def teacher_choices(value: Any, path: KeyPath) -> list[Choice]:
+    """Reads the `teachers` of an entry; a list is several cells, and so is a list in the settings.
+
+    Args:
+        value: What the study file says.
+        path: Where it stands.
+
+    Raises:
+        ConfigError: See `read_teachers`; an empty list.
+
+    Example:
+        >>> found = teacher_choices([False, {"temperature": [1, 2]}], ("teachers",))
+        >>> [choice.differs for choice in found]
+        [(), ('teachers temperature 1',), ('teachers temperature 2',)]
+    """
+    if value == [] or (isinstance(value, Mapping) and [] in value.values()):
+        raise ConfigError(f"{dotted(path)}: an empty list; name {ALONE}, or leave the setting out.")
+    choices = []
+    several = isinstance(value, list)
+    for number, one in enumerate(value if several else [value]):
+        at: KeyPath = (*path, number) if several else path
+        listed = {key: given for key, given in one.items() if isinstance(given, list)} if _named(one) else {}
+        for picked in itertools.product(*listed.values()):
+            chosen = dict(zip(listed, picked, strict=True))
+            settings = read_teachers({**one, **chosen} if _named(one) else one, at)
+            numbers = [f"{human(key)} {human(given)}" for key, given in chosen.items()]
+            words = " ".join(["teachers", *numbers])
+            if settings is None:
+                choices.append(Choice())
+            else:
+                choices.append(Choice((settings,), (words,), (words,) if several or numbers else ()))
+    return choices
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def with_teachers(cells: Sequence[Cell], alone: Sequence[Cell]) -> list[Cell]:
+    """Returns the cells of an entry, those with settings of teachers each with its teachers.
 
     Args:
         cells: On one set of tasks.
-        settings: From `read_teachers`.
         alone: The study's single-task cells.
 
     Raises:
         ConfigError: A task of the cells is not trained alone.
     """
-    if settings is None:
+    if not any(cell.teachers for cell in cells):
         return list(cells)
     # Of several forms of training alone, the one with the heads of the cells, where there is one.
     of_task = {cell.tasks: cell for cell in sorted(alone, key=lambda cell: cell.head is None)}
@@ -99,7 +137,9 @@ def with_teachers(
                 "true`, or leave it out of the cell."
             )
     return [
-        dataclasses.replace(cell, teachers=settings, taught_by=tuple(of_task[(task,)] for task in cell.tasks))
+        dataclasses.replace(cell, taught_by=tuple(of_task[(task,)] for task in cell.tasks))
+        if cell.teachers
+        else cell
         for cell in cells
     ]
 

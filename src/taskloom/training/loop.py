@@ -114,7 +114,7 @@ def fit(
         run.callbacks.insert(0, EarlyStopping(**config.stop.model_dump()))
     check_labels(run)
     check_coupling(run)
-    check_teaching(run.soft_labels, config.augment, model.tasks)
+    check_teaching(run.soft_labels.values if run.soft_labels else (), config.augment, model.tasks)
     seams = {name: getattr(run.balancer, name) for name in ("backpropagate", "scale", "processes", "_terms")}
     bar = ProgressBar() if (sys.stderr.isatty() if progress is None else progress) else None
     try:

@@ -15,33 +15,38 @@ from taskloom.tasks import Labels, TaskSet
 from taskloom.training.augment_config import AugmentConfig
 
 if TYPE_CHECKING:
-    from taskloom.training.run import Run
+    from taskloom.training.config import TrainingConfig
 
 
-def check_parts(run: Run) -> None:
+def check_parts(config: TrainingConfig, balancer: Balancer, *, beside: bool) -> None:
     """Refuses what cannot be right in parts, before training.
+
+    Args:
+        config: How it is trained.
+        balancer: How tasks are balanced.
+        beside: Whether there are a coupling or teachers.
 
     Raises:
         ConfigError: Several processes; a balancer that looks at the losses of the whole batch; rows blended
             with other rows; terms that are no loss of a task's own labels.
     """
-    if run.config.accumulate == 1:
+    if config.accumulate == 1:
         return
-    where = f"training.accumulate: {run.config.accumulate}"
-    if run.config.devices > 1:
+    where = f"training.accumulate: {config.accumulate}"
+    if config.devices > 1:
         # The shares of a batch differ in rows, so the processes might differ in their number of parts.
         raise ConfigError(f"{where}: several processes divide the batch already; leave one of the two out.")
-    if type(run.balancer).accumulate is Balancer.accumulate:
+    if type(balancer).accumulate is Balancer.accumulate:
         raise ConfigError(
-            f"{where}: {type(run.balancer).__name__} weighs tasks by the losses of the whole batch, which "
+            f"{where}: {type(balancer).__name__} weighs tasks by the losses of the whole batch, which "
             "are known with its last part; use a smaller batch, or another method."
         )
-    augment = run.config.augment or AugmentConfig()
+    augment = config.augment or AugmentConfig()
     if augment.mixup is not None or augment.mixaugment is not None:
         raise ConfigError(
             f"{where}: mixup and MixAugment blend rows of the whole batch; leave one of them out."
         )
-    if run.coupling is not None or run.soft_labels is not None:
+    if beside:
         raise ConfigError(
             f"{where}: coupling and teachers add losses of the whole batch; leave them or the parts out."
         )

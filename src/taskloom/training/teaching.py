@@ -227,20 +227,25 @@ def soft_loss(task: Task, output: Tensor, target: Tensor, temperature: float) ->
             return LOSSES[loss](output, target)
 
 
-def check_teaching(soft: SoftLabels | None, augment: AugmentConfig | None, tasks: TaskSet) -> None:
+def check_teaching(taught: Collection[str], augment: AugmentConfig | None, tasks: TaskSet) -> None:
     """Refuses augmentation after which a soft label would no longer be that of its row.
+
+    Args:
+        taught: Tasks with soft labels.
+        augment: What is done to training batches.
+        tasks: All tasks.
 
     Raises:
         ConfigError: Rows are blended, or mirrored beside soft points.
     """
-    if soft is None or augment is None:
+    if not taught or augment is None:
         return
     if augment.mixup or augment.mixaugment:
         raise ConfigError(
             "training.augment: blended rows have no soft label of their own; leave mixup and mixaugment, or "
             "the teachers, out."
         )
-    points = [name for name in soft.values if isinstance(tasks[name], Landmarks)]
+    points = [name for name in taught if isinstance(tasks[name], Landmarks)]
     if points:
         raise ConfigError(
             f"training.augment: soft points of task {points[0]} do not move with their image; leave the "

@@ -67,7 +67,8 @@ class Trainer:
         self.coupled = CoupledLosses(run.coupling, self.tasks)
         self.augmentation = Augmentation(config.augment, run.train, seed=run.seed, rank=fabric.global_rank)
         self.augmentation.check_alone(run.coupling is not None)
-        check_parts(run)
+        beside = run.coupling is not None or run.soft_labels is not None
+        check_parts(config, run.balancer, beside=beside)
         fabric.to_device(self.model)
         self.balancer.with_terms(self.coupled.balanced)
         self.balancer.start(self.model, seed=run.seed)

@@ -79,7 +79,13 @@ def test_soft_labels_are_kept_with_who_gave_them(tmp_path: Path) -> None:
         ("singel_task", "animals.yaml:12: cells[0].teachers.from: single_task expected"),
         ("{temprature: 2}", "animals.yaml:12: cells[0].teachers.temprature is not a setting. Did you mean"),
         ("{temperature: 0}", "animals.yaml:12: cells[0].teachers.temperature: a number above 0 expected"),
-        ("[single_task]", "animals.yaml:12: cells[0].teachers: single_task or settings by name expected"),
+        ("3", "animals.yaml:12: cells[0].teachers: single_task or settings by name expected"),
+        (
+            "[single_task, 3]",
+            "animals.yaml:12: cells[0].teachers[1]: single_task or settings by name expected",
+        ),
+        ("[]", "animals.yaml:12: cells[0].teachers: an empty list"),
+        ("{weight: []}", "animals.yaml:12: cells[0].teachers: an empty list"),
     ],
 )
 def test_refused_at_file_and_line(teachers: str, message: str) -> None:
@@ -102,3 +108,66 @@ def test_auxiliary_tasks_have_no_teacher_unless_trained_alone() -> None:
     with pytest.raises(ConfigError, match=r"task wings is not judged and so not trained alone"):
         expand_cells(read(text=text))
     expand_cells(read("baseline.auxiliary=true", text=text))
+
+
+def test_lists_multiply_and_stand_in_the_name() -> None:
+    before = TEXT[: TEXT.index("cells:")] + "cells:\n  - hard_sharing: {stages: 1}\n"
+    given = "    teachers: [false, single_task, {temperature: [2, 4], weight: [0.5, 1]}]\n"
+    cells = [cell for cell in expand_cells(read(text=before + given)) if cell.entry >= 0]
+    assert [cell.name for cell in cells] == [
+        "hard sharing 1",
+        "hard sharing 1 + teachers",
+        "hard sharing 1 + teachers temperature 2 weight 0.5",
+        "hard sharing 1 + teachers temperature 2 weight 1",
+        "hard sharing 1 + teachers temperature 4 weight 0.5",
+        "hard sharing 1 + teachers temperature 4 weight 1",
+    ]
+    assert [cell.teachers and cell.teachers.get("temperature", 1) for cell in cells] == [None, 1, 2, 2, 4, 4]
+    assert [len(cell.taught_by) for cell in cells] == [0, 3, 3, 3, 3, 3]
+    titled = [cell for cell in expand_cells(read(text=before + "    name: S-T\n" + given)) if cell.entry >= 0]
+    assert [cell.name for cell in titled][:3] == [
+        "S-T",
+        "S-T teachers",
+        "S-T teachers temperature 2 weight 0.5",
+    ]
+    # One cell written as a list of one, and as itself, is the same cell.
+    once = [
+        expand_cells(read(text=f"{before}    teachers: {one}\n"))[-1]
+        for one in ("[single_task]", "single_task")
+    ]
+    assert once[0].id == once[1].id == cells[1].id
+
+
+@pytest.mark.parametrize(
+    ("beside", "training", "message"),
+    [
+        (
+            "teachers: single_task",
+            "augment: {mixup: {alpha: 1.0}}",
+            "leave mixup and mixaugment, or the teachers",
+        ),
+        ("teachers: single_task", "accumulate: 2", "coupling and teachers add losses of the whole batch"),
+        (
+            "coupling: {relatedness: table.csv}",
+            "augment: {mixaugment: {}}",
+            "mixaugment, or the coupling, out",
+        ),
+        ("coupling: {relatedness: table.csv}", "accumulate: 2", "coupling and teachers add losses of"),
+        (
+            "balancing: weighted_sum",
+            "augment: {affine: {}}",
+            "augment.affine: inputs of shape [3, height, width]",
+        ),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    tmp_path: Path, beside: str, training: str, message: str
+) -> None:
+    folder = write_animals(tmp_path)
+    (folder / "table.csv").write_text("animal,fur,wings\nbee,0,1\nbird,0,1\ncat,1,0\nfish,0,0.1\n")
+    text = TEXT[: TEXT.index("cells:")] + (
+        f"cells:\n  - hard_sharing: {{stages: 1}}\n    training: {{{training}}}\n    {beside}\n"
+    )
+    with pytest.raises(ConfigError, match=r"^animals\.yaml:12: training\.") as caught:
+        plan_study(read(text=text), folder / "out", data=folder)
+    assert message in str(caught.value)

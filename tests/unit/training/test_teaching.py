@@ -195,4 +195,4 @@ def test_refuses_what_does_not_fit() -> None:
         Teaching(weight=0)
     soft = soft_labels({"flies": network("flies")}, data)
     with pytest.raises(ConfigError, match="blended rows have no soft label"):
-        check_teaching(soft, AugmentConfig(mixup={"alpha": 1.0}), TASKS)
+        check_teaching(soft.values, AugmentConfig(mixup={"alpha": 1.0}), TASKS)
