@@ -1,43 +1,134 @@
-"""Every architecture with the settings that the tables over the registry build it with."""
+"""Every architecture in one table: its settings, its number of parameters, who hears whom."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 import taskloom as tl
-from _module_networks import KINDS, NUMBERS
+from _module_networks import KINDS, NUMBERS, head_parameters
 from _planted import INPUT_SHAPES, PlantedRows, planted, planted_encoder
 from taskloom.deploy import build_network, load_bundle, save_bundle
 from taskloom.encoders import ENCODERS, Encoder
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.training import Callback, History, TrainingState, fit
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "single_task": {},
-    "hard_sharing": {"stages": 2},
-    "cross_stitch": {"start": {"same": 0.9, "other": 0.1}},
-    "soft_sharing": {"weight": 0.001},
-    "proportional_addition": {"start": 0.1},
-    "plan": {
-        "partition": {"1": "together"},
-        "mixing": {"after": [2]},
-        "tie": {"l2": {"weight": {"3": 0.01}}},
-    },
-    "adaptive_branching": {"after_epochs": [1]},
-    "sluice": {"skips": "concatenate"},
-    "mmoe": {"experts": 2},
-    "ple": {},
-    "mtan": {},
-    "task_routing": {"sharing": 0.6},
-    "adashare": {},
-    "multilinear_relationship": {"update_every": 2},
+
+class Row(NamedTuple):
+    """What the tables over the registry want to know of an architecture.
+
+    Args:
+        settings: What it is built with, on an encoder of three stages.
+        num_parameters: Formula of T tasks on stages of s weights each, for heads of 6 hidden units.
+        heard: Pattern of the parameters that belong to a task and that others hear once the network mixes:
+            copies of stages below a unit. None: there are none.
+    """
+
+    settings: dict[str, Any]
+    num_parameters: Callable[[int, list[int], Encoder, tl.TaskSet], int]
+    heard: str | None = None
+
+
+def rows_of(encoder: Encoder) -> list[int]:
+    """Numbers in one row of each stage's input."""
+    shapes = (encoder.input_shape, *encoder.stage_shapes)
+    return [int(torch.tensor(shape).prod()) for shape in shapes[:-1]]
+
+
+def sluice_heads(encoder: Encoder, tasks: tl.TaskSet) -> int:
+    """Heads of 6 hidden units that read all channels of all stages at the last one's positions."""
+    positions = encoder.num_features // encoder.stage_shapes[-1][0]
+    width = positions * sum(shape[0] for shape in encoder.stage_shapes)
+    return head_parameters(encoder, tasks) + len(tasks) * 6 * (width - encoder.num_features)
+
+
+def attention(encoder: Encoder) -> int:
+    """One task's modules: c x c from the stage, c x c' from the stage before, c x c out, two biases."""
+    channels = [shape[0] for shape in encoder.stage_shapes]
+    before = [0, *channels]
+    return sum(c * (2 * c + 2 + b) for c, b in zip(channels, before, strict=False))
+
+
+ROWS: dict[str, Row] = {
+    "single_task": Row(
+        {},
+        lambda t, s, e, k: t * sum(s) + head_parameters(e, k),
+    ),
+    "hard_sharing": Row(
+        {"stages": 2},
+        lambda t, s, e, k: s[0] + s[1] + t * s[2] + head_parameters(e, k),
+    ),
+    "cross_stitch": Row(
+        {"start": {"same": 0.9, "other": 0.1}},
+        lambda t, s, e, k: t * sum(s) + 3 * t**2 + head_parameters(e, k),
+        r"stages\.",
+    ),
+    "soft_sharing": Row(
+        {"weight": 0.001},
+        lambda t, s, e, k: t * sum(s) + head_parameters(e, k),
+    ),
+    "proportional_addition": Row(
+        {"start": 0.1},
+        lambda t, s, e, k: t * sum(s) + 3 * t + head_parameters(e, k),
+        r"stages\.",
+    ),
+    "plan": Row(
+        {
+            "partition": {"1": "together"},
+            "mixing": {"after": [2]},
+            "tie": {"l2": {"weight": {"3": 0.01}}},
+        },
+        lambda t, s, e, k: s[0] + t * (s[1] + s[2]) + t**2 + head_parameters(e, k),
+        r"stages\.\w*[_.]?1\.",  # a unit stands after the second stage, none after the third
+    ),
+    "adaptive_branching": Row(
+        {"after_epochs": [1]},
+        lambda t, s, e, k: sum(s) + head_parameters(e, k),
+    ),
+    "sluice": Row(
+        {"skips": "concatenate"},
+        lambda t, s, e, k: t * sum(s) + 3 * (2 * t) ** 2 + 3 * t + sluice_heads(e, k),
+        r"stages\.",
+    ),
+    "mmoe": Row(
+        {"experts": 2},
+        lambda t, s, e, k: 2 * sum(s) + t * 2 * rows_of(e)[0] + head_parameters(e, k),
+    ),
+    "ple": Row(
+        {},
+        lambda t, s, e, k: (
+            (1 + t) * sum(s)
+            + t * 2 * sum(rows_of(e))
+            + (1 + t) * sum(rows_of(e)[:2])  # the gates of what is shared, at every level but the last
+            + head_parameters(e, k)
+        ),
+        r"(stages\.\w*[01]\.|gates\.[01]\.)",  # experts of all levels but the last, through what is shared
+    ),
+    "mtan": Row(
+        {},
+        lambda t, s, e, k: sum(s) + t * attention(e) + head_parameters(e, k),
+    ),
+    "task_routing": Row(
+        {"sharing": 0.6},
+        lambda t, s, e, k: sum(s) + head_parameters(e, k),
+    ),
+    "adashare": Row(
+        {},
+        lambda t, s, e, k: sum(s) + 2 * t + head_parameters(e, k),
+    ),
+    "multilinear_relationship": Row(
+        {"update_every": 2},
+        lambda t, s, e, k: s[0] + s[1] + t * s[2] + head_parameters(e, k),
+    ),
 }
+"""The one table of a new architecture: other tests take its settings from here, or have their own besides."""
+
+SETTINGS = {name: row.settings for name, row in ROWS.items()}
 TRAINING: dict[str, Any] = {
     "epochs": 3,
     "batch": 16,

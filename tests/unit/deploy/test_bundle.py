@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import _architecture_table
 import taskloom.deploy.bundle as module
 from taskloom import Binary, Landmarks, Multiclass, Regression, TaskSet, encoders, sharing
 from taskloom.deploy import build_network, load_bundle, save_bundle
@@ -23,6 +24,7 @@ TASKS = TaskSet(
 )
 ENCODER = {"name": "mlp", "hidden": [6, 4]}
 SETTINGS: dict[str, dict[str, Any]] = {
+    **_architecture_table.SETTINGS,
     "single_task": {},
     "hard_sharing": {"stages": 1, "from": "output"},
     "plan": {"partition": {"1": "together"}, "mixing": {"after": [2]}, "tie": {"l2": {"weight": {"2": 0.1}}}},

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import _architecture_table
 from taskloom import Binary, Multiclass, Regression, TaskSet, evaluate, sharing
 from taskloom.deploy import build_network, load_bundle, save_bundle
 from taskloom.deploy.dropping import not_for_use
@@ -25,6 +26,7 @@ TASKS = TaskSet(
 WITH_ADVERSARY = TaskSet(*TASKS.values(), Multiclass("person", 5, role="adversarial", reversal=Reversal()))
 ENCODER = {"name": "mlp", "hidden": [16, 12, 12]}
 ROWS: dict[str, dict[str, Any]] = {
+    **_architecture_table.SETTINGS,
     "single_task": {},
     "hard_sharing": {"stages": 1},
     "cross_stitch": {"after": [1, 2], "start": {"same": 0.8, "other": 0.2}},

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import _architecture_table
 import taskloom as tl
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing import ARCHITECTURES, MultiTaskNetwork, PlanArchitecture, PlanNetwork, build
 from taskloom.sharing.plan import Plan
 
-SETTINGS: dict[str, list[dict[str, Any]]] = {
+OWN: dict[str, list[dict[str, Any]]] = {
     "single_task": [{}],
     "hard_sharing": [{"stages": 2}, {"stages": 2, "from": "output"}],
     "soft_sharing": [{"weight": 0.01}, {"tie": "l2", "weight": 0.1, "stages": [1]}],
@@ -29,6 +30,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"after": [1, 3], "per": "channel", "start": {"same": 0.9, "other": 0.1}},
     ],
     "proportional_addition": [{"start": 0.2}, {"after": [2]}],
+}
+SETTINGS = {
+    name: OWN.get(name, [settings])
+    for name, settings in _architecture_table.SETTINGS.items()
+    if isinstance(ARCHITECTURES[name], PlanArchitecture)
 }
 EVERY_SETTING = [(name, settings) for name, entries in SETTINGS.items() for settings in entries]
 ENCODERS: dict[str, Callable[[], Encoder]] = {
@@ -69,6 +75,7 @@ def num_parameters(module: nn.Module) -> int:
 def test_every_filling_of_the_plan_is_in_this_table() -> None:
     plans = [name for name in ARCHITECTURES if isinstance(ARCHITECTURES[name], PlanArchitecture)]
     assert sorted(plans) == sorted(SETTINGS)
+    assert set(OWN) <= set(SETTINGS)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
