@@ -159,3 +159,16 @@ def test_branches_of_one_task_have_the_tasks_affinity() -> None:
     affinity = drawn_affinity(4)
     assert torch.equal(branch_affinity(affinity, [[0], [1], [2], [3]]), affinity)
     assert grouping_of([3, 1, 3, 0]) == ((0, 2), (1,), (3,))
+
+
+def test_affinity_of_larger_branches_against_a_loop_over_their_tasks() -> None:
+    affinity = drawn_affinity(6)
+    branches = [[0, 4, 5], [1], [2, 3]]
+    found = branch_affinity(affinity, branches)
+    for first, one in enumerate(branches):
+        for second, other in enumerate(branches):
+            there = sum(min(affinity[i, j].item() for j in other) for i in one) / len(one)
+            back = sum(min(affinity[i, j].item() for i in one) for j in other) / len(other)
+            expected = 1.0 if first == second else (there + back) / 2
+            assert math.isclose(found[first, second].item(), expected, rel_tol=1e-12)
+            assert first == second or not math.isclose(there, back)  # both directions count
