@@ -81,13 +81,18 @@ def predict(
         int | None, typer.Option("--frames", min=1, metavar="N", help="End a video or camera after N frames.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    data_set: Annotated[
+        str | None,
+        typer.Option("--prepared-as", metavar="NAME", help="Of several data sets, the one it is like."),
+    ] = None,
 ) -> None:
     """Find, follow and label the faces of images, videos or a camera; predict the rows of a table."""
     from taskloom.deploy import load_bundle
     from taskloom.predict import PredictSettings
+    from taskloom.predict.prepared import prepared_as
 
     settings = PredictSettings(detector, margin, choose, detect_every, detect_side, half_life, batch, device)
-    loaded = load_bundle(bundle)
+    loaded = prepared_as(load_bundle(bundle), data_set)
     start = time.perf_counter()
     try:
         if loaded.preprocessing.get("reader") != "images" and _is_table(source):
