@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
@@ -102,6 +103,21 @@ class ModuleNetwork(MultiTaskNetwork):
             (stage,) = self.copies_of(index)
             inputs = stage(inputs)
         return inputs
+
+    def run_streams(self, index: int, rows: Tensor, count: int, *, joined: bool) -> Tensor:
+        """Runs a trunk stage on tensors that have parted; in training one by one unless `joined`.
+
+        Args:
+            index: Position of the stage.
+            rows: [count * N, ...], one tensor after the other.
+            count: How many there are.
+            joined: Whether batch norm takes the statistics of all of them in training.
+        """
+        (stage,) = self.copies_of(index)
+        if count == 1 or joined or not self.training:
+            outputs: Tensor = stage(rows)
+            return outputs
+        return torch.cat([stage(stream) for stream in rows.chunk(count)])
 
     def run_each(self, stages: Iterable[int], inputs: Sequence[Tensor]) -> list[Tensor]:
         """Runs stages that have one copy per input: each copy on its own."""

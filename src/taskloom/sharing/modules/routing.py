@@ -114,7 +114,7 @@ class RoutingNetwork(ModuleNetwork):
         rows = inputs  # [streams * N, ...], one stream after the other
         count = 1
         for index in range(self._num_stages):
-            rows = self._run(index, rows, count)
+            rows = self.run_streams(index, rows, count, joined=self.joined)
             if index in self._routes:
                 sources, tasks, _ = self._routes[index]
                 rows, count = self._mask(index, rows, count, sources, tasks), len(sources)
@@ -163,13 +163,6 @@ class RoutingNetwork(ModuleNetwork):
             streams = parted
             self._routes[index] = (sources, tasks, all(map(all, masks)))
         self._streams = streams
-
-    def _run(self, index: int, rows: Tensor, count: int) -> Tensor:
-        (stage,) = self.copies_of(index)
-        if count == 1 or self.joined or not self.training:
-            outputs: Tensor = stage(rows)
-            return outputs
-        return torch.cat([stage(stream) for stream in rows.chunk(count)])
 
     def _mask(self, index: int, rows: Tensor, count: int, sources: list[int], tasks: list[int]) -> Tensor:
         """Masks [count * N, C, ...] for every new stream: [len(sources) * N, C, ...]."""

@@ -176,7 +176,7 @@ class SkippingNetwork(ModuleNetwork):
         executed = torch.stack([policy.sample(self.temperature) for policy in self._policies()])
         open_stages = self._open_stages()
         for index in range(len(self._shapes)):
-            outputs = self._run(index, rows, count)
+            outputs = self.run_streams(index, rows, count, joined=self.joined)
             if index in open_stages:
                 share = executed[:, open_stages[index]].to(outputs.dtype)
                 share = share.reshape(-1, *(1,) * outputs.dim())
@@ -198,7 +198,7 @@ class SkippingNetwork(ModuleNetwork):
             found: dict[tuple[int, bool], Tensor] = {}
             if wanted:
                 rows = streams[wanted[0]] if len(wanted) == 1 else torch.cat([streams[s] for s in wanted])
-                outputs = self._run(index, rows, len(wanted))
+                outputs = self.run_streams(index, rows, len(wanted), joined=self.joined)
                 parts = outputs.chunk(len(wanted)) if len(wanted) > 1 else (outputs,)
                 found = {(stream, True): part for stream, part in zip(wanted, parts, strict=True)}
             for stream, executed in choices:
@@ -207,13 +207,6 @@ class SkippingNetwork(ModuleNetwork):
             order = {choice: number for number, choice in enumerate(found)}
             streams, of_task = list(found.values()), [order[choice] for choice in choices]
         return [streams[stream] for stream in of_task]
-
-    def _run(self, index: int, rows: Tensor, count: int) -> Tensor:
-        (stage,) = self.copies_of(index)
-        if count == 1 or self.joined or not self.training:
-            outputs: Tensor = stage(rows)
-            return outputs
-        return torch.cat([stage(stream) for stream in rows.chunk(count)])
 
     # -- policies
 
