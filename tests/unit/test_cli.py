@@ -134,8 +134,8 @@ class TestCommands:
         call("study", "people.yaml", "--out", "out")
         table = pd.read_parquet("out/results.parquet")
         assert not table.duplicated(["run", "task", "part", "metric"]).any()
-        # Alone and in one cell, twice: 4 metrics for each task, on two parts.
-        assert len(table) == 2 * 2 * 2 * (4 + 4)
+        # Alone and in one cell, twice: 5 metrics for each task, on two parts.
+        assert len(table) == 2 * 2 * 2 * (5 + 5)
         assert table.groupby("run").cell.nunique().eq(1).all()
         summary = json.loads(Path("out/summary.json").read_text())
         assert summary["runs"] == {"planned": 6, "done": 6, "failed": 0, "missing": 0}
