@@ -297,11 +297,33 @@ def _prepare_study(file: Path, data: Path | None, settings: list[str] | None) ->
 
 @app.command()
 @_guarded
-def inspect(file: StudyFile, data: DataFolder = None, settings: Settings = None) -> None:
-    """Say what stands in a study's data: labels, holes, groups, leaks."""
+def inspect(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|STORE",
+            help="Study file (YAML), or a store of faces or recordings.",
+            show_default=False,
+        ),
+    ],
+    data: DataFolder = None,
+    settings: Settings = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Of a store: read everything and compare checksums.")
+    ] = False,
+) -> None:
+    """Say what stands in a study's data (labels, holes, groups, leaks), or in a prepared store."""
     from taskloom.data.inspect import inspect_splits, render
+    from taskloom.data.inspect_store import inspect_store, render_store
     from taskloom.study.config import load_study
 
+    if file.is_dir() or (not file.is_file() and file.suffix.lower() not in (".yaml", ".yml")):
+        if settings:
+            raise ConfigError("--set: goes with a study file; a store has no settings.")
+        say(render_store(file, inspect_store(file, verify=verify, data=data)).rstrip("\n"))
+        return
+    if verify:
+        raise ConfigError("--verify: goes with a store; a study compares the sums of its files by itself.")
     say(render(inspect_splits(_load(load_study(file, settings or ()), data))).rstrip("\n"))
 
 

@@ -115,7 +115,8 @@ class FaceTable(Table):
 
     def taken(self, rows: NDArray[np.int64]) -> FaceTable:
         """The table of these rows, in this order."""
-        return replace(self, _data=self._data.take(rows), places=tuple(self.places[int(row)] for row in rows))
+        places = tuple(self.places[int(row)] for row in rows) if self.places else ()
+        return replace(self, _data=self._data.take(rows), places=places)
 
     def with_columns(self, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> FaceTable:
         """The table with further columns, [N] each, behind its own."""

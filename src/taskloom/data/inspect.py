@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,8 +273,13 @@ def _shared_samples(parts: Mapping[str, WindowDataset]) -> list[Leak]:
 
 def render(inspection: Inspection, *, width: int = 110) -> str:
     """Returns an inspection as text for a terminal of `width` characters, without colours."""
+    return as_text(_sections(inspection), width=width)
+
+
+def as_text(sections: Iterable[Table | Text], *, width: int = 110) -> str:
+    """Returns tables with their titles, and lines, as text of `width` characters, without colours."""
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    for section in _sections(inspection):
+    for section in sections:
         if isinstance(section, Table):  # rich would fold a title that is wider than its table
             console.print(Text(str(section.title)))
             section.title = None
@@ -306,7 +311,8 @@ def _sections(inspection: Inspection) -> Iterator[Table | Text]:
         yield Text(f"  not checked: {reason}")
 
 
-def _table(title: str, *columns: str) -> Table:
+def plain_table(title: str, *columns: str) -> Table:
+    """An empty table without lines, its first column to the left, the others to the right."""
     table = Table(title=title, box=None, pad_edge=False)
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
@@ -314,7 +320,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _task_table(inspection: Inspection) -> Table:
-    table = _table("Labels present", "task", "kind", *PARTS, "missing", "mean (sd) in train")
+    table = plain_table("Labels present", "task", "kind", *PARTS, "missing", "mean (sd) in train")
     for task in inspection.tasks:
         train = task.parts["train"]
         spread = ""
@@ -327,7 +333,7 @@ def _task_table(inspection: Inspection) -> Table:
 
 
 def _class_table(inspection: Inspection) -> Table:
-    table = _table("Classes, labels and points", "task", "class", *PARTS)
+    table = plain_table("Classes, labels and points", "task", "class", *PARTS)
     for task in inspection.tasks:
         for position, name in enumerate(task.parts["train"].counts):
             counts = [f"{task.parts[part].counts.get(name, 0):,}" for part in PARTS]
@@ -337,7 +343,7 @@ def _class_table(inspection: Inspection) -> Table:
 
 def _joint_table(inspection: Inspection) -> Table:
     numbers = [str(position + 1) for position in range(len(inspection.tasks))]
-    table = _table("Rows labelled for both tasks", "task", *numbers)
+    table = plain_table("Rows labelled for both tasks", "task", *numbers)
     for number, task, row in zip(numbers, inspection.tasks, inspection.joint, strict=True):
         table.add_row(f"{number} {task.name}", *(f"{count:,}" for count in row))
     return table
@@ -345,7 +351,7 @@ def _joint_table(inspection: Inspection) -> Table:
 
 def _rarest_pairs(inspection: Inspection) -> Table:
     """Where the whole matrix would not fit: the pairs that are hardly ever labelled together."""
-    table = _table("Rows labelled for both tasks: the rarest pairs", "task", "and", "rows")
+    table = plain_table("Rows labelled for both tasks: the rarest pairs", "task", "and", "rows")
     tasks = inspection.tasks
     pairs = [(inspection.joint[i][j], i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
     for count, i, j in sorted(pairs)[:_MOST_JOINT]:
@@ -354,7 +360,7 @@ def _rarest_pairs(inspection: Inspection) -> Table:
 
 
 def _per_row_table(inspection: Inspection) -> Table:
-    table = _table("Tasks labelled per row", "tasks", "rows", "share")
+    table = plain_table("Tasks labelled per row", "tasks", "rows", "share")
     total = max(1, sum(inspection.labels_per_row))
     for number, count in enumerate(inspection.labels_per_row):
         if count:
@@ -363,7 +369,7 @@ def _per_row_table(inspection: Inspection) -> Table:
 
 
 def _group_table(inspection: Inspection) -> Table:
-    table = _table("Groups", "part", "groups", "smallest", "median", "largest")
+    table = plain_table("Groups", "part", "groups", "smallest", "median", "largest")
     for part, groups in inspection.groups.items():
         table.add_row(
             part, f"{groups.count:,}", f"{groups.smallest:,}", f"{groups.median:g}", f"{groups.largest:,}"
