@@ -313,8 +313,9 @@ def inspect(
     ] = False,
 ) -> None:
     """Say what stands in a study's data (labels, holes, groups, leaks), or in a prepared store."""
-    from taskloom.data.inspect import inspect_splits, render
+    from taskloom.data.inspect import inspect_splits
     from taskloom.data.inspect_store import inspect_store, render_store
+    from taskloom.data.inspect_text import render
     from taskloom.study.config import load_study
 
     if file.is_dir() or (not file.is_file() and file.suffix.lower() not in (".yaml", ".yml")):

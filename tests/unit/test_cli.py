@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -427,3 +429,14 @@ class TestRecordings:
         cut = folder / "sim" / "P3_1.edf"
         cut.write_bytes(cut.read_bytes()[:-300])
         assert "P3_1.edf" in self.sentence()
+
+
+def test_python_m_taskloom_is_the_command(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "taskloom", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert found.stdout.strip() == f"taskloom {__version__}"

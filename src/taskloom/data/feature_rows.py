@@ -23,6 +23,7 @@ FeatureSettings = str | Sequence[str] | Mapping[str, Any]
 """Column names or globs, "rest", `{npz, array, packed_bits}` or `{npy}`."""
 
 _FIT_ROWS = 8192
+_ID_NAMES = ("id", "index", "row", "nr", "no", "number", "key")
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,32 @@ def read_features(
     features = FeatureRows(array, tuple(numbers))
     features.left_out = left_out
     return features
+
+
+def row_numbers(features: FeatureRows) -> list[str]:
+    """Warns of features that only number the rows: another whole number in each, in order or named as an id.
+
+    Such a column tells the network which row it sees, and where rows are sorted by a label, the label.
+
+    Example:
+        >>> rows = FeatureRows(np.array([[7, 1], [8, 0], [9, 1]], dtype=np.float32), ["id", "sex"])
+        >>> [text[:44] for text in row_numbers(rows)]
+        ['feature `id` holds another whole number in e']
+    """
+    if features.packed_bits is not None or len(features) < 3:
+        return []
+    found = []
+    for name, values in zip(features.names, features.array.T, strict=True):
+        named = name.lower() in _ID_NAMES or name.lower().endswith(("_id", " id"))
+        steps = np.diff(values.astype(np.float64))
+        ordered = bool((steps > 0).all())
+        whole = bool((values == np.round(values)).all())
+        if whole and (ordered or (named and len(np.unique(values)) == len(values))):
+            found.append(
+                f"feature `{name}` holds another whole number in every row, as an identifier does: if it is "
+                f"one, leave it out with `exclude: [{name}]` in `data`."
+            )
+    return found
 
 
 def feature_files(settings: FeatureSettings, folder: Path) -> list[Path]:

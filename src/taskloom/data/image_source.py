@@ -15,7 +15,8 @@ from taskloom.errors import ConfigError, DataError
 
 FILE_COLUMNS = ("file_name", "file")
 """Columns that are looked for where `file` does not name one."""
-IMAGE_SETTINGS = ("table", "images", "file", "box", "landmarks", "separator", "missing")
+_TABLE_FIELDS = ("path", "columns", "separator", "missing", "_data", "decimal")
+IMAGE_SETTINGS = ("table", "images", "file", "box", "landmarks", "separator", "missing", "decimal")
 
 
 def read_image_table(
@@ -28,6 +29,7 @@ def read_image_table(
     landmarks: Sequence[str] = (),
     separator: str | None = None,
     missing: Any = (),
+    decimal: str = ".",
 ) -> FaceTable:
     """Reads a table that names images.
 
@@ -39,7 +41,7 @@ def read_image_table(
         box: Four columns x, y, width, height in pixels; where true `x`, `y`, `w`, `h` if the table has them,
             where false whole images.
         landmarks: Names of points in pixels of the upright image, from columns `<name>_x` and `<name>_y`.
-        separator, missing: See `read_table`.
+        separator, missing, decimal: See `read_table`.
 
     Raises:
         DataError: The table, or a column, is not there.
@@ -50,13 +52,13 @@ def read_image_table(
     if images is None:
         raise ConfigError("data.images is missing: the folder of images expected.")
     marks = missing if isinstance(missing, list | tuple) else (missing,)
-    found = read_table(root / str(table), separator=separator, missing=marks)
+    found = read_table(root / str(table), separator=separator, missing=marks, decimal=decimal)
     if isinstance(landmarks, str) or not all(isinstance(name, str) for name in landmarks):
         raise ConfigError(f"data.landmarks: a list of names of points expected, found {landmarks!r}.")
     for column in point_columns(landmarks):
         found.column_name(column, "data.landmarks")
     return FaceTable(
-        **{name: getattr(found, name) for name in ("path", "columns", "separator", "missing", "_data")},
+        **{name: getattr(found, name) for name in _TABLE_FIELDS},
         reader="images",
         images=root / str(images),
         sources=(found.path,),
@@ -107,8 +109,8 @@ def images(
         shared_groups: "refused", or "allowed" where `split_by` may part a group, with a warning in `about`.
         seed: Decides the split.
         stores: Folder in which the prepared images are kept and found again.
-        **settings: Further settings of the source: `file`, `box`, `landmarks`, `missing`, `separator`,
-            `columns`, and how faces are cut (`detector`, `choose`, `margin`, `align`).
+        **settings: Further settings of the source: `file`, `box`, `landmarks`, `missing`, `decimal`,
+            `separator`, `columns`, and how faces are cut (`detector`, `choose`, `margin`, `align`).
 
     Returns:
         Datasets whose inputs are [B, 3, size, size] float32, standardised per channel on train

@@ -18,7 +18,7 @@ from taskloom.data import image_store, recording_writer
 from taskloom.data.face_store import ROWS_FILE, read_rows
 from taskloom.data.face_table import FaceTable
 from taskloom.data.image_store import ImageStore
-from taskloom.data.inspect import as_text, plain_table
+from taskloom.data.inspect_text import as_text, plain_table
 from taskloom.data.recordings import RecordingStore
 from taskloom.data.sources import checksums
 from taskloom.errors import DataError

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from taskloom.data.cell_texts import looks_missing
 from taskloom.data.sources import TaskSettings, resolve_tasks
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError, did_you_mean
@@ -70,12 +71,14 @@ def classes_in_column(table: Table, column: str, task: str) -> tuple[str, ...]:
     "3.0" is the class "3": programs that write tables turn whole numbers into decimals where some are blank.
 
     Raises:
-        DataError: The column is unknown, blank throughout, has one value only, or more than 1,000.
+        DataError: The column is unknown, blank throughout, has one value only, or more than 1,000; or a value
+            reads like a mark of missing labels ("N/A"), which nothing says is a class.
     """
     table.column_name(column, f"task `{task}`")
     values = {_without_decimals(text) for text in np.unique(table.text(column).astype(str)) if text}
     if not values:
         raise _no_label(table, column, task)
+    _check_no_marks(table, column, task, values)
     if len(values) == 1:
         raise _one_class(table, column, task, values.pop())
     if len(values) > _MOST_CLASSES:
@@ -291,6 +294,18 @@ def _class_order(values: set[str]) -> Any:
     except ValueError:
         return str
     return lambda value: (numbers[value], value)
+
+
+def _check_no_marks(table: Table, column: str, task: str, values: set[str]) -> None:
+    """Refuses "N/A" as a class that nobody named: the network would learn where labels are missing."""
+    marks = sorted(filter(looks_missing, values))
+    if marks:
+        rows = np.flatnonzero(table.text(column) == marks[0])
+        raise DataError(
+            f"{table.where(int(rows[0]), column)}: `{marks[0]}` reads like a missing label ({len(rows)} in "
+            f'all); say `missing: ["{marks[0]}"]` in `data` if it is one, or name the `classes` of task '
+            f"`{task}` if it is a class."
+        )
 
 
 def _no_label(table: Table, column: str, task: str) -> DataError:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import DataSplits
+from taskloom.data.cell_texts import alike_but_for_case
 from taskloom.data.feature_rows import (
     FeatureRows,
     FeatureSettings,
@@ -19,6 +20,7 @@ from taskloom.data.feature_rows import (
     check_values,
     feature_files,
     read_features,
+    row_numbers,
 )
 from taskloom.data.label_columns import LabelColumns, encode_labels, resolve_label_columns
 from taskloom.data.sources import SOURCES, TaskSettings, check_settings, checksums, data_folder
@@ -26,9 +28,9 @@ from taskloom.data.split_checks import count_shared_groups
 from taskloom.data.splits import Parts, SplitRule, check_classes, split_rows, verify_groups
 from taskloom.data.tables import Table, TableDataset, read_table
 from taskloom.errors import ConfigError, DataError
-from taskloom.tasks import Labels, TaskSet
+from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
 
-LABEL_SETTINGS = ("folder", "table", "separator", "missing", "columns", "group")
+LABEL_SETTINGS = ("folder", "table", "separator", "missing", "decimal", "columns", "group")
 """Settings of every source that takes its labels from a table."""
 
 TABLE_SETTINGS = (*LABEL_SETTINGS, "features", "exclude", "standardize", "impute")
@@ -87,7 +89,7 @@ class LabelledTable:
                 shared groups.
         """
         parts = split_rows(len(rows), _Columns(self, rows), self.rule, seed=seed, equal=equal)
-        warnings = self._check_groups(rows, parts)
+        warnings = [*self._check_groups(rows, parts), *_alike_classes(self.tasks)]
         check_classes(labels, self.tasks, parts)
         without = int((~any_present(labels)).sum())
         notes = [f"{without} of {len(rows)} rows have no label of any task."] if without else []
@@ -132,6 +134,8 @@ class LabelledTable:
             "reader": reader,
             "sources": checksums([path, *beside], path.parent) if sources is None else dict(sources),
             "separator": self.table.separator,
+            "missing": list(self.table.missing),
+            "decimal": self.table.decimal,
             "rows": {"table": len(self.table), **parts.counts()},
             "labels": {name: {part: counts[part][name] for part in counts} for name in self.tasks},
             "split": self.rule.to_dict(),
@@ -184,6 +188,7 @@ def read_labelled_table(
         root / str(settings["table"]),
         separator=settings.get("separator"),
         missing=_listed(settings.get("missing", ())),
+        decimal=settings.get("decimal", "."),
     )
     return label_table(table, settings, tasks, split)
 
@@ -224,7 +229,8 @@ def load_table(
     is neither task nor group), `{npz, array, packed_bits}` or `{npy}`; `exclude`; `group` (column: clusters
     of the intervals; the split's own column where it is not given); `standardize` (default true, false for
     packed bits; fitted on train); `impute` (mean or zero, fitted on train); `separator`; `missing` (texts
-    that mean missing besides blank); `columns` (per task, where its own settings cannot say it); `folder`.
+    that mean missing besides blank); `decimal` ("," for numbers with a decimal comma); `columns` (per task,
+    where its own settings cannot say it); `folder`.
     """
     check_settings("data", settings, TABLE_SETTINGS)
     root = data_folder(settings, folder)
@@ -243,6 +249,8 @@ def load_table(
     parts, notes, warnings = labelled.split(rows, labelled.labels, seed=seed)
     if num_missing:
         notes.append(f"{num_missing} missing feature values were filled in ({impute}, fitted on train).")
+    if settings.get("features", "rest") == "rest":
+        warnings += row_numbers(features)
     if features.left_out:
         notes.append(f"Not used as features: {', '.join(features.left_out)} (text or blank).")
     features, fitted = _standardized(features, parts.train, settings, impute)
@@ -291,7 +299,7 @@ def table(
         shared_groups: "refused", or "allowed" where `split_by` may part a group, with a warning in `about`.
         seed: Decides the split.
         **settings: Further settings of the source: `exclude`, `standardize`, `impute`, `missing`,
-            `separator`, `columns`.
+            `decimal`, `separator`, `columns`.
 
     Raises:
         DataError: The table, a column, a cell or the split is not what it should be.
@@ -352,6 +360,17 @@ def _imputation(value: Any) -> Imputation | None:
     if value is not None:
         raise ConfigError(f"data.impute: {' or '.join(get_args(Imputation))} expected, found {value!r}.")
     return None
+
+
+def _alike_classes(tasks: TaskSet) -> list[str]:
+    """Classes that are told apart by capital letters alone: mostly one class, written in two ways."""
+    return [
+        f"classes {' and '.join(f'`{name}`' for name in alike)} of task `{task.name}` differ in capital "
+        "letters or blanks only; if they are one, write them alike in the table."
+        for task in tasks.values()
+        if isinstance(task, Binary | Multiclass)
+        for alike in alike_but_for_case(task.class_names)
+    ]
 
 
 def _check_complete(table: Table, column: str, purpose: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,16 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import Batch
+from taskloom.data.cell_texts import has_decimal_comma, looks_missing, way_out
 from taskloom.data.feature_rows import FeatureRows
 from taskloom.data.row_dataset import RowDataset, fingerprints
-from taskloom.errors import DataError, did_you_mean
+from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.tasks import Labels, TaskSet
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 """The separators that are looked for in the header line, with their names for reports."""
 
-_PARQUET_SUFFIXES = (".parquet", ".pq")
+PARQUET_SUFFIXES = (".parquet", ".pq")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Table:
         columns: Column names in file order.
         separator: The separator of a text file; None for Parquet.
         missing: Cell texts that mean "missing" besides blank ones.
+        decimal: "." or ",", what stands before the decimals of a text file's numbers.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Table:
     separator: str | None
     missing: tuple[str, ...]
     _data: Any = field(repr=False)
+    decimal: str = "."
 
     def __len__(self) -> int:
         return int(self._data.num_rows)
@@ -95,11 +98,21 @@ class Table:
             DataError: More than half of the cells are numbers, but one is not: a slip, not a column of text.
         """
         values, given, is_number = self._parsed(name)
-        if 2 * is_number.sum() <= given.sum():
+        if 2 * is_number.sum() <= given.sum() and 2 * self._meant_as_numbers(name, is_number) <= given.sum():
             return None
-        way_out = "mend the cell, or leave the column out with `exclude`"
-        self._check_finite(name, values, given, way_out)
+        self._check_finite(name, values, given, "mend the cell, or leave the column out with `exclude`")
         return values
+
+    def _meant_as_numbers(self, name: str, is_number: NDArray[np.bool_]) -> int:
+        """How many cells are numbers, or would be if the table were read with the settings it needs.
+
+        Marks of missing values count in a column that has numbers besides: a column of such marks alone holds
+        nothing, and a column of decimal commas must not be left out as if it were text.
+        """
+        texts = self.text(name)[~is_number]
+        commas = sum(map(has_decimal_comma, texts)) if self.decimal == "." else 0
+        marks = sum(map(looks_missing, texts)) if commas or is_number.any() else 0
+        return int(is_number.sum()) + commas + marks
 
     def is_numeric(self, name: str) -> bool:
         """Whether every cell of a column that is not missing is a number, and at least one is there.
@@ -113,25 +126,27 @@ class Table:
     def _parsed(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
         """Values (NaN where there is no number), which cells are given, and which of them are numbers."""
         cells = self._trimmed(name)
+        if self.decimal == ",":  # a point groups thousands there: "1.234" is not read as 1.234
+            cells = pc.replace_substring(pc.replace_substring(cells, ".", "?"), ",", ".")
         blank = pc.equal(cells, "")
         given = ~np.asarray(blank.to_numpy(zero_copy_only=False))
         try:
             cast = pc.cast(pc.if_else(blank, pa.scalar(None, pa.string()), cells), pa.float64())
             return np.asarray(cast.to_numpy(zero_copy_only=False), dtype=np.float64), given, given
         except pa.ArrowInvalid:
-            texts = pd.Series(self.text(name))
+            texts = pd.Series(np.asarray(cells.to_numpy(zero_copy_only=False), dtype=object))
             values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, copy=True)
             return values, given, ~np.isnan(values)
 
     def _check_finite(
-        self, name: str, values: NDArray[np.float64], given: NDArray[np.bool_], way_out: str
+        self, name: str, values: NDArray[np.float64], given: NDArray[np.bool_], otherwise: str
     ) -> None:
         bad = np.flatnonzero(given & ~np.isfinite(values))
         if bad.size:
             row = int(bad[0])
-            raise DataError(
-                f"{self.where(row, name)}: a number expected, found `{self.text(name)[row]}`; {way_out}."
-            )
+            text = str(self.text(name)[row])
+            advice = way_out(text, otherwise)
+            raise DataError(f"{self.where(row, name)}: a number expected, found `{text}`; {advice}.")
 
     def where(self, row: int, column: str) -> str:
         """Says where a cell stands: file, line (1-based, the header is line 1) and column."""
@@ -167,6 +182,7 @@ def read_table(
     *,
     separator: str | None = None,
     missing: Sequence[Any] = (),
+    decimal: str = ".",
     unnamed_index: bool = False,
 ) -> Table:
     """Reads a CSV, TSV or Parquet table.
@@ -175,12 +191,14 @@ def read_table(
         path: A `.parquet` or `.pq` file is Parquet; everything else is text in UTF-8 with a header line.
         separator: Separator of a text file; looked for among comma, semicolon and tab where None.
         missing: Cells with these texts are missing, as blank ones always are.
+        decimal: "." or ",": what stands before the decimals of numbers in a text file.
         unnamed_index: Whether a first column without a name, as pandas writes its index, is called `index`
             instead of being refused.
 
     Raises:
         DataError: No such file, no rows, a column that stands twice, a row that is too long or too short, or
             text that is not UTF-8.
+        ConfigError: `decimal` is something else.
 
     Example:
         >>> import tempfile
@@ -193,18 +211,20 @@ def read_table(
         array([36., nan])
     """
     path = Path(path)
+    if decimal not in (".", ","):
+        raise ConfigError(f'data.decimal: "." or "," expected, found {decimal!r}.')
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise DataError(f"{path}: a table (CSV, TSV or Parquet) expected, found {found}.")
-    marks = tuple(str(mark).strip() for mark in missing)
-    if path.suffix.lower() in _PARQUET_SUFFIXES:
+    marks = tuple("" if mark is None else str(mark).strip() for mark in missing)
+    if path.suffix.lower() in PARQUET_SUFFIXES:
         try:
             data = pyarrow.parquet.read_table(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)}).") from error
         table = Table(path, _checked_header(path, data.column_names), None, marks, data)
     else:
-        table = _read_text(path, separator, marks, unnamed_index=unnamed_index)
+        table = replace(_read_text(path, separator, marks, unnamed_index=unnamed_index), decimal=decimal)
     if len(table) == 0:
         raise DataError(f"{path}: the table is empty; a header and at least one row expected.")
     return table

@@ -47,4 +47,5 @@ def prepared_as(bundle: Bundle, data_set: str | None) -> Bundle:
             f"--prepared-as {data_set}: this bundle knows no such data set."
             f"{did_you_mean(data_set, list(sets))} It was trained on {', '.join(sets)}."
         )
-    return dataclasses.replace(bundle, preprocessing=sets[data_set])
+    about = bundle.about.get("data", {}).get("sets", {}).get(data_set, {})
+    return dataclasses.replace(bundle, preprocessing=sets[data_set], about={**bundle.about, "data": about})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from taskloom.data.feature_rows import FeatureRows, Standardization, check_values, read_features
-from taskloom.data.tables import Table, read_table
+from taskloom.data.tables import PARQUET_SUFFIXES, Table, read_table, sniff_separator
 from taskloom.deploy import Bundle
 from taskloom.errors import DataError
 from taskloom.predict.faces import device_of
@@ -44,7 +46,8 @@ def predict_table(bundle: Bundle, source: Path, table: Path, *, device: str = "a
         >>> predict_table(bundle, folder / "new.csv", folder / "out.csv", device="cpu")
         (2, 'cpu')
     """
-    found = read_table(source)
+    data = bundle.about.get("data", {})  # cells are read as those of the table that trained the network
+    found = read_table(source, missing=data.get("missing", ()), decimal=_decimal(source, data))
     features = _features(bundle, found)
     where = device_of(device)
     model = bundle.model.to(where).eval()
@@ -64,6 +67,13 @@ def predict_table(bundle: Bundle, source: Path, table: Path, *, device: str = "a
         out.discard()
         raise
     return len(found), str(where)
+
+
+def _decimal(source: Path, data: Mapping[str, Any]) -> str:
+    """A comma where training's table had it and this one cannot mean it as its separator."""
+    written = str(data.get("decimal", "."))
+    is_text = source.is_file() and source.suffix.lower() not in PARQUET_SUFFIXES
+    return "." if written == "," and is_text and sniff_separator(source) == "," else written
 
 
 def _features(bundle: Bundle, table: Table) -> FeatureRows:

@@ -11,7 +11,8 @@ import torch
 
 from taskloom.data.batch import DataSplits
 from taskloom.data.feature_rows import FeatureRows
-from taskloom.data.inspect import PARTS, Inspection, inspect_splits, render
+from taskloom.data.inspect import PARTS, Inspection, inspect_splits
+from taskloom.data.inspect_text import render
 from taskloom.data.recordings import RecordingStore, RecordingWriter
 from taskloom.data.splits import Parts, verify_no_leak
 from taskloom.data.table_source import load_table

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -103,3 +104,35 @@ def test_the_command_writes_table_and_overlay_beside_each_other(
     result = RUNNER.invoke(app, ["predict", str(tmp_path), "../a.png"])
     assert result.exit_code == 2
     assert "a bundle (a folder with bundle.json" in result.output
+
+
+@pytest.mark.parametrize("separator", [";", ","])
+def test_new_rows_are_read_as_the_rows_of_training_were(tmp_path: Path, separator: str) -> None:
+    """Marks of missing values, and decimal commas where the new table has them too."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(5, 3, (60, 2)).round(3), columns=["a", "b"]).assign(sex=["F", "M"] * 30)
+    frame.loc[::7, "b"] = np.nan
+    frame.to_csv(tmp_path / "old.csv", sep=";", decimal=",", na_rep="N/A", index=False)
+    splits = data_room.table(
+        tmp_path / "old.csv", {"sex": {"kind": "binary"}}, decimal=",", missing=["N/A"], impute="mean"
+    )
+    torch.manual_seed(1)
+    model = sharing.build("single_task", encoders.mlp((2,), hidden=[4]), splits.tasks)
+    path = save_bundle(
+        tmp_path / "old.bundle",
+        model,
+        input_shape=(2,),
+        encoder={"name": "mlp", "hidden": [4]},
+        sharing={"name": "single_task"},
+        preprocessing=splits.preprocessing,
+        about={"data": splits.about},
+    )
+    batch = splits.test.__getitems__(range(len(splits.test)))
+    expected = load_bundle(path).predict(batch.inputs)["sex"]
+    new = frame.iloc[splits.test.rows]  # type: ignore[attr-defined]
+    decimal = "," if separator == ";" else "."
+    new.to_csv(tmp_path / "new.csv", sep=separator, decimal=decimal, na_rep="N/A", index=False)
+    predict_table(load_bundle(path), tmp_path / "new.csv", tmp_path / "out.csv")
+    found = pd.read_csv(tmp_path / "out.csv")
+    second = np.where(found["sex"] == "M", found["sex_confidence"], 1 - found["sex_confidence"])
+    np.testing.assert_allclose(second, expected.numpy(), rtol=1e-4, atol=1e-4)

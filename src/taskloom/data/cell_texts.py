@@ -1,0 +1,63 @@
+"""What a table's cell may have been meant to be: a missing value, a number with a decimal comma."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+MISSING_MARKS = frozenset(
+    {"na", "n/a", "n.a.", "#n/a", "#na", "nan", "null", "nil", "missing", "?", "-", "."}
+)
+"""Texts, in small letters, that other programs write where there is nothing. None of them is taken for
+missing unless `missing` says so: "na" may be Namibia."""
+
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+
+
+def looks_missing(text: str) -> bool:
+    """Whether a cell reads like a mark of a missing value.
+
+    Example:
+        >>> looks_missing("N/A"), looks_missing("0")
+        (True, False)
+    """
+    return text.strip().lower() in MISSING_MARKS
+
+
+def has_decimal_comma(text: str) -> bool:
+    """Whether a cell reads like a number with a decimal comma.
+
+    Example:
+        >>> has_decimal_comma("3,14"), has_decimal_comma("3.14"), has_decimal_comma("1,2,3")
+        (True, False, False)
+    """
+    return _DECIMAL_COMMA.fullmatch(text.strip()) is not None
+
+
+def way_out(text: str, otherwise: str) -> str:
+    """What to do about a cell that is no number, as the end of a message.
+
+    Example:
+        >>> way_out("3,14", "mend the cell")
+        'numbers with a decimal comma are read with `decimal: ","` in `data`'
+        >>> way_out("three", "mend the cell")
+        'mend the cell'
+    """
+    if has_decimal_comma(text):
+        return 'numbers with a decimal comma are read with `decimal: ","` in `data`'
+    if looks_missing(text):
+        return f'where it means a missing value, say `missing: ["{text}"]` in `data`, or leave the cell blank'
+    return otherwise
+
+
+def alike_but_for_case(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that differ in capital letters and inner blanks only, those that belong together in one tuple.
+
+    Example:
+        >>> alike_but_for_case(["yes", "no", "Yes"])
+        [('Yes', 'yes')]
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(" ".join(name.casefold().split()), []).append(name)
+    return [tuple(sorted(group)) for group in found.values() if len(group) > 1]
