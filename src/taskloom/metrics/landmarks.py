@@ -22,13 +22,29 @@ def row_errors(task: Landmarks, rows: Rows) -> Floats:
     Returns:
         NaN for rows without a present point, and for rows whose reference is missing or 0.
     """
-    points = rows.values.double().numpy()
-    present = rows.present.numpy()
-    distances = np.linalg.norm(task.decode(rows.outputs.double()).numpy() - points, axis=2)
+    distances, lengths, present = _distances(task, rows)
     mean_distance = ratio(
         np.where(present, distances, 0.0).sum(axis=1), present.sum(axis=1).astype(np.float64)
     )
-    return ratio(mean_distance, _reference_lengths(task, points, present))
+    return ratio(mean_distance, lengths)
+
+
+def point_errors(task: Landmarks, rows: Rows) -> Floats:
+    """Error of each point of each row, [M, K]: its distance / the row's reference length; see `row_errors`.
+
+    Returns:
+        NaN for points that are not present, and in rows whose reference is missing or 0.
+    """
+    distances, lengths, present = _distances(task, rows)
+    return np.where(present, ratio(distances, lengths[:, None]), np.nan)
+
+
+def _distances(task: Landmarks, rows: Rows) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Distances in pixels [M, K], reference lengths [M], and which points are present [M, K]."""
+    points = rows.values.double().numpy()
+    present = rows.present.numpy()
+    distances = np.linalg.norm(task.decode(rows.outputs.double()).numpy() - points, axis=2)
+    return distances, _reference_lengths(task, points, present), present
 
 
 def _reference_lengths(task: Landmarks, points: Floats, present: NDArray[np.bool_]) -> Floats:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from taskloom.errors import DataError
+from taskloom.report.landmark_points import read_landmarks
 from taskloom.report.model import (
     Agreement,
     AuxiliaryRow,
@@ -93,6 +94,7 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         auxiliary=[_row(AuxiliaryRow, row) for row in summary.get("auxiliary", ())],
         baselines=[_row(BaselineRow, row) for row in summary.get("baselines", ())],
         configurations=[_row(Configuration, row) for row in summary.get("configurations", ())],
+        landmarks=[read_landmarks(row) for row in summary.get("landmarks", ())],
         subgroups=[read_table(row) for row in summary.get("subgroups", ())],
         confusions=[read_confusion(row) for row in summary.get("confusions", ())],
         gallery=[read_mistake(row) for row in summary.get("gallery", ())],

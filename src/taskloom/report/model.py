@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from taskloom.report.subgroup_model import Confusion, Mistake, SubgroupTable
+from taskloom.report.subgroup_model import Confusion, LandmarkTable, Mistake, SubgroupTable
 
 Verdict = Literal["helped", "hurt", "no difference shown"]
 
@@ -431,6 +431,7 @@ class ReportData:
         auxiliary: What tasks reached that are trained beside the judged ones.
         baselines: Every form of training alone, where there are several.
         configurations: Cells that differ in how much is shared, from which end, on which tasks.
+        landmarks: Errors and failure rates of single landmarks.
         subgroups, confusions, gallery: The judged tasks by class and subgroup; their worst mistakes.
     """
 
@@ -459,6 +460,7 @@ class ReportData:
     auxiliary: Sequence[AuxiliaryRow] = ()
     baselines: Sequence[BaselineRow] = ()
     configurations: Sequence[Configuration] = ()
+    landmarks: Sequence[LandmarkTable] = ()
     subgroups: Sequence[SubgroupTable] = ()
     confusions: Sequence[Confusion] = ()
     gallery: Sequence[Mistake] = ()

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from taskloom.report import configurations, course, plots, words
 from taskloom.report.coupled import coupling_view
+from taskloom.report.landmark_points import landmark_views
 from taskloom.report.model import GainRow, ReportData, TaskRow
 from taskloom.report.subgroups import confusion_views, gallery_views, subgroup_views
 
@@ -55,6 +56,7 @@ def render(data: ReportData) -> str:
         grid=configurations.grid_view(data),
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
         balancing=[(data.cell(entry.cell), plots.balancing(entry), entry) for entry in data.balancing],
+        landmarks=landmark_views(data),
         subgroups=subgroup_views(data),
         confusions=confusion_views(data),
         gallery=gallery_views(data),

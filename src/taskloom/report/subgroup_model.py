@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -97,3 +97,35 @@ class Mistake:
     said: str
     alone: str
     picture: str
+
+
+@dataclass(frozen=True)
+class LandmarkPoint:
+    """One landmark, or all of them.
+
+    Args:
+        name: The landmark.
+        labels: Test labels of it (rows, for all of them).
+        measures: Per measure alone, with sharing, and the paired gain; None where there is none.
+    """
+
+    name: str
+    labels: int
+    measures: Mapping[str, tuple[Estimate | None, Estimate | None, Estimate | None]]
+
+
+@dataclass(frozen=True)
+class LandmarkTable:
+    """A task of landmarks, point by point; see `taskloom.study.landmark_points`.
+
+    Args:
+        task: The task.
+        cell: Id of the cell that is best on validation, "" where no cell has finished.
+        reference: What errors are divided by, in words.
+        points: Its landmarks, and all of them as the last one.
+    """
+
+    task: str
+    cell: str
+    reference: str
+    points: Sequence[LandmarkPoint]

@@ -24,9 +24,9 @@ def read_table(row: Mapping[str, Any]) -> SubgroupTable:
         Subgroup(
             entry["name"],
             entry["labels"],
-            _estimate(entry["alone"]),
-            _estimate(entry["shared"]),
-            _estimate(entry["gain"]),
+            read_estimate(entry["alone"]),
+            read_estimate(entry["shared"]),
+            read_estimate(entry["gain"]),
         )
         for entry in row["subgroups"]
     ]
@@ -55,7 +55,8 @@ def read_mistake(row: Mapping[str, Any]) -> Mistake:
     return Mistake(**row)
 
 
-def _estimate(row: Mapping[str, float | None] | None) -> Estimate | None:
+def read_estimate(row: Mapping[str, float | None] | None) -> Estimate | None:
+    """A value with its bounds, null as NaN."""
     if row is None:
         return None
     value, low, high = (math.nan if row[key] is None else float(row[key]) for key in ("value", "low", "high"))  # type: ignore[arg-type]
@@ -63,7 +64,7 @@ def _estimate(row: Mapping[str, float | None] | None) -> Estimate | None:
 
 
 def _gap(row: Mapping[str, Any] | None) -> Gap | None:
-    found = _estimate(row)
+    found = read_estimate(row)
     return None if row is None or found is None else Gap(row["best"], row["worst"], found)
 
 
@@ -104,7 +105,7 @@ def _view(data: ReportData, table: SubgroupTable) -> SubgroupView:
             _value(entry.alone, table),
             _value(entry.shared, table),
             _difference(entry.gain, table, entry.alone),
-            _css(entry.gain),
+            colour_class(entry.gain),
         )
         for entry in table.subgroups
     ]
@@ -136,7 +137,8 @@ def _difference(found: Estimate | None, table: SubgroupTable, like: Estimate | N
     return f"{text[0]} [{text[1]}, {text[2]}]" if math.isfinite(found.low) else f"{text[0]} [no interval]"
 
 
-def _css(found: Estimate | None) -> str:
+def colour_class(found: Estimate | None) -> str:
+    """ "helped", "hurt" or "unclear": whether the interval of a gain leaves out 0."""
     if found is None or not math.isfinite(found.low):
         return "unclear"
     return "helped" if found.low > 0 else "hurt" if found.high < 0 else "unclear"

@@ -2,9 +2,9 @@
 
 `summary.json` holds what the report shows, under the names of `taskloom.report.model.ReportData`: title,
 created, tasks, cells, gains, overall (`{task, gains}` or null), auxiliary, baselines, configurations, curves,
-mixing, balancing, couplings, subgroups, confusions, gallery, task_ends, labels, num_repeats, clusters,
-design, failed, warnings, data_notes, environment, study_file; undefined numbers are null. Beside it `format`
-(of this file) and `runs` (planned, done, failed, missing).
+mixing, balancing, couplings, subgroups, landmarks, confusions, gallery, task_ends, labels, num_repeats,
+clusters, design, failed, warnings, data_notes, environment, study_file; undefined numbers are null. Beside
+it `format` (of this file) and `runs` (planned, done, failed, missing).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from taskloom.study.beside import auxiliary_rows, baseline_rows
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.companion import is_companion, leakage_rows
 from taskloom.study.coupling_rows import coupling_rows
+from taskloom.study.landmark_points import landmark_tables
 from taskloom.study.last_epochs import course
 from taskloom.study.results import ResultsStore, RunRecord
 from taskloom.study.statistics import LEAST_REPEATS, Gain
@@ -114,6 +115,7 @@ def summarize(
         "balancing": [row for cell in facts["cells"] if (row := balancing_row(cell, done)) is not None],
         "couplings": coupling_rows(folder, tasks, facts, done),
         "subgroups": subgroup_tables(folder, tasks, facts, done, chosen),
+        "landmarks": landmark_tables(folder, tasks, facts, done, chosen),
         "confusions": confusions(folder, tasks, done, chosen),
         "gallery": gallery_rows(folder, facts),
         "task_ends": [line for cell in facts["cells"] for line in task_end_lines(cell, done)],

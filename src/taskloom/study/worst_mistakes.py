@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from taskloom.data.image_store import ImageDataset
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.decisions import load_confidence
+from taskloom.study.paired import Decided, decided_by
 from taskloom.study.results import ResultsStore, RunRecord, run_folder
 from taskloom.study.runs import DataRequest
-from taskloom.study.subgroups import Decided, decided_by
 from taskloom.study.verdicts import Groups, by_cell_and_task, chosen_cells, judged_only
 from taskloom.tasks import Binary, Multiclass, Ordinal, Regression, Task, TaskSet
 from taskloom.training.checkpoints import write_atomically

@@ -20,8 +20,9 @@ import taskloom as tl
 from taskloom.data.simulate.utkface import simulate_utkface
 from taskloom.report import render_report
 from taskloom.study.decisions import load_confidence, load_decisions, load_numbers
+from taskloom.study.paired import Sample, decided_by, surrogate
 from taskloom.study.results import ResultsStore, RunRecord, run_folder
-from taskloom.study.subgroups import Sample, decided_by, shown_metric, subgroup_tables, surrogate
+from taskloom.study.subgroups import shown_metric, subgroup_tables
 from taskloom.study.test_rows import load_test_rows, save_test_rows
 from taskloom.study.worst_mistakes import FILE
 from taskloom.tasks import TaskSet

@@ -1,0 +1,170 @@
+"""What two networks decided for the same test rows: values over repeats and draws, differences paired.
+
+What subgroups and single landmarks share. Intervals: whole clusters of the test set (people, where rows are
+grouped) are drawn with replacement, the same draws for both networks, so that differences are paired; to that
+comes the spread between the repeats. Where each repeat draws its own split, the spread between them stands
+for both (Nadeau and Bengio 2003).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from taskloom.study.cells import SINGLE_TASK
+from taskloom.study.decisions import load_decisions, load_numbers
+from taskloom.study.results import RunRecord, run_folder
+from taskloom.study.statistics import degrees_of_freedom_of
+from taskloom.study.test_rows import TestRows, load_test_rows
+from taskloom.study.verdicts import Groups
+from taskloom.tasks import Landmarks, Ordinal, Regression, Task, TaskSet
+from taskloom.training.evaluation import resample_groups
+
+Floats = NDArray[np.float64]
+Row = dict[str, Any]
+
+NUM_RESAMPLES = 1000
+LEAST_RESAMPLES = 200
+ALPHA = 0.05
+_ROUNDING = 1e-9
+_MOST_ELEMENTS = 8_000_000
+"""Multiplicities laid out at once; 64 MB."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A value over repeats and over draws of the test's clusters; differences are paired.
+
+    Args:
+        values: Per repeat, [R].
+        resampled: Mean over repeats in every draw, [B]; None where splits are redrawn.
+        clusters: Number of clusters that it rests on.
+    """
+
+    values: Floats
+    resampled: Floats | None
+    clusters: int
+
+    def __sub__(self, other: Sample) -> Sample:
+        together = None
+        if self.resampled is not None and other.resampled is not None:
+            together = self.resampled - other.resampled
+        return Sample(self.values - other.values, together, min(self.clusters, other.clusters))
+
+    def estimate(
+        self,
+        test_over_train: float | None,
+        alpha: float = ALPHA,
+        within: tuple[float, float] = (-math.inf, math.inf),
+    ) -> Row:
+        """`value`, `low`, `high`, the bounds kept within the metric's range; NaN where undefined.
+
+        Where all values are equal, chance was not seen, which does not mean that there is none: no bounds.
+        """
+        number = len(self.values)
+        spread = float(self.values.var(ddof=1)) if number > 1 else 0.0
+        if test_over_train is not None and number > 1:
+            variance, degrees = spread / number + spread * test_over_train, number - 1.0
+        else:
+            clusters = self._clusters_variance()
+            degrees = degrees_of_freedom_of(spread / number, number, clusters, self.clusters)
+            variance = spread / number + clusters
+        value = float(self.values.mean())
+        if not (degrees > 0 and variance > (_ROUNDING * max(1.0, abs(value))) ** 2):
+            return {"value": value, "low": math.nan, "high": math.nan}
+        half = float(stats.t.ppf(1 - alpha / 2, degrees)) * math.sqrt(variance)
+        least, most = within
+        return {"value": value, "low": max(least, value - half), "high": min(most, value + half)}
+
+    def _clusters_variance(self) -> float:
+        if self.resampled is None or self.clusters < 2:
+            return 0.0
+        defined = self.resampled[~np.isnan(self.resampled)]
+        if len(defined) < len(self.resampled) / 2:
+            return math.nan
+        return float(defined.var(ddof=1)) * self.clusters / (self.clusters - 1)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What one run decided for the test rows.
+
+    Args:
+        repeat: Which repeat.
+        outputs: Outputs that decide as it did, [N, width], for `surrogate(task)`.
+        rows: Labels and clusters of the rows.
+    """
+
+    repeat: int
+    outputs: Tensor
+    rows: TestRows
+
+
+Sides = dict[str, list[Decided]]
+"""The runs that are compared: "alone" and "shared", the same repeats in both where both have some."""
+
+
+def surrogate(task: Task) -> Task:
+    """A task whose outputs are the decisions: numbers in the unit, without scale and center."""
+    if isinstance(task, Ordinal):
+        return Regression(task.name, unit=task.unit)
+    if isinstance(task, Regression | Landmarks):
+        return dataclasses.replace(task, center=0.0, scale=1.0)
+    return task
+
+
+def decided_by(folder: Path, task: Task, run: RunRecord) -> Decided | None:
+    """Reads what a run decided; None where it was not kept (runs of before, labels per sample)."""
+    rows = load_test_rows(folder, run.details.get("test_rows", ""))
+    if rows is None or task.name not in rows.labels.values:
+        return None
+    own = run_folder(folder, run.id)
+    if isinstance(task, Regression | Landmarks):
+        outputs = load_numbers(own, task.name)
+        outputs = None if outputs is None else outputs.reshape(len(outputs), -1)
+    else:
+        outputs = (load_decisions(own, TaskSet(task)) or {}).get(task.name)
+    return None if outputs is None or outputs.ndim != 2 else Decided(run.repeat, outputs, rows)
+
+
+def sides_of(folder: Path, task: Task, done: Groups, cell: str) -> Sides | None:
+    """The runs of a task alone and in a cell, of the same repeats; None where neither has kept anything."""
+    sides: Sides = {}
+    for side, key in (("alone", SINGLE_TASK), ("shared", cell)):
+        runs = sorted(done.get((key, task.name), []), key=lambda run: run.repeat) if key else []
+        found = [decided for run in runs if (decided := decided_by(folder, task, run)) is not None]
+        sides[side] = found
+    common = {one.repeat for one in sides["alone"]} & {one.repeat for one in sides["shared"]}
+    if common:
+        sides = {side: [one for one in found if one.repeat in common] for side, found in sides.items()}
+    return sides if any(sides.values()) else None
+
+
+def signed(sample: Sample, sign: float) -> Sample:
+    """The sample times 1 or -1: positive is better."""
+    resampled = None if sample.resampled is None else sign * sample.resampled
+    return Sample(sign * sample.values, resampled, sample.clusters)
+
+
+def weights_of(task: Task, rows: TestRows) -> Floats | None:
+    """Draws among the clusters that have a label of the task: the same ones at every call."""
+    present = rows.labels.present[task.name]
+    present = present.reshape(len(present), -1).any(dim=1)
+    counts = np.bincount(rows.groups, weights=present.numpy(), minlength=int(rows.groups.max()) + 1)
+    return _draws((counts > 0).tobytes())
+
+
+@functools.lru_cache(maxsize=2)
+def _draws(labelled: bytes) -> Floats | None:
+    counts = np.frombuffer(labelled, dtype=np.bool_).astype(np.int64)
+    number = min(NUM_RESAMPLES, max(LEAST_RESAMPLES, _MOST_ELEMENTS // len(counts)))
+    return resample_groups(counts, number, seed=0)
