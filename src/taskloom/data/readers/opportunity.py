@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from taskloom.data.read_ahead import read_ahead
 from taskloom.data.readers import ReadRecording
 from taskloom.data.readers.opportunity_codes import (
     COLUMN_NAMES,
@@ -90,8 +91,10 @@ class OpportunityReader:
         return {"columns": list(self.columns), "all_nan": self.all_nan, **limited}
 
     def recordings(self) -> Iterator[ReadRecording]:
-        for path in self.files:
-            yield self.read(path)
+        """Recordings in the order of `files`; the next file is read while the caller works with this one."""
+        for recording, notes in read_ahead(map(self._read, self.files)):
+            self.notes += notes
+            yield recording
 
     def read(self, path: Path) -> ReadRecording:
         """Reads and cleans one file.
@@ -101,6 +104,13 @@ class OpportunityReader:
                 is not in its table, time that runs backwards, a channel without any value, nothing but lost
                 packets.
         """
+        recording, notes = self._read(path)
+        self.notes += notes
+        return recording
+
+    def _read(self, path: Path) -> tuple[ReadRecording, list[str]]:
+        """A file's recording and what is to be noted of it; changes nothing in the reader."""
+        notes: list[str] = []
         values = _parse(path, self.columns)
         codes = _check_codes(path, values[:, -len(TRACKS) :])
         time = values[:, 0]
@@ -111,10 +121,10 @@ class OpportunityReader:
                 f"{path.name}:{_line_of_row(path, row)}: time runs backwards, from {time[row - 1]:g} to "
                 f"{time[row]:g} ms; the lines should be in the order they were recorded."
             )
-        samples, gaps = self._cut_and_fill(path, values[:, 1 : 1 + len(self.columns)])
+        samples, gaps = self._cut_and_fill(path, values[:, 1 : 1 + len(self.columns)], notes)
         match = _FILE_NAME.fullmatch(path.name)
         assert match is not None  # _find_files took only such names
-        return ReadRecording(
+        recording = ReadRecording(
             name=path.stem,
             samples=samples,
             tracks=codes[: len(samples)],
@@ -122,9 +132,10 @@ class OpportunityReader:
             session=match["run"],
             gaps=gaps,
         )
+        return recording, notes
 
     def _cut_and_fill(
-        self, path: Path, samples: NDArray[np.float32]
+        self, path: Path, samples: NDArray[np.float32], notes: list[str]
     ) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
         """Samples without a hole [kept, channels], and the stretches that were missing for too long."""
         there = ~np.isnan(samples)
@@ -141,17 +152,17 @@ class OpportunityReader:
                     f"{path.name}: channel {names}{more} has no value in the whole file; leave it out of "
                     "`data.channels`, or set `data.all_nan: zero` to fill it with zeros."
                 )
-            self.notes.append(f"{path.name}: channel {names}{more} has no value and was filled with zeros.")
+            notes.append(f"{path.name}: channel {names}{more} has no value and was filled with zeros.")
             samples[:, empty] = 0
         lost = int((~there[:kept]).sum())
         if kept < len(samples) or lost:
-            self.notes.append(
+            notes.append(
                 f"{path.name}: {len(samples) - kept} lost packets cut at the end, "
                 f"{lost / (kept * samples.shape[1]):.1%} of the values before carried forward."
             )
-        return fill_gaps(samples[:kept]), self._too_long(path, samples[:kept])
+        return fill_gaps(samples[:kept]), self._too_long(path, samples[:kept], notes)
 
-    def _too_long(self, path: Path, samples: NDArray[np.float32]) -> list[tuple[int, int]]:
+    def _too_long(self, path: Path, samples: NDArray[np.float32], notes: list[str]) -> list[tuple[int, int]]:
         """Stretches [start, stop) where some channel has no value within the limit."""
         if self.carry_forward_seconds is None:
             return []
@@ -160,7 +171,7 @@ class OpportunityReader:
         edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
         gaps = list(zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True))
         if gaps:
-            self.notes.append(
+            notes.append(
                 f"{path.name}: no window touches {missing.sum() / RATE_HZ:.1f} s in {len(gaps)} stretches "
                 f"where a channel has no value within `carry_forward_seconds` {self.carry_forward_seconds:g}."
             )
@@ -177,11 +188,18 @@ def fill_gaps(samples: NDArray[np.float32]) -> NDArray[np.float32]:
         >>> fill_gaps(np.array([[np.nan], [1], [np.nan], [2]], dtype=np.float32)).ravel()
         array([1., 1., 1., 2.], dtype=float32)
     """
-    there = ~np.isnan(samples)
-    rows = np.arange(len(samples), dtype=np.int32)[:, None]
-    source = np.maximum.accumulate(np.where(there, rows, -1), axis=0)
-    source = np.where(source < 0, there.argmax(axis=0)[None, :], source)
-    return np.take_along_axis(samples, source, axis=0)
+    filled = samples.copy()
+    missing = np.isnan(samples)
+    # Work goes by the values that are missing, which are few, not by all that are there.
+    for channel in np.flatnonzero(missing.any(axis=0)):
+        rows = np.flatnonzero(missing[:, channel])
+        first = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of every run of missing values
+        lengths = np.diff(first, append=len(rows))
+        sources = rows[first] - 1
+        if sources[0] < 0:
+            sources[0] = min(lengths[0], len(samples) - 1)
+        filled[rows, channel] = np.repeat(samples[sources, channel], lengths)
+    return filled
 
 
 def _find_files(root: Path) -> list[Path]:
@@ -205,16 +223,9 @@ def _find_files(root: Path) -> list[Path]:
 def _parse(path: Path, columns: Sequence[int]) -> NDArray[np.float32]:
     """Time, chosen columns and labels of every line, [n, 1 + channels + 7]."""
     try:
-        # All columns are read, because with `usecols` pandas passes over lines that are too long.
-        table = pd.read_csv(
-            path,
-            sep=r"\s+",
-            header=None,
-            engine="c",
-            dtype=np.float32,  # exact for whole numbers below 2**24: every code, and 4.6 hours of ms
-            na_values=["NaN"],
-            keep_default_na=False,
-        )
+        table = _read_single_spaced(path)
+        if table is None:
+            table = _read_table(path, r"\s+")
     except pd.errors.EmptyDataError:
         raise DataError(
             f"{path.name}: the file is empty, {NUM_COLUMNS} columns ({_LAYOUT}) expected."
@@ -224,10 +235,46 @@ def _parse(path: Path, columns: Sequence[int]) -> NDArray[np.float32]:
         raise DataError(f"{path.name}: not readable as columns of numbers ({error}).") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    # A short line is filled up with NaN, and a label is never NaN.
-    if table.shape[1] != NUM_COLUMNS or table[[0, NUM_COLUMNS - 1]].isna().to_numpy().any():
+    if not _is_whole(table):
         _raise_first_bad_line(path)
     return table[[0, *columns, *range(FIRST_TRACK_COLUMN, NUM_COLUMNS)]].to_numpy()
+
+
+def _read_table(path: Path, separator: str) -> pd.DataFrame:
+    """All columns of every line as numbers; what does not fit raises what pandas raises."""
+    # All columns are read, because with `usecols` pandas passes over lines that are too long.
+    return pd.read_csv(
+        path,
+        sep=separator,
+        header=None,
+        engine="c",
+        dtype=np.float32,  # exact for whole numbers below 2**24: every code, and 4.6 hours of ms
+        na_values=["NaN"],
+        keep_default_na=False,
+    )
+
+
+def _read_single_spaced(path: Path) -> pd.DataFrame | None:
+    """The table of a file whose words stand one space apart, as the data set's do; else None.
+
+    pandas splits at one given character in half the time that it needs for any white space. A second space
+    leaves an empty word, which is no number: such a file, like every other that does not fit, is None here
+    and read the general way, which also finds the sentence that says what is wrong with it.
+    """
+    with path.open("rb") as file:
+        first_line = file.readline()
+    if first_line.rstrip(b"\r\n").split(b" ") != first_line.split():
+        return None
+    try:
+        table = _read_table(path, " ")
+    except ValueError:  # pandas' ParserError and EmptyDataError too
+        return None
+    return table if _is_whole(table) else None
+
+
+def _is_whole(table: pd.DataFrame) -> bool:
+    """Whether every line has all columns: a short one is filled up with NaN, and a label is never NaN."""
+    return table.shape[1] == NUM_COLUMNS and not table[[0, NUM_COLUMNS - 1]].isna().to_numpy().any()
 
 
 def _raise_first_bad_line(path: Path) -> None:
