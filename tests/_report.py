@@ -6,16 +6,14 @@ import dataclasses
 import math
 
 from taskloom.report.model import (
-    Balancing,
     CellRow,
-    Curve,
     GainRow,
     LabelCount,
-    Mixing,
     ReportData,
     TaskRow,
     Verdict,
 )
+from taskloom.report.training_model import Balancing, Curve, Mixing
 
 _HARD, _STITCH = "hard sharing 3 from input", "cross-stitch <per channel>"
 _UNCLEAR: Verdict = "no difference shown"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from taskloom.errors import ConfigError
 from taskloom.explain.affinity import TaskAffinity
 from taskloom.report import plots
-from taskloom.report.model import Mixing
+from taskloom.report.training_model import Mixing
 from taskloom.sharing import MultiTaskNetwork
 
 

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from taskloom.report import plots, words
-from taskloom.report.model import Agreement, CoupledTask, CouplingRow, GainRow, ReportData
+from taskloom.report.coupling_model import Agreement, CoupledTask, CouplingRow
+from taskloom.report.model import GainRow, ReportData
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from taskloom.report import words
-from taskloom.report.model import Course, ReportData, Settled, TaskRow, Trajectory
+from taskloom.report.model import ReportData, TaskRow
 from taskloom.report.plots import BASELINE, PALETTE, STYLE, svg
 from taskloom.report.smoothing import loess
+from taskloom.report.training_model import Course, Settled, Trajectory
 
 _LINES = ("-", "--", ":")
 

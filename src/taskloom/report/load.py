@@ -9,30 +9,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from taskloom.errors import DataError
+from taskloom.report.coupling_model import Agreement, CoupledLabel, CoupledTask, CouplingRow
 from taskloom.report.landmark_points import read_landmarks
 from taskloom.report.model import (
-    Agreement,
     AuxiliaryRow,
-    Balancing,
     BaselineRow,
     CellRow,
     Configuration,
-    CoupledLabel,
-    CoupledTask,
-    CouplingRow,
-    Course,
-    Curve,
     GainRow,
     LabelCount,
     Leakage,
-    Mixing,
     ReportData,
-    Settled,
     TaskRow,
-    Trajectory,
 )
 from taskloom.report.render import write
 from taskloom.report.subgroups import read_confusion, read_mistake, read_table
+from taskloom.report.training_model import Balancing, Course, Curve, Mixing, Settled, Trajectory
 
 SUMMARY_FORMAT = 1
 Row = TypeVar("Row")
@@ -146,6 +138,8 @@ def _balancing(row: Mapping[str, Any]) -> Balancing:
         _numbers(row["conflict_rate"]),
         row.get("frozen"),
         row.get("note", ""),
+        row.get("remark", ""),
+        {name: _numbers(values) for name, values in row.get("reversal", {}).items()},
     )
 
 

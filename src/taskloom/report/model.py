@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from taskloom.report.subgroup_model import Confusion, LandmarkTable, Mistake, SubgroupTable
+from taskloom.report.training_model import Balancing, Course, Curve, Mixing
+
+if TYPE_CHECKING:
+    from taskloom.report.coupling_model import CouplingRow
 
 Verdict = Literal["helped", "hurt", "no difference shown"]
 
@@ -159,83 +163,6 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The validation metric of one run, epoch by epoch.
-
-    Args:
-        task: Which task.
-        cell: Cell id, or "" for the single-task baseline.
-        repeat: Which repeat.
-        values: One value per epoch.
-        best_epoch: Index of the epoch whose weights were kept.
-    """
-
-    task: str
-    cell: str
-    repeat: int
-    values: Sequence[float]
-    best_epoch: int
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """One metric of one task in one cell, after every epoch.
-
-    Args:
-        task, metric: Which.
-        cell: Cell id, or "" for the task alone.
-        part: "validation", or "test" where the study looked at it (it decides nothing).
-        runs: One value per epoch for every repeat.
-    """
-
-    task: str
-    cell: str
-    part: str
-    metric: str
-    runs: Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True)
-class Settled:
-    """One task in one cell over its last epochs.
-
-    Args:
-        task, cell, part: See `Trajectory`.
-        repeats: How many repeats.
-        values: Per metric, `mean` and the half widths of its 95 % interval: `over_epochs`, as thesis 002 has
-            it, and `over_repeats`, for new seeds; NaN where there is one only.
-        seconds: Mean training time.
-        overhead: Training time over that of one single-task network of its main tasks, less 1; NaN alone.
-        num_parameters: Trainable parameters.
-    """
-
-    task: str
-    cell: str
-    part: str
-    repeats: int
-    values: Mapping[str, Mapping[str, float]]
-    seconds: float
-    overhead: float
-    num_parameters: int
-
-
-@dataclass(frozen=True)
-class Course:
-    """How trainings went, where the study file's `report` section asks for it.
-
-    Args:
-        last_epochs: How many epochs `settled` is about.
-        span: Share of the points that a place of a smoothed curve rests on.
-        trajectories, settled: The rows.
-    """
-
-    last_epochs: int
-    span: float
-    trajectories: Sequence[Trajectory]
-    settled: Sequence[Settled]
-
-
-@dataclass(frozen=True)
 class Leakage:
     """What a split over which windows straddle gives away: one task of one cell, mean over repeats.
 
@@ -252,138 +179,6 @@ class Leakage:
     straddling: float
     apart: float
     repeats: int
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """Learned mixing of one cell, averaged over repeats at their best epochs.
-
-    Args:
-        cell: Cell id.
-        tasks: Task names, in the order of the matrices' axes.
-        matrices: Per stage, [T][T]; row = receiving task, column = donor. Per-channel units are averaged.
-        over_time: Per stage, one matrix per epoch of the first repeat.
-    """
-
-    cell: str
-    tasks: tuple[str, ...]
-    matrices: Mapping[str, Sequence[Sequence[float]]]
-    over_time: Mapping[str, Sequence[Sequence[Sequence[float]]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Balancing:
-    """What the balancer of one cell did, epoch by epoch, in the first repeat.
-
-    Args:
-        cell: Cell id.
-        weights: Per task, its weight in every epoch; empty where weights never change.
-        cosines: Per pair of tasks ("a, b"), the mean cosine of their gradients in every epoch.
-        conflict_rate: Share of steps and pairs with a negative cosine, in every epoch; empty where not known.
-        frozen: Epoch after which everything shared froze; None where it did not.
-        note: What else is to be said of the weights.
-    """
-
-    cell: str
-    weights: Mapping[str, Sequence[float]]
-    cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    conflict_rate: Sequence[float] = ()
-    frozen: int | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How often predictions contradict a relatedness, on the test rows.
-
-    Args:
-        share: Share of rows with at least one contradiction, mean over repeats.
-        least, most: Its range over repeats.
-        pair_share: Share of contradictions among the pairs of labels that the table decides.
-        decided: Number of those pairs; 0: the table leaves everything open.
-        rows, repeats: What it rests on.
-    """
-
-    share: float
-    least: float
-    most: float
-    pair_share: float
-    decided: int
-    rows: int
-    repeats: int
-
-
-@dataclass(frozen=True)
-class CoupledTask:
-    """A coupled task alone, without and with coupling; the gain is over the same cell without coupling."""
-
-    name: str
-    metric: str
-    alone: float
-    without: float
-    gain: float
-    low: float
-    high: float
-    verdict: Verdict
-    coupled: float
-
-
-@dataclass(frozen=True)
-class CoupledLabel:
-    """F1 of one label of a multilabel task alone, without and with coupling; NaN where undefined."""
-
-    task: str
-    label: str
-    alone: float
-    without: float
-    coupled: float
-
-
-@dataclass(frozen=True)
-class CouplingRow:
-    """What the coupling of one cell rests on and did.
-
-    Args:
-        cell: Cell id.
-        twin: Id of the cell that differs by nothing but the coupling, "" where there is none.
-        classes_side, attributes_side: Tasks of the two sides.
-        terms: The losses in words.
-        source, kind, between: Where the table comes from, "weights" or "frequencies", between which labels.
-        classes, attributes, values: The table of the first repeat, [C][A]; NaN where unknown.
-        low, high: Intervals of its entries; empty where nothing was counted.
-        alone, without, coupled: Consistency of predictions; None where it is not known.
-        tasks, labels: Gains.
-        compared: Entries of the table that could be held against the training labels.
-        agreement: How well it agreed, 0.5 is chance; NaN where it cannot be said.
-        contradictions: The worst entries in words; `num_contradictions` of them all.
-        num_contradictions: See there.
-        warnings, notes: What a reader must know of the table.
-    """
-
-    cell: str
-    twin: str
-    classes_side: Sequence[str]
-    attributes_side: Sequence[str]
-    terms: Sequence[str]
-    source: str
-    kind: str
-    between: str
-    classes: Sequence[str]
-    attributes: Sequence[str]
-    values: Sequence[Sequence[float]]
-    low: Sequence[Sequence[float]]
-    high: Sequence[Sequence[float]]
-    alone: Agreement | None
-    without: Agreement | None
-    coupled: Agreement | None
-    tasks: Sequence[CoupledTask]
-    labels: Sequence[CoupledLabel]
-    compared: int
-    agreement: float
-    contradictions: Sequence[str]
-    num_contradictions: int
-    warnings: Sequence[str]
-    notes: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,11 @@ from matplotlib.ticker import MaxNLocator
 
 from taskloom.coupling.heatmap import draw_heatmap
 from taskloom.coupling.relatedness import Between, Kind, Relatedness
-from taskloom.report.model import Balancing, CouplingRow, Curve, Mixing, ReportData, TaskRow
-from taskloom.report.words import metric_name
+from taskloom.report.coupling_model import CouplingRow
+from taskloom.report.mixing_words import meaning_of
+from taskloom.report.model import ReportData, TaskRow
+from taskloom.report.training_model import Balancing, Curve, Mixing
+from taskloom.report.words import MINUS, metric_name
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the baseline is always dark grey.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#000000")
@@ -67,10 +70,13 @@ def curves(data: ReportData, task: TaskRow) -> str:
 
 def mixing_heatmaps(
     mixing: Mixing,
-    named: str = "after {}",
-    about: str = "Mixing matrices by depth: rows receive, columns give",
+    named: str | None = None,
+    about: str | None = None,
 ) -> str:
-    """The mixing matrices of one cell by depth; rows receive, columns give. Returns SVG."""
+    """The mixing matrices of one cell by depth; what their entries mean depends on its architecture. SVG."""
+    meaning = meaning_of(mixing.architecture)
+    named = meaning.place if named is None else named
+    about = f"Mixing matrices by depth. {meaning.sentence}" if about is None else about
     names, count = list(mixing.matrices), len(mixing.matrices)
     size = max(1.5, 0.42 * len(mixing.tasks) + 0.9)
     with rc_context(STYLE):
@@ -85,10 +91,15 @@ def mixing_heatmaps(
 
 
 def mixing_over_time(mixing: Mixing) -> str:
-    """Own share (mean diagonal) and foreign share (mean of the rest) by stage over epochs. Returns SVG."""
+    """Own share (mean diagonal) and foreign share (mean of the rest) by stage over epochs. Returns SVG, or ""
+    where nothing changes.
+    """
     series: Mapping[str, Sequence[Sequence[Sequence[float]]]] = mixing.over_time
     if not series or max(len(epochs) for epochs in series.values()) < 2 or len(mixing.tasks) < 2:
         return ""
+    if all(np.ptp(np.asarray(epochs, dtype=float), axis=0).max() == 0 for epochs in series.values()):
+        return ""
+    meaning = meaning_of(mixing.architecture)
     with rc_context(STYLE):
         figure = Figure(figsize=(6.2, 2.5), layout="constrained")
         axes = figure.subplots()
@@ -100,11 +111,11 @@ def mixing_over_time(mixing: Mixing) -> str:
             )
             colour = PALETTE[index % len(PALETTE)]
             epochs_axis = np.arange(1, len(stack) + 1)
-            axes.plot(epochs_axis, own, color=colour, label=f"{stage}: own")
-            axes.plot(epochs_axis, foreign, color=colour, linestyle="--", label=f"{stage}: foreign")
+            axes.plot(epochs_axis, own, color=colour, label=f"{stage}: {meaning.same}")
+            axes.plot(epochs_axis, foreign, color=colour, linestyle="--", label=f"{stage}: {meaning.other}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch")
-        axes.set_ylabel("mean mixing weight")
+        axes.set_ylabel(meaning.axis)
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return svg(figure, "Mixing weights over time, first repeat")
 
@@ -133,13 +144,14 @@ def _without_attributes(entry: CouplingRow) -> tuple[str, ...]:
 
 
 def balancing(entry: Balancing) -> str:
-    """Weights per task and cosines between the tasks' gradients over epochs, one panel each. Returns SVG."""
+    """Weights per task, cosines between the tasks' gradients, reversal over epochs, a panel each. SVG."""
     panels = [
         (title, series)
         for title, series in (
             ("weight", entry.weights),
             ("cosine of gradients", entry.cosines),
             ("share of conflicts", {"all pairs": entry.conflict_rate} if len(entry.conflict_rate) else {}),
+            ("gradient reversal λ", entry.reversal),
         )
         if series
     ]
@@ -231,12 +243,18 @@ def _draw_heatmap(
                 axes.text(
                     column,
                     row,
-                    f"{matrix[row, column]:.2f}",
+                    _two_decimals(matrix[row, column]),
                     ha="center",
                     va="center",
                     fontsize=7.5,
                     color="white" if strong else "#222222",
                 )
+
+
+def _two_decimals(value: float) -> str:
+    """A number with a true minus, and no minus before what is rounded to zero."""
+    text = f"{abs(value):.2f}"
+    return f"{MINUS}{text}" if value < 0 and text != "0.00" else text
 
 
 def svg(figure: Figure, description: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,20 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from taskloom.report import configurations, course, plots, words
 from taskloom.report.coupled import coupling_view
 from taskloom.report.landmark_points import landmark_views
+from taskloom.report.matrix import relative_gain, verdict_matrix
+from taskloom.report.mixing_words import meaning_of
 from taskloom.report.model import GainRow, ReportData, TaskRow
 from taskloom.report.subgroups import confusion_views, gallery_views, subgroup_views
-
-
-@dataclass(frozen=True)
-class MatrixCell:
-    """One square of the verdict matrix, ready to print."""
-
-    text: str
-    value: str
-    css: str
-    tint: str
-    hover: str
-    chosen: bool
 
 
 def render(data: ReportData) -> str:
@@ -44,7 +32,7 @@ def render(data: ReportData) -> str:
         words=words,
         rows=rows,
         headline=words.headline(data),
-        matrix=[(task, baseline_value(data, task), _matrix_row(data, task)) for task in rows],
+        matrix=verdict_matrix(data, rows),
         sentences=[(task, words.task_sentence(data, task), _verdict(data, task)) for task in rows],
         hurt=hurt_rows(data),
         leakage=leakage_rows(data),
@@ -57,12 +45,18 @@ def render(data: ReportData) -> str:
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
         balancing=[(data.cell(entry.cell), plots.balancing(entry), entry) for entry in data.balancing],
         landmarks=landmark_views(data),
+        remarks=list(dict.fromkeys(entry.remark for entry in data.balancing if entry.remark)),
         subgroups=subgroup_views(data),
         confusions=confusion_views(data),
         gallery=gallery_views(data),
         couplings=[coupling_view(data, entry) for entry in data.couplings],
         mixing=[
-            (data.cell(entry.cell), plots.mixing_heatmaps(entry), plots.mixing_over_time(entry))
+            (
+                data.cell(entry.cell),
+                meaning_of(entry.architecture).sentence,
+                plots.mixing_heatmaps(entry),
+                plots.mixing_over_time(entry),
+            )
             for entry in data.mixing
         ],
     )
@@ -76,12 +70,6 @@ def write(data: ReportData, path: Path) -> Path:
     return path
 
 
-def baseline_value(data: ReportData, task: TaskRow) -> str:
-    """The task's single-task value with its unit, "–" where no baseline has finished."""
-    row = next((gain for gain in data.gains if gain.task == task.name), None)
-    return words.with_unit(row.baseline, task.metric, task.unit) if row else "–"
-
-
 def hurt_rows(data: ReportData) -> list[tuple[TaskRow, GainRow, str]]:
     """Every (task, gain, cell name) with shown negative transfer, the largest relative loss first."""
     tasks = {task.name: task for task in data.tasks}
@@ -90,7 +78,7 @@ def hurt_rows(data: ReportData) -> list[tuple[TaskRow, GainRow, str]]:
         for gain in data.gains
         if gain.verdict == "hurt" and gain.task in tasks
     ]
-    return sorted(rows, key=lambda row: _relative(row[1]))
+    return sorted(rows, key=lambda row: relative_gain(row[1]))
 
 
 def leakage_rows(data: ReportData) -> list[tuple[str, str, str, str, str]]:
@@ -104,49 +92,6 @@ def leakage_rows(data: ReportData) -> list[tuple[str, str, str, str, str]]:
         lost = words.number(row.apart - row.straddling, task.metric, signed=True, like=row.straddling)
         rows.append((task.name, name, *values, lost))
     return [(first, second, third, fourth, fifth) for first, second, third, fourth, fifth in rows]
-
-
-def _matrix_row(data: ReportData, task: TaskRow) -> list[MatrixCell]:
-    return [_matrix_cell(data, task, cell.id, cell.name) for cell in data.cells]
-
-
-def _matrix_cell(data: ReportData, task: TaskRow, cell_id: str, cell_name: str) -> MatrixCell:
-    row = data.gain(task.name, cell_id)
-    if row is None:
-        return MatrixCell("–", "", "none", "", f"{task.name} was not trained in {cell_name}", chosen=False)
-    unit = words.gain_unit(task)
-    hover = (
-        f"{task.name}, {cell_name}: {words.with_unit(row.value, task.metric, task.unit)} against "
-        f"{words.with_unit(row.baseline, task.metric, task.unit)} alone; gain "
-        f"{words.interval(row, task.metric)}{' ' + unit if unit else ''}, "
-        f"p {words.p_value(row.p_value)} (Holm); "
-        f"{row.verdict}{'. ' + row.note if row.note else ''}"
-    )
-    css = {"helped": "helped", "hurt": "hurt", "no difference shown": "unclear"}[row.verdict]
-    return MatrixCell(
-        words.interval(row, task.metric),
-        words.with_unit(row.value, task.metric, task.unit),
-        css,
-        _tint(row),
-        hover,
-        chosen=cell_id == task.chosen_cell,
-    )
-
-
-def _tint(row: GainRow) -> str:
-    """Background colour: hue by direction, strength by relative gain; faint where nothing is shown."""
-    relative = _relative(row)
-    if not math.isfinite(relative):
-        return ""
-    strength = min(abs(relative) / 0.10, 1.0)  # a change of 10 % of the baseline is full colour
-    shown = row.verdict != "no difference shown"
-    alpha = 0.25 + 0.45 * strength if shown else 0.10 * strength
-    red, green, blue = (0, 114, 178) if relative > 0 else (213, 94, 0)
-    return f"background: rgba({red}, {green}, {blue}, {alpha:.2f})"
-
-
-def _relative(row: GainRow) -> float:
-    return row.gain / abs(row.baseline) if row.baseline else math.nan
 
 
 def _verdict(data: ReportData, task: TaskRow) -> str:

@@ -11,6 +11,11 @@ from taskloom.study.results import RunRecord
 
 Groups = Mapping[tuple[str, str], Sequence[RunRecord]]
 """Finished runs by cell id and first task."""
+LEARNED_WEIGHTS = (
+    "Learned weights move towards the minimum that is given below each figure; towards lambda 0 all weight "
+    "goes to the task with the smallest loss. How far they have come is a matter of their learning rate "
+    "(training.lr_multipliers.balancer)."
+)
 
 
 def balancing_row(cell: Mapping[str, Any], done: Groups) -> dict[str, Any] | None:
@@ -22,7 +27,8 @@ def balancing_row(cell: Mapping[str, Any], done: Groups) -> dict[str, Any] | Non
 
     Returns:
         `cell`, `weights`, `cosines` (one value per epoch each, None where there was none), `conflict_rate`,
-        `frozen` (epoch after which everything shared froze, None where it did not), `note` ("" or sentences).
+        `frozen` (epoch after which everything shared froze, None where it did not), `note` ("" or sentences),
+        `remark` (what holds for all such cells), `reversal` (factor of every adversarial task, per epoch).
     """
     runs = _runs(cell, done)
     if not runs:
@@ -39,16 +45,20 @@ def balancing_row(cell: Mapping[str, Any], done: Groups) -> dict[str, Any] | Non
         }
 
     weights, cosines = series("weight"), series("cosine")
-    if not cosines and all(len(set(values)) == 1 for values in weights.values()):
+    reversal = series("reversal")
+    unchanging = all(len(set(values)) == 1 for values in weights.values())
+    if not cosines and not reversal and unchanging:
         return None
     rates = [epoch.get("conflict_rate") for epoch in epochs]
     return {
         "cell": cell["id"],
-        "weights": weights,
+        "weights": {} if unchanging and not cosines else weights,
         "cosines": cosines,
         "conflict_rate": rates if any(rate is not None for rate in rates) else [],
         "frozen": history.get("shared_frozen"),
         "note": learned_weights_note(runs[0].resolved, history),
+        "remark": LEARNED_WEIGHTS if _learns_weights(runs[0].resolved) else "",
+        "reversal": reversal,
     }
 
 
@@ -59,9 +69,9 @@ def learned_weights_note(resolved: Mapping[str, Any], history: Mapping[str, Any]
     For given losses the best weights of thesis 001, equation 3.5, are the projection of -L / (2 lambda) onto
     the simplex; every task keeps one while lambda exceeds half the sum over tasks of (max L - L_j).
     """
-    balancing = resolved.get("cell", resolved).get("balancing") or {}
-    if "learned_weights" not in balancing:
+    if not _learns_weights(resolved):
         return ""
+    balancing = resolved.get("cell", resolved)["balancing"]
     last = next(
         (epoch for epoch in reversed(history["epochs"]) if None not in epoch["train_loss"].values()), None
     )
@@ -71,16 +81,17 @@ def learned_weights_note(resolved: Mapping[str, Any], history: Mapping[str, Any]
     factor = float((balancing["learned_weights"] or {}).get("lambda", 0.1))
     values = np.array(list(losses.values()))
     least = float((values.max() - values).sum() / 2)
-    easiest = min(losses, key=lambda task: losses[task])
     best = best_weights(values, factor)
     shown = ", ".join(f"{task} {weight:.2f}" for task, weight in zip(losses, best, strict=True))
     given = ", ".join(f"{task} {loss:.3g}" for task, loss in losses.items())
     return (
         f"With the training losses of epoch {last['epoch']} ({given}) the minimum over the weights at lambda "
-        f"{factor:g} lies at {shown}. Below lambda {least:.3g} not every task keeps a weight there; towards "
-        f"0 all weight goes to the smallest loss, {easiest}. How far the weights have come is a matter of "
-        "their learning rate (training.lr_multipliers.balancer)."
+        f"{factor:g} lies at {shown}; below lambda {least:.3g} not every task keeps a weight there."
     )
+
+
+def _learns_weights(resolved: Mapping[str, Any]) -> bool:
+    return "learned_weights" in (resolved.get("cell", resolved).get("balancing") or {})
 
 
 def best_weights(losses: np.ndarray[Any, np.dtype[np.float64]], factor: float) -> list[float]:

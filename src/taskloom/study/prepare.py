@@ -126,6 +126,9 @@ def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict
         f"{sum(rows.values()):,} rows: {rows['train']:,} train, {rows['validation']:,} validation, "
         f"{rows['test']:,} test{', in the first repeat' if redrawn else ''}."
     ]
+    names = splits.about.get("features", {}).get("names", ())
+    if names:
+        notes.append(f"{len(names):,} features: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}.")
     notes += [str(note) for note in splits.about.get("notes", [])]
     notes += [
         f"{leak.count:,} rows of {leak.parts[1]} have the same inputs as a row of {leak.parts[0]}."
@@ -167,7 +170,7 @@ def _label_count(task: TaskLabels) -> dict[str, Any]:
     if train.mean is not None and train.deviation is not None:
         detail = f"mean {train.mean:.4g}, deviation {train.deviation:.3g} {task.unit}".rstrip()
     else:
-        shown = [f"{name} {count:,}" for name, count in list(train.counts.items())[:8]]
+        shown = [f"{name}: {count:,}" for name, count in list(train.counts.items())[:8]]
         detail = ", ".join(shown) + (", ..." if len(train.counts) > len(shown) else "")
     return {
         "task": task.name,

@@ -282,6 +282,7 @@ def _mixing(cell: Mapping[str, Any], done: Groups) -> dict[str, Any] | None:
     first = runs[0].history["epochs"]
     return {
         "cell": cell["id"],
+        "architecture": cell["architecture"],
         "tasks": cell["tasks"],
         "matrices": {
             stage: np.mean([_over_channels(mixing[stage]) for mixing in best], axis=0).tolist()

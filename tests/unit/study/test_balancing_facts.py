@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from taskloom.study.balancing_facts import balancing_row, best_weights, learned_weights_note, task_end_lines
+from taskloom.study.balancing_facts import (
+    LEARNED_WEIGHTS,
+    balancing_row,
+    best_weights,
+    learned_weights_note,
+    task_end_lines,
+)
 
 CELL = {"id": "c", "name": "hard sharing 2", "tasks": ["age", "sex"]}
 
@@ -65,9 +71,19 @@ def test_a_series_keeps_its_place_where_epochs_have_no_value() -> None:
         "conflict_rate": [None, 1.0, None],
         "frozen": 2,
         "note": "",
+        "remark": "",
+        "reversal": {},
     }
     assert balancing_row(CELL, runs(history({"weight/age": 1.0}, {"weight/age": 1.0}))) is None
     assert balancing_row(CELL, {}) is None
+
+
+def test_the_reversal_of_an_adversary_is_told_though_weights_never_change() -> None:
+    states = [{"weight/age": 1.0, "reversal/sex": 0.0}, {"weight/age": 1.0, "reversal/sex": 0.46}]
+    row = balancing_row(CELL, runs(history(*states)))
+    assert row is not None
+    assert row["reversal"] == {"sex": [0.0, 0.46]}
+    assert row["weights"] == {}  # a panel of straight lines says nothing
 
 
 def test_the_note_on_learned_weights() -> None:
@@ -77,9 +93,9 @@ def test_the_note_on_learned_weights() -> None:
     assert row is not None
     assert row["note"].startswith(
         "With the training losses of epoch 2 (age 1, sex 0.5) the minimum over the weights at lambda 0.5 "
-        "lies at age 0.25, sex 0.75. Below lambda 0.25 not every task keeps a weight there; towards 0 all "
-        "weight goes to the smallest loss, sex."
+        "lies at age 0.25, sex 0.75; below lambda 0.25 not every task keeps a weight there."
     )
+    assert row["remark"] == LEARNED_WEIGHTS
     assert "at lambda 0.1 " in learned_weights_note({"balancing": {"learned_weights": {}}}, history(*states))
     assert learned_weights_note({"balancing": {"mean": {}}}, history(*states)) == ""
 

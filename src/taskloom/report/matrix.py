@@ -1,0 +1,104 @@
+"""The verdict matrix: tasks against ways of sharing, laid out so that it can be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from taskloom.report import words
+from taskloom.report.model import CellRow, GainRow, ReportData, TaskRow
+
+MOST_CELLS_ACROSS = 5
+"""As many ways of sharing stand side by side on the width of a page."""
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """One square of the verdict matrix, ready to print."""
+
+    text: str
+    value: str
+    css: str
+    tint: str
+    hover: str
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class VerdictMatrix:
+    """Every task in every cell, ready to print.
+
+    Args:
+        tasks: Down, or across where `cells_down`.
+        alone: What every task reaches alone.
+        cells: Across, or down where `cells_down`.
+        squares: [task][cell].
+        cells_down: Whether cells stand below each other: a page is longer than it is wide.
+    """
+
+    tasks: Sequence[TaskRow]
+    alone: Sequence[str]
+    cells: Sequence[CellRow]
+    squares: Sequence[Sequence[MatrixCell]]
+
+    @property
+    def cells_down(self) -> bool:
+        return len(self.cells) > max(MOST_CELLS_ACROSS, len(self.tasks))
+
+    @property
+    def goes_on_to_the_right(self) -> bool:
+        """Whether the columns are more than fit on a page; the first two stay where they are."""
+        return (len(self.tasks) if self.cells_down else len(self.cells)) > MOST_CELLS_ACROSS
+
+
+def verdict_matrix(data: ReportData, tasks: Sequence[TaskRow]) -> VerdictMatrix:
+    """Every one of `tasks` in every cell of the study."""
+    squares = [[_matrix_cell(data, task, cell.id, cell.name) for cell in data.cells] for task in tasks]
+    return VerdictMatrix(tasks, [baseline_value(data, task) for task in tasks], data.cells, squares)
+
+
+def baseline_value(data: ReportData, task: TaskRow) -> str:
+    """The task's single-task value with its unit, "–" where no baseline has finished."""
+    row = next((gain for gain in data.gains if gain.task == task.name), None)
+    return words.with_unit(row.baseline, task.metric, task.unit) if row else "–"
+
+
+def _matrix_cell(data: ReportData, task: TaskRow, cell_id: str, cell_name: str) -> MatrixCell:
+    row = data.gain(task.name, cell_id)
+    if row is None:
+        return MatrixCell("–", "", "none", "", f"{task.name} was not trained in {cell_name}", chosen=False)
+    unit = words.gain_unit(task)
+    hover = (
+        f"{task.name}, {cell_name}: {words.with_unit(row.value, task.metric, task.unit)} against "
+        f"{words.with_unit(row.baseline, task.metric, task.unit)} alone; gain "
+        f"{words.interval(row, task.metric)}{' ' + unit if unit else ''}, "
+        f"p {words.p_value(row.p_value)} (Holm); "
+        f"{row.verdict}{'. ' + row.note if row.note else ''}"
+    )
+    css = {"helped": "helped", "hurt": "hurt", "no difference shown": "unclear"}[row.verdict]
+    return MatrixCell(
+        words.interval(row, task.metric),
+        words.with_unit(row.value, task.metric, task.unit),
+        css,
+        _tint(row),
+        hover,
+        chosen=cell_id == task.chosen_cell,
+    )
+
+
+def _tint(row: GainRow) -> str:
+    """Background colour: hue by direction, strength by relative gain; faint where nothing is shown."""
+    relative = relative_gain(row)
+    if not math.isfinite(relative):
+        return ""
+    strength = min(abs(relative) / 0.10, 1.0)  # a change of 10 % of the baseline is full colour
+    shown = row.verdict != "no difference shown"
+    alpha = 0.25 + 0.45 * strength if shown else 0.10 * strength
+    red, green, blue = (0, 114, 178) if relative > 0 else (213, 94, 0)
+    return f"background: rgba({red}, {green}, {blue}, {alpha:.2f})"
+
+
+def relative_gain(row: GainRow) -> float:
+    """The gain as a share of what the task reaches alone; NaN where that is 0."""
+    return row.gain / abs(row.baseline) if row.baseline else math.nan
