@@ -3,8 +3,11 @@
 What the ratios count, keys `<method>_<trunk>_T<n>`:
 
 - a step is forward, losses, backward, Adam (fused), as `fit` does it, without loader and validation;
-- `resnet` is a ResNet-18 (11.2 million parameters, images [8, 3, 64, 64]), `mlp` two layers of 64 on rows
-  [64, 32]; T binary tasks with linear heads, 20 % of the labels missing;
+- `resnet` is a ResNet-18 (11.2 million parameters, images [8, 3, 64, 64]); `mlp_tox21` the trunk of
+  `recipes/tox21.yaml` (1,024 inputs, layers of 256 and 128, dropout 0.25, batches of 128), the small MLP
+  of a real study; `mlp` two layers of 64 on rows [64, 32], whose plain step takes about half a
+  millisecond: its ratios are those of calls, not of arithmetic, and are kept for what they say about calls;
+- T binary tasks with linear heads, 20 % of the labels missing;
 - methods ending in `_features` and `mgda_ub` take their Gramian at the shared feature;
 - `<method>_..._vs_torchjd`: our step over TorchJD's default step of the same method, in the same rounds;
 - `torchjd_<method>_...` is the same step with TorchJD's `mtl_backward` and `jac_to_grad` in their defaults
@@ -15,8 +18,12 @@ What the ratios count, keys `<method>_<trunk>_T<n>`:
 
 Freed memory stays with the process (as in `taskloom study`, see training/allocator.py) unless
 `--allocator system`; memory is measured in processes of their own, with the system's.
-All methods of one problem take turns in every round; a ratio is the median over rounds of method / plain.
-Last line: one JSON object.
+All methods of one problem take turns in every round, in an order drawn anew; with the MLPs an untimed step
+goes before every timed one, because in a training run a step finds its own network in the caches, not
+another's. A ratio is the median over rounds of method / plain. `--clock process` counts processor time, for
+machines with other work on them (with `--threads 1`).
+A method that fails is named and left out; what was measured stands in the file of `--json` after every
+problem, and is printed even where the run is interrupted. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -24,6 +31,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -41,6 +49,7 @@ from torchjd.autojac import jac_to_grad, mtl_backward
 from taskloom import Binary, Labels, TaskSet, encoders, sharing
 from taskloom.balancing import Balancer, build
 from taskloom.balancing.torchjd_methods import OwnProjector
+from taskloom.errors import TaskloomError
 from taskloom.losses import per_task
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.training import keep_freed_memory
@@ -59,6 +68,7 @@ FEATURE_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "upgrad_features": ("upgrad", {"at": "features"}),
     "pcgrad_features": ("pcgrad", {"at": "features"}),
 }
+TRUNKS = ("mlp", "mlp_tox21", "resnet")
 QUICK = ("learned_weights", "uncertainty", "dwa", "famo", "upgrad", "pcgrad", "mgda_ub")
 
 
@@ -102,6 +112,9 @@ class Problem:
         torch.manual_seed(0)
         if trunk == "resnet":
             self.encoder, rows, shape = resnet(), 8, (3, 64, 64)
+        elif trunk == "mlp_tox21":
+            self.encoder = encoders.mlp((1024,), hidden=[256, 128], dropout=0.25)
+            rows, shape = 128, (1024,)
         else:
             self.encoder, rows, shape = encoders.mlp((32,), hidden=[64, 64]), 64, (32,)
         self.tasks = TaskSet(*(Binary(f"task_{number}") for number in range(num_tasks)))
@@ -175,25 +188,62 @@ def aggregators(names: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measure(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
-    """Median over the rounds of every step's time over the plain step's in the same round."""
+def measure(
+    steps: Mapping[str, Step], rounds: int, *, warm: bool, clock: Callable[[], float], title: str
+) -> tuple[dict[str, float], bool]:
+    """Median over the rounds of every step's time over the plain step's in the same round, and whether
+    somebody interrupted the rounds.
+
+    Args:
+        steps: The steps by name, "plain" among them.
+        rounds: How often each is timed.
+        warm: Whether an untimed step of the same network goes before every timed one.
+        clock: What the time is read from, in seconds.
+        title: What the progress calls the problem.
+    """
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else _nothing
-    for step in steps.values():
-        step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            synchronize()
-            start = time.perf_counter()
-            step()
-            synchronize()
-            times[name].append(time.perf_counter() - start)
+    living = {name: step for name, step in steps.items() if _runs(name, step)}
+    times: dict[str, list[float]] = {name: [] for name in living}
+    order = list(living)
+    draw = random.Random(0)
+    begin, interrupted = time.perf_counter(), False
+    try:
+        for number in range(1, rounds + 1):
+            draw.shuffle(order)
+            for name in order:
+                if warm:
+                    living[name]()
+                synchronize()
+                start = clock()
+                living[name]()
+                synchronize()
+                times[name].append(clock() - start)
+            if not warm or number % 20 == 0:
+                seconds = time.perf_counter() - begin
+                print(f"  {title}: round {number} of {rounds}, {seconds:.0f} s", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        done = min(len(found) for found in times.values())
+        if not done:
+            raise
+        print(f"  {title}: interrupted; the medians are those of {done} rounds", flush=True)
+        times, interrupted = {name: found[:done] for name, found in times.items()}, True
     plain = times.pop("plain")
-    print(f"plain: {1000 * statistics.median(plain):.2f} ms")
-    return {
+    print(f"{title}, plain: {1000 * statistics.median(plain):.2f} ms", flush=True)
+    ratios = {
         name: statistics.median(a / b for a, b in zip(found, plain, strict=True))
         for name, found in times.items()
     }
+    return ratios, interrupted
+
+
+def _runs(name: str, step: Step) -> bool:
+    """Whether the first step ends; the others of the problem are measured either way."""
+    try:
+        step()
+    except (RuntimeError, MemoryError, TaskloomError) as error:
+        print(f"  {name} failed and is left out: {str(error).splitlines()[0]}", flush=True)
+        return False
+    return True
 
 
 def _nothing() -> None:
@@ -232,9 +282,13 @@ def _resident(field: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few methods and rounds")
-    parser.add_argument("--trunks", nargs="+", default=["mlp", "resnet"], choices=["mlp", "resnet"])
+    parser.add_argument("--trunks", nargs="+", default=TRUNKS, choices=TRUNKS)
+    parser.add_argument("--methods", nargs="+", help="only these methods (and TorchJD's of the same name)")
     parser.add_argument("--tasks", nargs="+", type=int, default=[3, 10])
     parser.add_argument("--rounds", type=int, help="rounds of the small network; a sixth for the large one")
+    parser.add_argument("--clock", choices=["wall", "process"], default="wall")
+    parser.add_argument("--json", type=Path, help="file that holds the ratios after every problem")
+    parser.add_argument("--no-memory", action="store_true", help="without the measurements of memory")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--allocator", choices=["keep", "system"], default="keep")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
@@ -251,6 +305,9 @@ def main() -> None:
     methods = {**LOSS_METHODS, **EXACT_METHODS, **FEATURE_METHODS}
     if arguments.quick:
         methods = {name: methods[name] for name in QUICK}
+    if arguments.methods:
+        methods = {name: methods.get(name, (name, {})) for name in arguments.methods}
+    clock = time.process_time if arguments.clock == "process" else time.perf_counter
     ratios: dict[str, float] = {}
     for trunk in arguments.trunks:
         for num_tasks in arguments.tasks:
@@ -260,7 +317,14 @@ def main() -> None:
             for name, aggregator in aggregators(methods).items():
                 steps[f"torchjd_{name}"] = problem.torchjd_step(aggregator, None)
                 steps[f"torchjd_{name}_one_by_one"] = problem.torchjd_step(aggregator, 1)
-            found = measure(steps, rounds if trunk == "mlp" else max(3, rounds // 6))
+            small = trunk != "resnet"
+            found, interrupted = measure(
+                steps,
+                rounds if small else max(3, rounds // 6),
+                warm=small,
+                clock=clock,
+                title=f"{trunk} T={num_tasks}",
+            )
             for name, ratio in found.items():
                 key = f"{name}_{trunk}_T{num_tasks}"
                 if name.endswith("_one_by_one"):
@@ -269,11 +333,17 @@ def main() -> None:
                 print(f"  {key:48} {ratio:6.3f}", flush=True)
             for name in aggregators(methods):
                 key = f"{name}_{trunk}_T{num_tasks}"
-                ratios[f"{key}_vs_torchjd"] = ratios[key] / ratios[f"torchjd_{key}"]
-                print(f"  {key + '_vs_torchjd':48} {ratios[key + '_vs_torchjd']:6.3f}", flush=True)
+                if key in ratios and f"torchjd_{key}" in ratios:
+                    ratios[f"{key}_vs_torchjd"] = ratios[key] / ratios[f"torchjd_{key}"]
+                    print(f"  {key + '_vs_torchjd':48} {ratios[key + '_vs_torchjd']:6.3f}", flush=True)
+            if arguments.json:
+                arguments.json.write_text(as_json(ratios) + "\n")
             del steps
             gc.collect()
-    if device == "cpu" and Path("/proc/self/clear_refs").exists():
+            if interrupted:
+                print(as_json(ratios))
+                return
+    if not arguments.no_memory and device == "cpu" and Path("/proc/self/clear_refs").exists():
         for num_tasks in arguments.tasks:
             for name in ("pcgrad", "graddrop", "mgda_ub"):
                 key = f"memory_copies_{name}_T{num_tasks}"
@@ -282,7 +352,12 @@ def main() -> None:
                     subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 )
                 print(f"  {key:48} {ratios[key]:6.3f}", flush=True)
-    print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
+    print(as_json(ratios))
+
+
+def as_json(ratios: Mapping[str, float]) -> str:
+    """The ratios as one line of JSON."""
+    return json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()})
 
 
 if __name__ == "__main__":
