@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from _training import TASKS, TensorRows, rows_with_holes
 from taskloom import encoders, sharing
-from taskloom.balancing import Balancer, Processes, build
+from taskloom.balancing import Balancer, LossWeighting, Processes, build
+from taskloom.balancing.numbers import Weighed
 from taskloom.losses import SumCount, per_task
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.tasks import TaskSet
@@ -75,6 +77,15 @@ def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
         name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
         for name, p in model.named_parameters()
     }
+
+
+def weigh(
+    balancer: Balancer, means: list[float], present: list[bool] | None = None, index: list[int] | None = None
+) -> Weighed:
+    """What a balancer makes of these mean losses; of all tasks, all of them there, unless said otherwise."""
+    assert isinstance(balancer, LossWeighting)
+    there = np.ones(len(means), dtype=bool) if present is None else np.array(present)
+    return balancer.weigh(np.array(means), there, index or list(range(len(means))))
 
 
 def task_gradients(model: MultiTaskNetwork, rows: TensorRows) -> dict[str, dict[str, Tensor]]:

@@ -11,6 +11,7 @@ from torchjd import scalarization
 
 from taskloom.balancing.base import BALANCERS, check_names, check_number, check_per_task
 from taskloom.balancing.gradients import add_gradient, leaves, parts
+from taskloom.balancing.numbers import Numbers, Weighed, at_least, module_of, numbers, softmax
 from taskloom.balancing.weights import LossWeighting, check_state_tasks
 from taskloom.errors import ConfigError, TrainingError
 from taskloom.tasks import TaskSet
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork
 
 _TINY = 1e-8
+_OF_FAMO = ("logits", "before", "seen", "steps", "moments")
 
 
 @BALANCERS.register("famo")
@@ -42,64 +44,72 @@ class FAMO(LossWeighting):
         super().__init__()
         self.lr = check_number("balancing.famo.lr", lr, above=0)
         self.weight_decay = check_number("balancing.famo.weight_decay", weight_decay, least=0)
-        # One element each until the start: processes cannot be given an empty tensor.
-        self._logits = self._before = self._seen = self._steps = torch.zeros(1)
-        self._moments = torch.zeros(2, 1)
+        self._clear(0, torch.device("cpu"))
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
-        device = next(iter(model.parameters())).device
-        self._logits = torch.zeros(len(self._names), device=device)
-        self._before, self._steps = torch.zeros_like(self._logits), torch.zeros_like(self._logits)
-        self._seen = torch.zeros_like(self._logits, dtype=torch.bool)
-        self._moments = torch.zeros(2, len(self._names), device=device)
+        self._clear(len(self._names), next(iter(model.parameters())).device)
 
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
-        if len(index) != len(self._names):
-            # Tasks without a loss in this call are absent ones.
-            places = torch.tensor(index, device=means.device)
-            means = means.new_zeros(len(self._names)).index_copy(0, places, means)
-            present = present.new_zeros(len(self._names)).index_copy(0, places, present)
-        logs = (self.joint(means).clamp(min=0) + _TINY).log()
+    def _clear(self, num_tasks: int, device: torch.device) -> None:
+        zeros = torch.zeros(num_tasks, dtype=torch.float64, device=device)
+        # Steps, too, are counted per task: an absent one rests.
+        self._logits, self._before, self._steps = (numbers(zeros.clone()) for _ in range(3))
+        self._moments = numbers(torch.stack([zeros, zeros]))
+        self._rates = numbers(zeros.new_tensor([[0.1], [0.001]]))
+        self._powers = numbers(zeros.new_tensor([[1.0], [2.0]]))
+        self._seen = numbers(zeros > 0)
+
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
+        module = module_of(means)
+        means = self.joint(means)
+        if len(index) == len(self._names):
+            return Weighed(self._follow_losses(means, present, module))
+        # Tasks without a loss in this call are absent ones.
+        all_means, all_present = module.zeros_like(self._logits), module.zeros_like(self._seen)
+        all_means[index], all_present[index] = means, present
+        return Weighed(self._follow_losses(all_means, all_present, module)[index])
+
+    def _follow_losses(self, means: Numbers, present: Numbers, module: Any) -> Numbers:
+        """The weights [T] of this step, once w has followed how the losses [T] fell."""
+        kept = at_least(means, 0.0) + _TINY
+        logs = module.log(kept)
         self.follow(self._before - logs, present & self._seen)
-        self._before = torch.where(present, logs, self._before)
+        self._before = module.where(present, logs, self._before)
         self._seen = self._seen | present
-        shares = self._logits.masked_fill(~present, -1e30).softmax(0) * present
-        slopes = shares * (-logs).exp()
-        return (slopes / slopes.sum().clamp(min=_TINY)) @ means
+        slopes = softmax(self._logits, present) * present / kept
+        return slopes / at_least(slopes.sum(), _TINY)
 
-    def follow(self, fallen: Tensor, measured: Tensor) -> None:
+    def follow(self, fallen: Numbers, measured: Numbers) -> None:
         """One step of Adam on w.
 
         Args:
             fallen: d_i, by how much the logarithm of each loss fell, [T].
             measured: For which tasks it is known, bool [T].
         """
-        shares = self._logits.masked_fill(~measured, -1e30).softmax(0) * measured
-        fallen = torch.where(measured, fallen, 0)
+        module = module_of(fallen)
+        shares = softmax(self._logits, measured) * measured
+        fallen = fallen * measured
         gradient = shares * (fallen - shares @ fallen) + self.weight_decay * self._logits
-        steps = self._steps + 1
-        first = self._moments[0].lerp(gradient, 0.1)
-        second = self._moments[1].lerp(gradient.square(), 0.001)
-        step = (first / (1 - 0.9**steps)) / ((second / (1 - 0.999**steps)).sqrt() + _TINY)
-        self._logits = torch.where(measured, self._logits - self.lr * step, self._logits)
-        self._moments = torch.where(measured, torch.stack([first, second]), self._moments)
-        self._steps = torch.where(measured, steps, self._steps)
+        # An absent task counts with a rate of 0 in all that follows: what is kept of it stays as it is.
+        self._steps = self._steps + measured
+        newest = gradient**self._powers  # itself, and its square
+        self._moments = self._moments + self._rates * measured * (newest - self._moments)
+        mean, square = self._moments / (1 - (1 - self._rates) ** at_least(self._steps, 1.0))
+        self._logits = self._logits - self.lr * measured * mean / (module.sqrt(square) + _TINY)
 
     def report_state(self) -> dict[str, float]:
-        shares = self._logits.softmax(0).tolist()
+        shares = softmax(self._logits, self._logits == self._logits).tolist()
         return {f"weight/{task}": share for task, share in zip(self._names, shares, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
-        tensors = ("logits", "before", "seen", "steps", "moments")
-        state = {name: getattr(self, f"_{name}").clone() for name in tensors}
+        state = {name: torch.as_tensor(getattr(self, f"_{name}")).clone() for name in _OF_FAMO}
         return {"tasks": list(self._names), **state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        device = self._logits.device
         self._names = check_state_tasks(self, state, self._names)
-        for name in ("logits", "before", "seen", "steps", "moments"):
-            setattr(self, f"_{name}", state[name].clone().to(device))
+        device = torch.as_tensor(self._logits).device
+        for name in _OF_FAMO:
+            setattr(self, f"_{name}", numbers(state[name].clone().to(device)))
 
 
 @BALANCERS.register("gradnorm")
@@ -137,15 +147,17 @@ class GradNorm(LossWeighting):
         self._weights, self._first = dict.fromkeys(self._names, 1.0), {}
         self._rests = False
 
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
         del present
-        return means @ means.new_tensor([self._weights[self._names[place]] for place in index])
+        given = torch.tensor([self._weights[self._names[place]] for place in index], dtype=torch.float64)
+        return Weighed(numbers(given.to(means.device) if isinstance(means, Tensor) else given))
 
-    def _objective(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Tensor:
+    def _weighed(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, Weighed]:
         # The weights of this step are those of the steps before; what its norms say comes after.
-        total = super()._objective(losses, model)
+        found = super()._weighed(losses, model)
         here = {task: loss for task, loss in losses.items() if int(loss.count) > 0}
-        values = self.joint(torch.stack([loss.mean for loss in here.values()])).tolist() if here else []
+        means = [loss.mean.detach() for loss in here.values()]
+        values = self.joint(numbers(torch.stack(means))).tolist() if means else []
         for task, value in zip(here, values, strict=True):
             if value > 0:
                 self._first.setdefault(task, value)
@@ -154,7 +166,7 @@ class GradNorm(LossWeighting):
         self._rests = not _kernels(model)
         if len(trainable) > 1 and not self._rests:
             self.follow(self._norms(trainable, model), {task: known[task] for task in trainable})
-        return total
+        return found
 
     def follow(self, norms: Mapping[str, float], losses: Mapping[str, float]) -> None:
         """One step on the weights, by the paper's rule.
@@ -306,24 +318,26 @@ class Scalarization(LossWeighting):
         super().start(model, seed=seed)
         self._clear()
 
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
         places = [number for number, there in enumerate(present.tolist()) if there]
+        filled = torch.zeros(len(index), dtype=torch.float64, device=torch.as_tensor(means).device)
         if not places:
-            return means.sum()
-        values = self.joint(means)[places].requires_grad_()
+            return Weighed(numbers(filled))
+        values = torch.as_tensor(self.joint(means))[places].requires_grad_()
         names = [self._names[index[place]] for place in places]
-        numbers = {
+        per_task = {
             key: values.new_tensor([given[name] for name in names]) for key, given in self._per_task.items()
         }
         with torch.enable_grad():
             try:
-                (weights,) = torch.autograd.grad(self._make(**numbers)(values), values)
+                (weights,) = torch.autograd.grad(self._make(**per_task)(values), values)
             except ValueError as error:
                 raise TrainingError(f"balancing {self.name}: {error}") from error
         where = [self._names.index(name) for name in names]
         self._sums[where] += weights.double().cpu()
         self._seen[where] += 1
-        return weights @ means[places]
+        filled[places] = weights
+        return Weighed(numbers(filled))
 
     def report_state(self) -> dict[str, float]:
         means = (self._sums / self._seen.clamp(min=1)).tolist()

@@ -351,12 +351,5 @@ def check_gradients(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> 
         )
 
 
-def stacked(losses: Mapping[str, SumCount]) -> tuple[Tensor, Tensor]:
-    """Mean losses [T] and which tasks have a label in the batch, bool [T], in the order of `losses`."""
-    # One stack and one division: a dozen tasks cost no more small operations than one.
-    counts = torch.stack([loss.count for loss in losses.values()])
-    return torch.stack([loss.sum for loss in losses.values()]) / counts.clamp(min=1), counts > 0
-
-
 def _backward(total: Tensor, **options: Any) -> None:
     total.backward(**options)  # type: ignore[no-untyped-call]

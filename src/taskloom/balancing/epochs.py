@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from taskloom.balancing.base import BALANCERS, EpochValues, check_count, check_names, check_number
+from taskloom.balancing.numbers import Numbers, Weighed, as_tensor, numbers
 from taskloom.balancing.weights import LossWeighting, check_state_tasks
 from taskloom.errors import ConfigError
 from taskloom.tasks import Task, TaskSet
@@ -31,6 +32,7 @@ class EpochWeights(LossWeighting):
         self._used: Values = {}
         self._epoch = 0
         self._as_tensor: Tensor | None = None
+        self._tasks_in_tensor: list[str] = []
 
     @abstractmethod
     def next_weights(
@@ -54,19 +56,27 @@ class EpochWeights(LossWeighting):
         self._used = dict(self._weights)
         self._set(self.next_weights(train_loss, validation_metrics))
 
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
         del present
-        if self._as_tensor is None or self._as_tensor.device != means.device:
-            self._as_tensor = means.new_tensor([self._weights[task] for task in self._names])
-        weights = self._as_tensor if len(index) == len(self._as_tensor) else self._as_tensor[index]
-        return weights @ means
+        given = torch.tensor([self._weights[self._names[place]] for place in index], dtype=torch.float64)
+        return Weighed(numbers(given.to(means.device) if isinstance(means, Tensor) else given))
+
+    def _weighed(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, Weighed]:
+        # Weights that stand for an epoch need no look at the losses: one product, as a plain sum.
+        if list(losses) != self._tasks_in_tensor or self._as_tensor is None:
+            _, weighed = super()._weighed(losses, model)
+            like = next(iter(losses.values())).sum
+            self._tasks_in_tensor, self._as_tensor = list(losses), as_tensor(weighed.weights, like)
+        counts = torch.stack([loss.count for loss in losses.values()])
+        means = torch.stack([loss.sum for loss in losses.values()]) / counts.clamp(min=1)
+        return means @ self._as_tensor, Weighed(self._as_tensor)
 
     def accumulate(
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
         if self._names != self.names_of(model.tasks):
             self.start(model)
-        total = self._objective(losses, model)
+        total, _ = self._weighed(losses, model)
         self.backpropagate(total if beside is None else total + beside)
 
     def report_state(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +23,9 @@ from taskloom.balancing.base import (
     check_names,
     check_number,
     check_per_task,
-    stacked,
 )
+from taskloom.balancing.gradients import add_gradient
+from taskloom.balancing.numbers import Numbers, Weighed, as_tensor, at_least, module_of, numbers, softmax
 from taskloom.errors import ConfigError
 from taskloom.tasks import Landmarks, Regression, TaskSet
 
@@ -101,19 +103,20 @@ class WeightedSum(Balancer):
 
 
 class LossWeighting(Balancer):
-    """Base of methods whose total is a function of the mean losses; subclasses give `objective`."""
+    """Base of methods whose total is a function of the mean losses; subclasses give `weigh`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._tasks: TaskSet | None = None
         self._names: tuple[str, ...] = ()
+        self._places: tuple[tuple[str, ...], list[int]] = ((), [])
 
     @abstractmethod
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
-        """What is minimised, a scalar, without the penalty.
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
+        """What is minimised, without the penalty, and its slopes.
 
         Args:
-            means: Mean losses [K] of this process, with gradient, 0 where absent.
+            means: Mean losses [K] of this process, 0 where absent.
             present: Which tasks have a label in the (joined) batch, bool [K].
             index: Place of each of the K tasks among all tasks.
         """
@@ -121,6 +124,7 @@ class LossWeighting(Balancer):
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
         self._tasks, self._names = model.tasks, self.names_of(model.tasks)
+        self._places = ((), [])
 
     def backward(
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
@@ -129,26 +133,41 @@ class LossWeighting(Balancer):
             self.start(model)
         self._tasks = model.tasks
         check_gradients(losses, model)
-        total = self._objective(losses, model) + model.penalty()
-        if beside is not None:
-            total = total + beside
-        self.total = total.detach()
-        self.backpropagate(total)
-        if self.processes.count > 1:
-            # The objective is linear in the losses, so the mean of the gradients is that of the joined batch.
-            for parameter in self.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = self.processes.mean(parameter.grad)
+        followed, weighed = self._weighed(losses, model)
+        total = followed.detach() if weighed.total is None else as_tensor(weighed.total, followed)
+        for term in (model.penalty(),) if beside is None else (model.penalty(), beside):
+            total = total + term.detach()
+            if term.requires_grad:  # the 0 of a network without ties needs no node of the graph
+                followed = followed + term
+        self.total = total
+        if followed.requires_grad:
+            self.backpropagate(followed)
+        if weighed.slope is not None:
+            self._learn(weighed.slope)
 
-    def _objective(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Tensor:
+    def _learn(self, slope: Numbers) -> None:
+        """Takes the slope of the total in what is learned; of those that learn something."""
+        raise NotImplementedError(f"{type(self).__name__} gave a slope and learns nothing")
+
+    def _weighed(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, Weighed]:
+        """A scalar whose gradient in the losses is that of the total, and the weights it has."""
         del model
         check_known(losses, self._names)
-        means, present = stacked(losses)
-        return self.objective(means, present, [self._names.index(task) for task in losses])
+        tasks = tuple(losses)
+        if tasks != self._places[0]:
+            self._places = (tasks, [self._names.index(task) for task in tasks])
+        sums = torch.stack([loss.sum for loss in losses.values()])
+        counts = numbers(torch.stack([loss.count for loss in losses.values()]))
+        divisors = at_least(counts, 1.0)
+        with np.errstate(all="ignore"):  # what is not finite is told by the total, as with tensors
+            weighed = self.weigh(numbers(sums) / divisors, counts > 0, self._places[1])
+        return sums @ as_tensor(weighed.weights / divisors, sums), weighed
 
-    def joint(self, means: Tensor) -> Tensor:
-        """The mean losses [K] of the joined batch, without gradient."""
-        return self.processes.mean(means.detach())
+    def joint(self, means: Numbers) -> Numbers:
+        """The mean losses [K] of the joined batch."""
+        if self.processes.count == 1:
+            return means
+        return numbers(self.processes.mean(torch.as_tensor(means)))
 
 
 class LearnedVector(LossWeighting):
@@ -195,8 +214,23 @@ class LearnedVector(LossWeighting):
         with torch.no_grad():
             self._vector.copy_(state["vector"])
 
-    def _picked(self, index: list[int]) -> Tensor:
-        return self.vector if len(index) == len(self.vector) else self.vector[index]
+    def _picked(self, index: list[int]) -> Numbers:
+        """The learned numbers of the tasks at `index`, [K]."""
+        values = numbers(self.vector)
+        return values if len(index) == len(values) else values[index]
+
+    def _placed(self, slopes: Numbers, index: list[int]) -> Numbers:
+        """Slopes [K] of the tasks at `index` among those of all, [T]; 0 for the others."""
+        if len(index) == len(self.vector):
+            return slopes
+        placed = module_of(slopes).zeros_like(numbers(self.vector))
+        placed[index] = slopes
+        return placed
+
+    def _learn(self, slope: Numbers) -> None:
+        # The total is linear in the losses, so the mean over processes is the slope of the joined batch.
+        gradient = self.processes.mean(self.scale(as_tensor(slope, self.vector)))
+        add_gradient(self.vector, gradient)
 
 
 @BALANCERS.register("learned_weights")
@@ -247,10 +281,12 @@ class LearnedWeights(LearnedVector):
         weights = -torch.log(1 - torch.rand(num_tasks, generator=generator))
         return torch.log(weights.clamp(min=1e-6))
 
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
-        # A finite filling: a batch without any label would turn infinities into NaN.
-        weights = self._picked(index).masked_fill(~present, -1e30).softmax(0)
-        return weights @ means + self.lambda_ * weights.square().sum() * present.any()
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
+        weights = softmax(self._picked(index), present)
+        lambda_ = self.lambda_ * present.any()
+        total = weights @ means + lambda_ * (weights @ weights)
+        slopes = means + 2 * lambda_ * weights  # in the weights; through the softmax to what is learned
+        return Weighed(weights, total, self._placed(weights * (slopes - weights @ slopes), index))
 
     def report_state(self) -> dict[str, float]:
         weights = self.vector.detach().softmax(0).tolist()
@@ -269,6 +305,7 @@ class Uncertainty(LearnedVector):
     def __init__(self) -> None:
         super().__init__()
         self._factors: Tensor | None = None
+        self._factor_numbers: Numbers | None = None
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
@@ -277,12 +314,20 @@ class Uncertainty(LearnedVector):
             for task in model.tasks.values()
         ] + [False] * (len(self._names) - len(model.tasks))
         self._factors = self.vector.new_tensor([0.5 if is_squared else 1.0 for is_squared in squared])
+        self._factor_numbers = None
 
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
         assert self._factors is not None
-        factors = self._factors if len(index) == len(self._factors) else self._factors[index]
+        if self._factor_numbers is None:
+            self._factor_numbers = numbers(self._factors)
+        factors = self._factor_numbers
+        if len(index) != len(factors):
+            factors = factors[index]
         logs = self._picked(index)
-        return torch.where(present, factors * (-logs).exp() * means + 0.5 * logs, 0).sum()
+        weights = present * factors * module_of(logs).exp(-logs)
+        weighted = weights * means
+        slope = self._placed(0.5 * present - weighted, index)
+        return Weighed(weights, (weighted + 0.5 * present * logs).sum(), slope)
 
     def report_state(self) -> dict[str, float]:
         assert self._factors is not None
@@ -297,9 +342,12 @@ class ImpartialLosses(LearnedVector):
     The optimum for a given loss is exp(s_i) = 1 / L_i: every weighted loss becomes 1.
     """
 
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
         logs = self._picked(index)
-        return torch.where(present, logs.exp() * means - logs, 0).sum()
+        weights = present * module_of(logs).exp(logs)
+        weighted = weights * means
+        slope = self._placed(weighted - 1.0 * present, index)
+        return Weighed(weights, (weighted - present * logs).sum(), slope)
 
     def report_state(self) -> dict[str, float]:
         weights = self.vector.detach().exp().tolist()
@@ -310,9 +358,9 @@ class ImpartialLosses(LearnedVector):
 class MeanLoss(LossWeighting):
     """The mean over the tasks present in the batch of their mean losses (thesis 001's "average loss")."""
 
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
-        del index
-        return means.sum() / present.sum().clamp(min=1)
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
+        del means, index
+        return Weighed(present / at_least(present.sum(), 1.0))
 
 
 @BALANCERS.register("random_weights")
@@ -330,9 +378,11 @@ class RandomWeights(LossWeighting):
         super().start(model, seed=seed)
         self._generator.manual_seed(seed)
 
-    def objective(self, means: Tensor, present: Tensor, index: list[int]) -> Tensor:
-        drawn = torch.randn(len(self._names), generator=self._generator)[index].to(means)
-        return drawn.masked_fill(~present, -1e30).softmax(0) @ means
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
+        del means
+        drawn = torch.randn(len(self._names), generator=self._generator)[index]
+        on = present.device if isinstance(present, Tensor) else "cpu"
+        return Weighed(softmax(numbers(drawn.to(on)), present) * present)
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self._generator.get_state()}

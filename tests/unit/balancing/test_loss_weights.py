@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchjd import scalarization
 
-from _balancing import batch, descend, losses_of, make, network, step
+from _balancing import batch, descend, losses_of, make, network, step, weigh
 from _training import TASKS, TinyNetwork
 from taskloom import Regression, TaskSet
 from taskloom.balancing import LearnedWeights
@@ -20,9 +20,8 @@ def settled(balancer: LearnedVector, losses: list[float], steps: int = 4000, rat
     """Gradient descent on the balancer's own numbers until nothing moves."""
     model = TinyNetwork(weight=0.0)
     balancer.start(model)  # type: ignore[arg-type]
-    means, present = torch.tensor(losses), torch.ones(3).bool()
     for _ in range(steps):
-        balancer.objective(means, present, [0, 1, 2]).backward()
+        balancer.vector.grad = torch.from_numpy(weigh(balancer, losses).slope).float()
         descend(balancer, model, rate)  # type: ignore[arg-type]
 
 
@@ -103,7 +102,7 @@ def test_uncertainty_and_imtl_l_end_where_their_papers_say() -> None:
 
 
 def test_uncertainty_of_squared_errors_and_imtl_l_are_torchjds() -> None:
-    values = torch.tensor([0.7, 2.0])
+    values = torch.tensor([0.7, 2.0], requires_grad=True)
     tasks = TaskSet(Regression("a"), Regression("b"))
     for name, theirs in (("uncertainty", scalarization.UW(2)), ("imtl_l", scalarization.IMTLL(2))):
         ours = make(name)
@@ -112,8 +111,11 @@ def test_uncertainty_of_squared_errors_and_imtl_l_are_torchjds() -> None:
         with torch.no_grad():
             vector.copy_(torch.tensor([0.3, -0.2]))
             expected.copy_(vector)
-        total = ours.objective(values, torch.ones(2).bool(), [0, 1])  # type: ignore[attr-defined]
-        torch.testing.assert_close(total, theirs(values))
+        found, total = weigh(ours, values.tolist()), theirs(values)
+        slopes = torch.autograd.grad(total, [values, expected])
+        assert found.total == pytest.approx(total.item())
+        np.testing.assert_allclose(found.weights, slopes[0], rtol=1e-6)
+        np.testing.assert_allclose(found.slope, slopes[1], rtol=1e-5)
 
 
 def test_mean_counts_the_tasks_that_are_there() -> None:
@@ -128,14 +130,10 @@ def test_mean_counts_the_tasks_that_are_there() -> None:
 def test_random_weights_sum_to_one_over_what_is_there() -> None:
     balancer, model = make("random_weights"), TinyNetwork(weight=0.0)
     balancer.start(model, seed=1)  # type: ignore[arg-type]
-    present, means = torch.tensor([True, False, True]), torch.tensor([1.0, 0.0, 1.0])
-    values = [balancer.objective(means, present, [0, 1, 2]).item() for _ in range(5)]  # type: ignore[attr-defined]
-    assert values == pytest.approx([1.0] * 5)
-    apart = [
-        balancer.objective(torch.tensor([1.0, 0, 0]), present, [0, 1, 2]).item()  # type: ignore[attr-defined]
-        for _ in range(5)
-    ]
-    assert len({round(value, 6) for value in apart}) == 5
+    drawn = np.stack([weigh(balancer, [1.0, 0.0, 1.0], [True, False, True]).weights for _ in range(5)])
+    np.testing.assert_allclose(drawn.sum(1), 1.0)
+    assert not drawn[:, 1].any()
+    assert len(set(drawn[:, 0].round(6))) == 5
 
 
 # -- GradNorm
@@ -217,16 +215,15 @@ def test_gradnorm_without_shared_weights() -> None:
 def test_famo_is_torchjds_on_the_next_losses() -> None:
     ours, theirs = FAMO(), scalarization.FAMO(3)
     ours.start(TinyNetwork())  # type: ignore[arg-type]
-    draw, present = torch.Generator().manual_seed(0), torch.ones(3).bool()
+    draw = torch.Generator().manual_seed(0)
     before = None
     for _ in range(6):
         values = torch.rand(3, generator=draw) + 0.1
         if before is not None:
             theirs.update(values)
-        mine, other = (values.clone().requires_grad_() for _ in range(2))
-        ours.objective(mine, present, [0, 1, 2]).backward()
+        other = values.clone().requires_grad_()
         theirs(other).backward()
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(weigh(ours, values.tolist()).weights, other.grad, rtol=1e-4, atol=1e-6)
         before = values
     assert ours.report_state()["weight/age"] == pytest.approx(theirs._w.softmax(0)[0].item(), rel=1e-4)
 
@@ -234,17 +231,16 @@ def test_famo_is_torchjds_on_the_next_losses() -> None:
 def test_famo_rests_for_an_absent_task() -> None:
     balancer = FAMO()
     balancer.start(TinyNetwork())  # type: ignore[arg-type]
-    everyone = torch.ones(3).bool()
     for values in ([1.0, 2.0, 3.0], [0.5, 1.9, 2.9]):
-        balancer.objective(torch.tensor(values, requires_grad=True), everyone, [0, 1, 2])
-    kept = balancer._logits.clone()
-    means = torch.tensor([0.4, 0.0, 2.0], requires_grad=True)
-    balancer.objective(means, torch.tensor([True, False, True]), [0, 1, 2]).backward()
-    assert balancer._logits[1] == kept[1]
-    assert balancer._logits[0] != kept[0]
-    assert means.grad is not None
-    assert means.grad[1] == 0
-    assert means.grad.sum().isfinite()
+        weigh(balancer, values)
+    kept = balancer.state_dict()
+    weights = weigh(balancer, [0.4, 0.0, 2.0], [True, False, True]).weights
+    state = balancer.state_dict()
+    for name in ("logits", "before", "steps", "moments"):
+        assert torch.equal(state[name][..., 1], kept[name][..., 1])
+        assert (state[name][..., 0] != kept[name][..., 0]).all()
+    assert weights[1] == 0
+    assert np.isfinite(weights).all()
 
 
 @pytest.mark.parametrize(
@@ -259,22 +255,19 @@ def test_famo_rests_for_an_absent_task() -> None:
 def test_gradient_is_that_of_torchjds_scalarisation(name: str, settings: dict, theirs: object) -> None:
     balancer = make(name, **settings)
     balancer.start(TinyNetwork())  # type: ignore[arg-type]
-    ours, other = (torch.tensor([0.5, 1.5, 0.9], requires_grad=True) for _ in range(2))
-    balancer.objective(ours, torch.ones(3).bool(), [0, 1, 2]).backward()  # type: ignore[attr-defined]
+    other = torch.tensor([0.5, 1.5, 0.9], requires_grad=True)
     theirs(other).backward()  # type: ignore[operator]
-    torch.testing.assert_close(ours.grad, other.grad)
     assert other.grad is not None
+    np.testing.assert_allclose(weigh(balancer, [0.5, 1.5, 0.9]).weights, other.grad, rtol=1e-5)
     assert balancer.report_state()["weight/mood"] == pytest.approx(other.grad[2].item())
 
 
 def test_a_scalarisation_leaves_out_what_is_absent() -> None:
     balancer = make("stch", weights={"age": 1.0, "gender": 2.0, "mood": 3.0})
     balancer.start(TinyNetwork())  # type: ignore[arg-type]
-    means = torch.tensor([0.5, 0.0, 0.4], requires_grad=True)
-    balancer.objective(means, torch.tensor([True, False, True]), [0, 1, 2]).backward()  # type: ignore[attr-defined]
+    weights = weigh(balancer, [0.5, 0.0, 0.4], [True, False, True]).weights
     pair = torch.tensor([0.5, 0.4], requires_grad=True)
     scalarization.STCH(0.1, torch.tensor([1.0, 3.0]))(pair).backward()
-    assert means.grad is not None
     assert pair.grad is not None
-    torch.testing.assert_close(means.grad[[0, 2]], pair.grad)
-    assert means.grad[1] == 0
+    np.testing.assert_allclose(weights[[0, 2]], pair.grad, rtol=1e-5)
+    assert weights[1] == 0
