@@ -72,6 +72,8 @@ def split_images(
         name: ImageDataset(store, positions, task_set, labels, standardization, groups)
         for name, positions in parts.items()
     }
+    for dataset in datasets.values():
+        dataset.table, dataset.table_rows = table, store.rows
     preprocessing = {"reader": "images", "size": store.size, "standardization": standardization.to_dict()}
     if len(store.about["crop"]) > 1:  # more than a size: a user of the network has to cut faces alike
         preprocessing["crop"] = dict(store.about["crop"])

@@ -34,6 +34,10 @@ class RowDataset:
         self._tasks = tasks
         self._labels = labels[torch.from_numpy(self.rows)]
         self.group_names, self._groups = group_codes(groups, self.rows)
+        self.table: Any = None
+        """The `Table` that the rows come from, where the source knows it."""
+        self.table_rows: NDArray[np.int64] | None = None
+        """Row of the table of each of the M rows; None where they are the table's own rows."""
 
     @property
     def tasks(self) -> TaskSet:

@@ -264,6 +264,8 @@ def load_table(
         name: TableDataset(features, part, task_set, labelled.labels, labelled.groups)
         for name, part in parts.items()
     }
+    for dataset in datasets.values():
+        dataset.table = table
     preprocessing = {
         "reader": "table",
         "features": list(features.names),

@@ -7,11 +7,12 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from taskloom.data.sources import SOURCES, find_source
 from taskloom.encoders import ENCODERS
@@ -60,25 +61,40 @@ class HeadSettings(_Settings):
 class ReportSettings(_Settings):
     """The `report` section: what stands on the page; it changes no run.
 
-    The course of training is shown where this section stands, unless it says nothing but `gallery`.
+    The course of training is shown where this section stands, unless it says nothing but `gallery`
+    and `subgroups`.
 
     Args:
         last_epochs: Over how many epochs at the end means and intervals are taken.
         loess_span: Share of the points that a place of a smoothed curve rests on.
         gallery: How many of the worst mistakes on images are shown per task (12 where not said); false, or 0,
             shows none and keeps no picture.
+        subgroups: Further ways to look at the judged tasks: per task of numbers, or column of the data, the
+            edges of its bands (`age: [13, 20, 40, 60]`), or `classes` for a column that is no task.
     """
 
     last_epochs: int = Field(default=10, ge=1)
     loess_span: float = Field(default=0.75, gt=0, le=1)
     gallery: Annotated[int, Field(ge=0, le=100)] | Literal[False] | None = None
+    subgroups: dict[str, tuple[float, ...] | Literal["classes"]] = Field(default_factory=dict)
+
+    @field_validator("subgroups")
+    @classmethod
+    def _edges_ascend(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, edges in value.items():
+            if isinstance(edges, str):
+                continue
+            if not edges or any(low >= high for low, high in pairwise(edges)):
+                raise ValueError(f"{name}: edges of bands in ascending order expected, found {list(edges)}")
+        return value
 
     @property
     def course(self) -> dict[str, Any] | None:
         """Settings of the course of training; None where it is not asked for."""
-        if self.model_fields_set == {"gallery"}:
+        other = {"gallery", "subgroups"}
+        if self.model_fields_set and self.model_fields_set <= other:
             return None
-        return self.model_dump(mode="json", exclude={"gallery"})
+        return self.model_dump(mode="json", exclude=other)
 
 
 GALLERY = 12

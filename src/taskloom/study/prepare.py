@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from taskloom.balancing import Balancer, WeightedSum
@@ -25,6 +27,8 @@ from taskloom.study.coupled_runs import Coupled, check_in_study
 from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
 from taskloom.study.runs import DataRequest, RunSpec, coupling_path, data_request, table_request
+from taskloom.study.subgroup_ways import asked_columns
+from taskloom.study.test_rows import test_rows_key
 from taskloom.study.warm_start import started
 from taskloom.study.worker import DataCache, build_balancer, build_network
 from taskloom.study.yaml_lines import KeyPath, dotted
@@ -46,11 +50,13 @@ class Prepared:
         requests: Per repeat, what the source was asked for.
         checksums: Per repeat, what tells its source files apart.
         facts: For the report; JSON-serialisable.
+        columns: Per key of a test part (`test_rows_key`), the columns that the report looks at.
     """
 
     requests: list[DataRequest]
     checksums: list[Any]
     facts: dict[str, Any]
+    columns: dict[str, dict[str, NDArray[np.str_]]] = field(default_factory=dict)
 
 
 def prepare_data(
@@ -72,6 +78,8 @@ def prepare_data(
     requests = [data_request(study, repeat, folder, stores) for repeat in wanted]
     checksums: dict[str, Any] = {}
     facts: dict[str, Any] = {}
+    columns: dict[str, dict[str, NDArray[np.str_]]] = {}
+    asked = {} if study.config.report is None else study.config.report.subgroups
     # The first repeat last: its data are then in the cache for the dry build.
     for repeat in reversed(range(len(requests))):
         request = requests[repeat]
@@ -84,9 +92,10 @@ def prepare_data(
             splits = cache.get(request)
             inspection = inspect_splits(splits)
             check_labels(inspection, may_straddle=beside is not None)
+            columns[test_rows_key(splits.test)] = asked_columns(asked, splits.tasks, splits.test)
         checksums[request.key] = splits.about.get("sources", splits.about)
         facts = data_facts(splits, inspection, study)
-    return Prepared(requests, [checksums[request.key] for request in requests], facts)
+    return Prepared(requests, [checksums[request.key] for request in requests], facts, columns)
 
 
 def check_labels(inspection: Inspection, *, may_straddle: bool = False) -> None:
@@ -380,6 +389,7 @@ def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: i
         "jobs": jobs,
         "report": None if study.config.report is None else study.config.report.course,
         "gallery": gallery_size(study.config.report),
+        "subgroups": {} if study.config.report is None else study.config.report.subgroups,
         "study_file": study.to_yaml(),
     }
 

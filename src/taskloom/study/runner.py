@@ -19,6 +19,7 @@ from taskloom.study.progress import Progress
 from taskloom.study.results import ResultsStore, run_folder, storage_error
 from taskloom.study.runs import RunSpec, plan_runs
 from taskloom.study.summary import write_summary
+from taskloom.study.test_rows import save_columns
 from taskloom.study.worker import DataCache, storage_reason
 from taskloom.study.worst_mistakes import keep_worst_mistakes
 from taskloom.training.checkpoints import write_atomically
@@ -121,6 +122,8 @@ def run_study(
             announce(plan)
         out.mkdir(parents=True, exist_ok=True)
         with study_lock(out), ResultsStore(out / "results.sqlite") as store:
+            for key, columns in plan.prepared.columns.items():
+                save_columns(out, key, columns)
             ran = _run_missing(study, plan, store, out, progress, jobs, retry_failed)
             status = store.finished(spec.id for spec in plan.specs)
             keep_worst_mistakes(out, plan.prepared.requests[0])

@@ -2,7 +2,8 @@
 
 As thesis 001 (section 5.3) asks it: a task's accuracy may rise while one class pays for it. Each judged task
 is looked at alone and in the cell that is best on validation, by its own classes (recall) and by the classes
-of every other task of classes ("age error by ethnicity"), all on the test rows that have both labels.
+of every other task of classes ("age error by ethnicity"), all on the test rows that have both labels; further
+ways to look are asked for (`subgroup_ways`).
 
 Intervals: whole clusters of the test set (people, where rows are grouped) are drawn with replacement, the
 same draws for both networks and all subgroups, so that differences are paired; to that comes the spread
@@ -25,12 +26,11 @@ from torch import Tensor
 
 from taskloom.metrics import METRICS
 from taskloom.study.paired import ALPHA, Decided, Row, Sample, Sides, sides_of, signed, surrogate, weights_of
+from taskloom.study.subgroup_ways import MOST_SUBGROUPS, Way, ways_to_look
 from taskloom.study.test_rows import TestRows
 from taskloom.study.verdicts import Groups
 from taskloom.tasks import Binary, Landmarks, Multiclass, Multilabel, Task, TaskSet
 
-MOST_SUBGROUPS = 24
-"""A label with more classes is not a way to look at another task; by its own classes every task is shown."""
 LEAST_LABELS = 20
 """Subgroups with fewer labels are shown, but the best and the worst are not chosen among them."""
 
@@ -67,7 +67,8 @@ def subgroup_tables(
         sides = sides_of(folder, task, done, chosen.get(name, ""))
         if sides is None:
             continue
-        for by in tasks.values():
+        rows = [run.rows for runs in sides.values() for run in runs]
+        for by in ways_to_look(tasks, facts.get("subgroups", {}), rows):
             table = _table(task, by, sides, facts["test_over_train"] if facts["repeats"] > 1 else None)
             if table is not None:
                 tables.append({**table, "cell": chosen.get(name, "")})
@@ -103,23 +104,15 @@ def _confusion(task: Task, run: Decided) -> NDArray[np.int64]:
     return np.bincount(truth * number + said.numpy(), minlength=number**2).reshape(number, number)
 
 
-def _table(task: Task, by: Task, sides: Sides, test_over_train: float | None) -> Row | None:
-    """One table; None where the label is none to look by, or stands beside the task's in no row."""
-    own = by.name == task.name
-    first = (sides["alone"] or sides["shared"])[0].rows.labels
-    if not isinstance(by, Binary | Multiclass) or by.name not in first.values:
-        return None
-    if len(by.class_names) > MOST_SUBGROUPS:
-        return None
+def _table(task: Task, by: Way, sides: Sides, test_over_train: float | None) -> Row | None:
+    """One table; None where the label stands beside the task's in no row."""
     metric = shown_metric(task)
     samples = {
-        side: [_sample(task, by, code, runs, metric, test_over_train) for code in range(len(by.class_names))]
+        side: [_sample(task, by, code, runs, metric, test_over_train) for code in range(len(by.names))]
         for side, runs in sides.items()
         if runs
     }
-    labels = [
-        _count(task, by, code, (sides["alone"] or sides["shared"])) for code in range(len(by.class_names))
-    ]
+    labels = [_count(task, by, code, (sides["alone"] or sides["shared"])) for code in range(len(by.names))]
     if not any(labels):
         return None
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
@@ -130,17 +123,17 @@ def _table(task: Task, by: Task, sides: Sides, test_over_train: float | None) ->
         "unit": METRICS[metric].unit(task),
         "higher_is_better": METRICS[metric].higher_is_better,
         "by": by.name,
-        "own": own,
+        "own": by.task == by.name == task.name,
         "subgroups": [
             {
                 "name": name,
                 "labels": labels[code],
                 **_estimates(samples, code, metric, sign, test_over_train),
             }
-            for code, name in enumerate(by.class_names)
+            for code, name in enumerate(by.names)
             if labels[code]
         ],
-        "gaps": _gaps(samples, by.class_names, enough, sign, test_over_train),
+        "gaps": _gaps(samples, by.names, enough, sign, test_over_train),
     }
 
 
@@ -198,20 +191,20 @@ def _gaps(
     return gaps
 
 
-def _mask(task: Task, by: Task, code: int, rows: TestRows) -> Tensor:
+def _mask(task: Task, by: Way, code: int, rows: TestRows) -> Tensor:
     """Which of the task's labels count, shaped like its presence."""
-    in_subgroup = rows.labels.present[by.name] & (rows.labels.values[by.name] == code)
+    in_subgroup = by.codes(rows) == code
     present = rows.labels.present[task.name]
     return present & in_subgroup.reshape(-1, *(1,) * (present.ndim - 1))
 
 
-def _count(task: Task, by: Task, code: int, runs: Sequence[Decided]) -> int:
+def _count(task: Task, by: Way, code: int, runs: Sequence[Decided]) -> int:
     """Labels of the first repeat."""
     return int(_mask(task, by, code, runs[0].rows).sum())
 
 
 def _sample(
-    task: Task, by: Task, code: int, runs: Sequence[Decided], metric: str, test_over_train: float | None
+    task: Task, by: Way, code: int, runs: Sequence[Decided], metric: str, test_over_train: float | None
 ) -> Sample:
     judge, stand_in = METRICS[metric], surrogate(task)
     values, resampled, clusters = [], [], 0
