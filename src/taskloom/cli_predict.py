@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from taskloom.terminal import console, say
+from taskloom.wording import counted
 
 if TYPE_CHECKING:
     from taskloom.deploy import Bundle
@@ -111,7 +112,7 @@ def _predict_rows(bundle: Bundle, source: str, table: Path | None, device: str) 
     place = table or Path(f"{Path(source).stem}.predicted.csv")
     check_apart(source, place)
     rows, found = predict_table(bundle, Path(source), place, device=device)
-    say(f"{source}  {rows:,} rows   device {found}")
+    say(f"{source}  {counted(rows, 'row')}   device {found}")
     say(f"table    {place}")
 
 
@@ -146,8 +147,9 @@ def _predict_faces(
 def _print(source: str, summary: Summary, seconds: float) -> None:
     per_second = summary.frames / max(seconds, 1e-9)
     say(
-        f"{source}  {summary.frames:,} frames, {summary.with_faces:,} with faces, {summary.identities:,} "
-        f"identities   {per_second:.1f} frames/s   device {summary.device}"
+        f"{source}  {counted(summary.frames, 'frame')}, {summary.with_faces:,} with faces, "
+        f"{counted(summary.identities, 'identity', 'identities')}   {per_second:.1f} frames/s   "
+        f"device {summary.device}"
     )
     say(f"faces    {summary.how}")
     busy = {step: value for step, value in summary.seconds.items() if value >= 0.0005}

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from taskloom.wording import counted
+
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "onnx": ("onnx", "onnxruntime"),
@@ -45,7 +47,9 @@ def _devices() -> list[tuple[str, str]]:
 
     from taskloom.study.pool import available_cores
 
-    lines = [("cores", f"{available_cores()} to use, {torch.get_num_threads()} threads per process")]
+    lines = [
+        ("cores", f"{available_cores()} to use, {counted(torch.get_num_threads(), 'thread')} per process")
+    ]
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         lines.append(("device", f"cuda: {', '.join(names)}"))

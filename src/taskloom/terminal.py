@@ -17,6 +17,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
+from taskloom.wording import counted
+
 if TYPE_CHECKING:
     from taskloom.study.config import Study
     from taskloom.study.relate import Related
@@ -68,9 +70,9 @@ def announce(file: Path, study: Study, plan: Plan) -> None:
     twice = ", each on two splits" if any(spec.companion for spec in plan.specs) else ""
     alone = sum(spec.cell.architecture == SINGLE_TASK and not spec.companion for spec in plan.specs)
     line = (
-        f"{file}  {_counted(tasks, 'task')}, {_counted(len(plan.cells), 'cell')} x "
-        f"{_counted(repeats, 'seed')} + {alone} single-task{twice} = "
-        f"{_counted(len(plan.specs), 'run')}"
+        f"{file}  {counted(tasks, 'task')}, {counted(len(plan.cells), 'cell')} x "
+        f"{counted(repeats, 'seed')} + {alone} single-task{twice} = "
+        f"{counted(len(plan.specs), 'run')}"
     )
     holes = describe(facts)
     say(f"{line}   {holes}" if holes else line)
@@ -186,7 +188,3 @@ def _beside(summary: dict[str, Any]) -> list[str]:
         for row in summary.get("baselines", [])
     ]
     return lines
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

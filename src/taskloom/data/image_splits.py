@@ -16,6 +16,7 @@ from taskloom.data.table_source import LabelledTable
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError
 from taskloom.tasks import Labels, Landmarks, TaskSet
+from taskloom.wording import counted
 
 _MOST_LISTED = 20
 
@@ -112,9 +113,8 @@ def moved_landmarks(labels: Labels, tasks: TaskSet, store: ImageStore) -> tuple[
         points, present = values[name].numpy().astype(np.float64), presence[name].numpy()
         outside = present & ~store.inside_picture(points, positions)
         if outside.any():
-            notes.append(
-                f"{int(outside.sum())} points of task {name} lie outside their picture and count as missing."
-            )
+            points_outside = counted(int(outside.sum()), "point lies", "points lie")
+            notes.append(f"{points_outside} outside their picture in task {name}, missing therefore.")
         present = present & ~outside
         moved = store.to_pixels(points, positions)
         moved[~present] = 0.0

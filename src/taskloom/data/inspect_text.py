@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taskloom.data.inspect import PARTS, Inspection, Leak
+from taskloom.wording import counted
 
 _MOST_JOINT = 12
 _MOST_FEATURES = 40
@@ -155,10 +156,11 @@ def _sentence(leak: Leak) -> str:
     first, second = leak.parts
     examples = ", ".join(leak.examples) + (", ..." if leak.count > len(leak.examples) else "")
     if leak.what == "groups":
-        return f"{leak.count:,} groups stand in {first} and in {second}: {examples}. Split by group."
+        shared = counted(leak.count, "group stands", "groups stand")
+        return f"{shared} in {first} and in {second}: {examples}. Split by group."
     if leak.what == "samples":
-        return f"{leak.count:,} windows of {second} share samples with {first}, in {examples}."
+        return f"{second} shares samples with {first} in {counted(leak.count, 'window')}, of {examples}."
     return (
-        f"{leak.count:,} rows of {second} have the same inputs as a row of {first}: {examples}. This may be "
-        "honest (few distinct inputs) or a copied row; group equal rows to be safe."
+        f"{counted(leak.count, 'row')} of {second} with the inputs of a row of {first}: {examples}. This may "
+        "be honest (few distinct inputs) or a copied row; group equal rows to be safe."
     )

@@ -36,6 +36,7 @@ from taskloom.data.windows import WindowDataset
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import TaskSet
 from taskloom.version import __version__
+from taskloom.wording import counted
 
 THESIS_SPLIT: dict[str, Any] = {
     "by": "files",
@@ -145,13 +146,15 @@ def load_recordings(
     task_set = resolve_tasks(declared, _known_classes(reader, store, declared, columns, windowing))
     windows = windowing.build(store, task_set, columns, str(settings.get("group_by", group_by)))
     if windows.skipped:
-        notes.append(f"{len(windows.skipped)} recordings are shorter than a window and were left out.")
+        short = counted(len(windows.skipped), "recording is", "recordings are")
+        notes.append(f"{short} shorter than a window and left out.")
     parts = split_windows(windows, rule, seed=seed, named_rules=named_rules)
     train = windows.subset(parts.train)
     normalizer = None if normalize is None else Normalizer.fit(train, **normalize)
     if normalizer is not None and normalizer.constant_channels:
         constant = normalizer.constant_channels
-        notes.append(f"{len(constant)} channels do not vary in train: {', '.join(constant[:5])}.")
+        still = counted(len(constant), "channel does", "channels do")
+        notes.append(f"{still} not vary in train: {', '.join(constant[:5])}.")
     fitted = task_set.fit(train.labels)
     datasets = {
         part: windows.subset(rows).with_tasks(fitted).with_normalizer(normalizer)
@@ -209,7 +212,7 @@ def _existing(
         return None, str(error).rstrip(".")
     if store.sources != dict(sums):
         changed = [name for name in {**store.sources, **sums} if store.sources.get(name) != sums.get(name)]
-        more = f" and {len(changed) - 1} others" if len(changed) > 1 else ""
+        more = f" and {counted(len(changed) - 1, 'other')}" if len(changed) > 1 else ""
         return None, f"source file {changed[0]}{more} changed"
     found = {key: value for key, value in store.parameters.items() if key != _NOTES}
     if found != dict(parameters):

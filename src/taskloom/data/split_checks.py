@@ -14,6 +14,7 @@ from torch import Tensor
 from taskloom.data.windows import WindowDataset
 from taskloom.errors import DataError
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
+from taskloom.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +185,7 @@ def _check_task_classes(
         if bool(strange.any()):
             index = int(strange.nonzero()[0])
             raise DataError(
-                f"split: task {task}: {part} has {int(counts[part][index]):,} labels of class "
+                f"split: task {task}: {part} has {counted(int(counts[part][index]), 'label')} of class "
                 f"`{classes[index]}`, which train never shows. {_ways_out(task)}, or blank these labels."
             )
 

@@ -29,6 +29,7 @@ from taskloom.data.splits import Parts, SplitRule, check_classes, split_rows, ve
 from taskloom.data.tables import Table, TableDataset, read_table
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
+from taskloom.wording import counted
 
 LABEL_SETTINGS = ("folder", "table", "separator", "missing", "decimal", "columns", "group")
 """Settings of every source that takes its labels from a table."""
@@ -248,7 +249,8 @@ def load_table(
     num_missing = check_values(features, table, rows, impute=impute is not None)
     parts, notes, warnings = labelled.split(rows, labelled.labels, seed=seed)
     if num_missing:
-        notes.append(f"{num_missing} missing feature values were filled in ({impute}, fitted on train).")
+        filled = counted(num_missing, "missing feature value was", "missing feature values were")
+        notes.append(f"{filled} filled in ({impute}, fitted on train).")
     if settings.get("features", "rest") == "rest":
         warnings += row_numbers(features)
     if features.left_out:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from taskloom.data.image_decode import decode, read_file
 from taskloom.errors import DataError
+from taskloom.wording import counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2")
 USUAL_RATE_HZ = 25.0
@@ -183,8 +184,8 @@ class Video(Source):
         # The count of some containers is an estimate that may be one too high.
         if picture is None and self.said is not None and number < self.said - 1:
             self.notes.append(
-                f"{self.name}: the video says to have {self.said:,} frames, {number:,} could be read; it "
-                "ends early, the rest is cut off or damaged."
+                f"{self.name}: the video says to have {counted(self.said, 'frame')}, {number:,} could be "
+                "read; it ends early, the rest is cut off or damaged."
             )
 
 
@@ -211,7 +212,7 @@ class Camera(Source):
             while self.most is None or number < self.most:
                 found, picture = self.capture.read()
                 if not found:
-                    self.notes.append(f"{self.name} gave no more pictures after {number:,} frames.")
+                    self.notes.append(f"{self.name} gave no more pictures after {counted(number, 'frame')}.")
                     return
                 yield Frame(number, time.monotonic() - start, self.name, picture)
                 number += 1

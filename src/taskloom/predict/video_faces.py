@@ -10,7 +10,7 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,13 @@ from taskloom.data.tables import Table, read_table
 from taskloom.errors import ConfigError, DataError
 from taskloom.predict.faces import USUAL_MARGIN
 from taskloom.predict.frames import open_source
+from taskloom.wording import counted
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 OWN_COLUMNS = ("file_name", "video", "frame", "time", "person")
 _QUALITY = 95
+Cutting = Callable[[int, int | None], None]
+"""Told how many frames have been read, of how many; None where a video does not say how long it is."""
 
 
 def prepare_video(
@@ -39,6 +42,7 @@ def prepare_video(
     labels: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    cutting: Cutting | None = None,
 ) -> tuple[FaceTable, ImageStore]:
     """Prepares the faces of a video, or of all videos below a folder, as a store that stands by itself.
 
@@ -51,7 +55,8 @@ def prepare_video(
             the videos lie in, or the file's name up to its first `_`, `-` or `.`).
         settings: How faces are cut; see `CropSettings`. The built-in detector finds them unless another is
             named; of several faces the largest is taken.
-        progress: Told how many frames of how many are done.
+        progress: Told how many of the sampled frames are searched for faces.
+        cutting: Told how many frames of all videos have been read.
 
     Returns:
         The rows, with `video`, `frame`, `time` in seconds, `person` and the labels; and their faces. Frames
@@ -69,7 +74,7 @@ def prepare_video(
     rows, notes = _labels(known, videos, source if source.is_dir() else source.parent)
     frames = store.absolute().parent / f".{store.name}.frames"
     try:
-        written = _cut(videos, source if source.is_dir() else source.parent, frames, every, rows)
+        written = _cut(videos, source if source.is_dir() else source.parent, frames, every, rows, cutting)
         crop = {"detector": "haar", "margin": USUAL_MARGIN, **(settings or {})}
         given = {"table": "frames.csv", "images": ".", **crop}
         table, cut = face_reader("images").rows(given, frames)
@@ -141,13 +146,16 @@ def _labels(
         found[video] = {**columns, "person": columns.get("person") or person}
     notes = []
     if without:
-        notes.append(f"{len(without)} of {len(videos)} videos have no row in {table.path}: {_few(without)}.")
+        notes.append(
+            f"{len(without)} of {counted(len(videos), 'video')} without a row in {table.path}: "
+            f"{_few(without)}."
+        )
     unused = [name for name, row in index.items() if row not in used]
     if unused:
-        notes.append(f"{len(unused)} rows of {table.path} have no video: {_few(unused)}.")
+        notes.append(f"{counted(len(unused), 'row')} of {table.path} without a video: {_few(unused)}.")
     if not used:
         raise DataError(
-            f"{table.path}: none of its rows names one of the {len(videos)} videos (the first is "
+            f"{table.path}: none of its rows names any of {counted(len(videos), 'video')} (the first is "
             f"{videos[0].name}, the table's first `{key}` is `{next(iter(index), '')}`)."
         )
     return found, notes
@@ -158,7 +166,12 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _cut(
-    videos: Sequence[Path], folder: Path, frames: Path, every: int, labels: Mapping[Path, Mapping[str, str]]
+    videos: Sequence[Path],
+    folder: Path,
+    frames: Path,
+    every: int,
+    labels: Mapping[Path, Mapping[str, str]],
+    cutting: Cutting | None,
 ) -> str:
     """Writes the sampled frames and their table; says how many there are."""
     done = frames / "done.json"
@@ -169,8 +182,11 @@ def _cut(
     if known.get("wanted") != wanted:  # of a preparation that was killed, the frames are there
         shutil.rmtree(frames, ignore_errors=True)
         frames.mkdir(parents=True)
+        read = _Reading(videos, cutting)
         cut = [
-            entry for number, video in enumerate(videos) for entry in _frames(video, number, frames, every)
+            entry
+            for number, video in enumerate(videos)
+            for entry in _frames(video, number, frames, every, read)
         ]
         known = {"wanted": wanted, "frames": cut}
         done.write_text(json.dumps(known), encoding="utf-8")
@@ -182,14 +198,34 @@ def _cut(
             video = str(videos[number].relative_to(folder))
             further = [own[column] for column in columns[len(OWN_COLUMNS) :]]
             writer.writerow([name, video, frame, f"{time:.3f}", own["person"], *further])
-    several = "" if len(videos) == 1 else "s"
-    return f"{len(known['frames']):,} frames of {len(videos):,} video{several}, one of every {every}."
+    return (
+        f"{counted(len(known['frames']), 'frame')} of {counted(len(videos), 'video')}, one of every {every}."
+    )
 
 
-def _frames(video: Path, position: int, frames: Path, every: int) -> list[tuple[str, int, int, float]]:
+class _Reading:
+    """Counts the frames that are read and tells of them."""
+
+    def __init__(self, videos: Sequence[Path], told: Cutting | None) -> None:
+        self.told, self.done = told, 0
+        lengths = [] if told is None else [open_source(str(video)).expected for video in videos]
+        known = [length for length in lengths if length is not None]
+        self.total = sum(known) if len(known) == len(lengths) else None
+
+    def step(self) -> None:
+        """One frame more."""
+        self.done += 1
+        if self.told is not None:
+            self.told(self.done, self.total)
+
+
+def _frames(
+    video: Path, position: int, frames: Path, every: int, read: _Reading
+) -> list[tuple[str, int, int, float]]:
     """Writes a video's frames; returns file, position of the video, frame, time."""
     written = []
     for frame in open_source(str(video)).frames():
+        read.step()
         if frame.number % every or frame.picture is None:
             continue
         name = f"{position:04d}_{frame.number:07d}.jpg"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from taskloom.report.model import GainRow, ReportData, TaskRow
+from taskloom.wording import counted
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -144,7 +145,7 @@ def headline(data: ReportData) -> str:
         )
         if verdict in verdicts
     ]
-    tasks = f"{len(judged)} task{'s' if len(judged) != 1 else ''}"
+    tasks = counted(len(judged), "task")
     if not parts:
         return f"{tasks}; no verdict yet."
     each = f"Of {tasks}, each judged in the cell that was best on validation: {', '.join(parts)}."

@@ -26,6 +26,7 @@ from taskloom.deploy import Bundle
 from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.study.single import part_of
 from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task, TaskSet
+from taskloom.wording import counted
 
 
 @dataclass(frozen=True)
@@ -264,8 +265,8 @@ def _mapped_classes(
         number = int((present & (values == code)).sum())
         if codes[code] < 0 and number:
             notes.append(
-                f"{ours.name}: the bundle does not know the class `{name}`: {number:,} rows left out "
-                f"(`--map {ours.name}:{name}=CLASS` counts them as another)."
+                f"{ours.name}: the bundle does not know the class `{name}`: {counted(number, 'row')} left "
+                f"out (`--map {ours.name}:{name}=CLASS` counts them as another)."
             )
     absent = [name for code, name in enumerate(ours.class_names) if code not in codes]
     if absent:

@@ -38,6 +38,7 @@ from taskloom.training.checks import check_changes, check_stopping, check_superv
 from taskloom.training.devices import choose_device, make_fabric
 from taskloom.training.parts import check_parts
 from taskloom.training.teaching import check_teaching
+from taskloom.wording import counted
 
 _PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
 
@@ -121,8 +122,9 @@ def check_labels(inspection: Inspection, *, may_straddle: bool = False) -> None:
     for leak in inspection.leaks:
         if leak.what == "samples" and not may_straddle:
             raise DataError(
-                f"split: {leak.count} windows of {leak.parts[1]} share samples with {leak.parts[0]} "
-                f"({', '.join(leak.examples)}); results would mean nothing: split by recording or group."
+                f"split: {leak.parts[1]} shares samples with {leak.parts[0]} in "
+                f"{counted(leak.count, 'window')} ({', '.join(leak.examples)}); results would mean "
+                "nothing: split by recording or group."
             )
 
 
@@ -140,7 +142,8 @@ def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict
         notes.append(f"{len(names):,} features: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}.")
     notes += [str(note) for note in splits.about.get("notes", [])]
     notes += [
-        f"{leak.count:,} rows of {leak.parts[1]} have the same inputs as a row of {leak.parts[0]}."
+        f"{counted(leak.count, 'row has', 'rows have')} the same inputs in {leak.parts[1]} as a row of "
+        f"{leak.parts[0]}."
         for leak in inspection.leaks
         if leak.what == "inputs"
     ]
@@ -158,8 +161,8 @@ def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict
 def _group_warnings(inspection: Inspection) -> list[str]:
     """A split within groups is allowed, and answers another question."""
     return [
-        f"{leak.count:,} groups stand in both {leak.parts[0]} and {leak.parts[1]}: results say nothing about "
-        "new ones."
+        f"{counted(leak.count, 'group stands', 'groups stand')} in both {leak.parts[0]} and {leak.parts[1]}: "
+        "results say nothing about new ones."
         for leak in inspection.leaks
         if leak.what == "groups"
     ]
@@ -168,7 +171,7 @@ def _group_warnings(inspection: Inspection) -> list[str]:
 def _clusters(number: int, group: str | None) -> str:
     """How many of what the clusters of the intervals are: "1 person", "12 people"."""
     if group is None:
-        return f"{number:,} row{'' if number == 1 else 's'}"
+        return counted(number, "row")
     if number == 1:
         return f"1 {group if group in _PLURALS else f'value of {group}'}"
     return f"{number:,} {_PLURALS.get(group, f'values of {group}')}"

@@ -28,6 +28,7 @@ from taskloom.study.config import load_study
 from taskloom.study.couplings import read_coupling
 from taskloom.study.single import load_data
 from taskloom.tasks import Labels, TaskSet
+from taskloom.wording import counted
 
 _STUDIES = (".yaml", ".yml")
 
@@ -140,7 +141,7 @@ def _of_table(source: Path, tasks: Sequence[str]) -> tuple[Labels, TaskSet, str]
         column = table.text(table.column_name(name, "--tasks")).astype(str)
         kinds[name] = {"kind": "binary" if len(set(column[column != ""])) == 2 else "multiclass"}
     found, columns = resolve_label_columns(table, kinds)
-    return encode_labels(table, found, columns), found, f"{len(table):,} rows"
+    return encode_labels(table, found, columns), found, counted(len(table), "row")
 
 
 # -- what is written

@@ -45,6 +45,7 @@ from taskloom.study.verdicts import (
 from taskloom.study.worst_mistakes import gallery_rows
 from taskloom.tasks import TaskSet
 from taskloom.training.checkpoints import write_atomically
+from taskloom.wording import counted
 
 SUMMARY_FORMAT = 1
 
@@ -334,11 +335,6 @@ def _warnings(facts: Mapping[str, Any], missing: int, failed: Sequence[RunRecord
         reasons = "its reason stands" if len(failed) == 1 else "their reasons stand"
         warnings.append(f"{counted(len(failed), 'run')} failed; {reasons} below.")
     return warnings
-
-
-def counted(number: int, what: str) -> str:
-    """Returns "1 training seed", "3 training seeds"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _environment(records: Sequence[RunRecord], facts: Mapping[str, Any]) -> dict[str, Any]:

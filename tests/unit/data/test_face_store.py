@@ -255,7 +255,7 @@ def test_points_move_with_box_margin_and_size_and_those_outside_are_missing(tmp_
             centre = bright.nonzero().double().mean(dim=0)
             assert centre.tolist() == pytest.approx([3.5, 3.5])
     assert missing == 1
-    assert "1 points of task points lie outside their picture and count as missing." in data.about["notes"]
+    assert "1 point lies outside their picture in task points, missing therefore." in data.about["notes"]
 
 
 def test_mistakes_about_points_are_named(tmp_path: Path) -> None:

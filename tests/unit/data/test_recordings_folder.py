@@ -126,7 +126,7 @@ class TestLabels:
         }
         assert reader.label_classes == {"age": ["31"], "mood": ["bad", "good"]}
         assert reader.notes == [
-            "1 files of labels.csv are not there (gone.csv).",
+            "1 file of labels.csv not there (gone.csv).",
             "1 of 3 recordings have no row in labels.csv (c.csv): their labels from it are missing.",
         ]
 

@@ -332,7 +332,7 @@ HALVES = Parts(np.array([0, 1]), np.array([2]), np.array([3]))
     ("column", "sentence"),
     [
         ([0, 1, 0, 2], r"split: task y: test .* `c`, which train never shows\. Set `split\.stratify: y`"),
-        ([0, 1, 2, 0], "task y: validation has 1 labels of class `c`"),
+        ([0, 1, 2, 0], "task y: validation has 1 label of class `c`"),
         ([1, 1, 1, 1], "task y: every label of train is `b`"),
         ([None, 1, 0, 0], "task y: every label of train is `b`"),
         ([None, None, 1, 0], "task y: none of the 2 rows of train has a label for it; leave"),

@@ -48,8 +48,20 @@ def test_every_nth_frame_is_labelled_by_its_person(videos: Path) -> None:
     assert kept.group == "person"
     brightness = np.asarray(store.images).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(brightness, [20, 40, 60, 100, 200], atol=4)
-    assert any("1 rows" in note and "carl" in note for note in table.notes)
+    assert any("1 row of" in note and "carl" in note for note in table.notes)
     assert not list(videos.glob(".store*"))
+
+
+def test_progress_counts_every_frame_that_is_read(videos: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    prepare_video(
+        videos / "videos",
+        videos / "store",
+        every=10,
+        settings=WHOLE,
+        cutting=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(done, 36) for done in range(1, 37)]
 
 
 def test_one_row_per_video_and_a_single_file(videos: Path) -> None:
@@ -77,5 +89,5 @@ def test_mistakes_are_named(videos: Path) -> None:
     with pytest.raises(DataError, match="`ann` stands in an earlier row too"):
         prepare_video(videos / "videos", videos / "s", labels=videos / "t.csv")
     (videos / "t.csv").write_text("person,age\nzoe,3\n")
-    with pytest.raises(DataError, match="none of its rows names one of the 3 videos"):
+    with pytest.raises(DataError, match="none of its rows names any of 3 videos"):
         prepare_video(videos / "videos", videos / "s", labels=videos / "t.csv")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from taskloom.data.face_table import FILE_COLUMN, FaceTable, NamedSplit, face_table
 from taskloom.data.readers.native_files import image_folder
 from taskloom.errors import ConfigError, DataError
+from taskloom.wording import counted
 
 IMAGES_FOLDER = "cropped_aligned"
 VALUES = ("valence", "arousal")
@@ -208,8 +209,8 @@ def _table(
     notes = []
     if split:
         notes.append(
-            f"{len(split)} videos stand in different parts for different labels; where they are tested on "
-            f"they are not trained on ({', '.join(split[:5])})."
+            f"{counted(len(split), 'video stands', 'videos stand')} in different parts for different "
+            f"labels; where they are tested on they are not trained on ({', '.join(split[:5])})."
         )
     return face_table(
         data,

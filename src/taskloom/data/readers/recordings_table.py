@@ -15,6 +15,7 @@ from taskloom.data.readers.edf_labels import _column_values
 from taskloom.data.recordings import NULL_CODE
 from taskloom.data.tables import Table, read_table
 from taskloom.errors import DataError
+from taskloom.wording import counted
 
 IDENTITY = ("person", "session", "trial")
 _FILE_COLUMNS = ("file", "file_name")
@@ -219,12 +220,12 @@ def _what_is_missing(
     without = [file for name, file in names.items() if name not in rows]
     if not rows:
         raise DataError(
-            f"{path}: none of the {len(strange)} files it names is there, for example {strange[0]}; the "
-            f"folder holds files such as {next(iter(names.values()))}."
+            f"{path}: it names {counted(len(strange), 'file')}, and none is there, for example {strange[0]}; "
+            f"the folder holds files such as {next(iter(names.values()))}."
         )
     notes = []
     if strange:
-        notes.append(f"{len(strange)} files of {path.name} are not there ({_shown(strange)}).")
+        notes.append(f"{counted(len(strange), 'file')} of {path.name} not there ({_shown(strange)}).")
     if without:
         notes.append(
             f"{len(without)} of {len(names)} recordings have no {noun} in {path.name} ({_shown(without)}): "
