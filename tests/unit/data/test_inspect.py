@@ -119,7 +119,7 @@ def test_a_group_on_two_sides_is_found() -> None:
         ("groups", ("validation", "test"), ("p6",))
     ]
     assert found.leaks[0].fatal
-    assert "1 groups stand in validation and in test: p6" in render(found)
+    assert "1 group stands in validation and in test: p6" in render(found)
 
 
 def test_equal_inputs_across_parts_are_counted() -> None:
