@@ -260,7 +260,7 @@ def test_a_video_that_is_tested_on_is_not_trained_on(copied: Callable[[str], Pat
     shutil.move(kind / "Train_Set" / "video1.txt", kind / "Validation_Set" / "video1.txt")
     rows = read_aff_wild2(root)
     assert set(rows.text("part")[rows.text("video") == "video1"]) == {"test"}
-    assert rows.notes[0].startswith("1 videos stand in different parts for different labels")
+    assert rows.notes[0].startswith("1 video stands in different parts for different labels")
 
 
 def test_identity_of_celeba_is_a_task_and_attributes_are_one(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ class TestBadInput:
 
     def test_a_table_of_other_files(self, folder: Path) -> None:
         (folder / "t.csv").write_text("file,mood\nz.csv,1\n")
-        assert "none of the 1 files it names is there, for example z.csv" in refused(folder, table="t.csv")
+        assert "it names 1 file, and none is there, for example z.csv" in refused(folder, table="t.csv")
 
     @pytest.mark.parametrize(
         ("rows", "words"),
