@@ -113,7 +113,7 @@ class TestCommands:
         }
         ours = {name for name in imported if name and name.startswith("taskloom")}
         own = {part.__name__ for part in parts}
-        assert ours == {"taskloom.errors", "taskloom.terminal", "taskloom.version"} | own
+        assert ours == {"taskloom.errors", "taskloom.terminal", "taskloom.version", "taskloom.wording"} | own
         assert not {"torch", "pandas", "numpy"} & imported
 
     def test_a_study_from_file_to_report_and_nothing_the_second_time(self, folder: Path) -> None:

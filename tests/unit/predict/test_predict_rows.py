@@ -92,7 +92,7 @@ def test_the_command_writes_table_and_overlay_beside_each_other(
     monkeypatch.chdir(tmp_path / "here")
     result = RUNNER.invoke(app, ["predict", str(path), "../a.png", "--detector", "none", "--device", "cpu"])
     assert result.exit_code == 0, result.output
-    assert "1 frames, 1 with faces" in result.output
+    assert "1 frame, 1 with faces" in result.output
     assert "device cpu" in result.output
     assert sorted(file.name for file in Path().iterdir()) == ["a.predicted.csv", "a.predicted.png"]
     result = RUNNER.invoke(app, ["predict", str(path), "../a.png", "--overlay", "../a.png"])
