@@ -278,7 +278,7 @@ class TestBadInput:
 
     def test_a_file_of_no_bytes(self, folder: Path) -> None:
         (folder / "b.csv").write_bytes(b"")
-        assert refused(folder) == "b.csv: the file is empty, a recording expected."
+        assert refused(folder) == "b.csv: the file is empty, a recording expected; leave it out."
 
     def test_a_short_row_and_a_word_are_located(self, folder: Path) -> None:
         text = (folder / "b.csv").read_text().splitlines()

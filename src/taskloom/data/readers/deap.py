@@ -224,7 +224,7 @@ class DeapReader:
 
 def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
     if path.stat().st_size == 0:
-        raise DataError(f"{path.name}: the file is empty, MATLAB arrays expected.")
+        raise DataError(f"{path.name}: the file is empty, MATLAB arrays expected; get it again.")
     try:
         content = scipy.io.loadmat(path, variable_names=["data", "labels"])
     except BROKEN_MAT as error:

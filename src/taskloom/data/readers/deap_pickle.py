@@ -65,7 +65,7 @@ def read_array_pickle(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         if path.stat().st_size == 0:
-            raise DataError(f"{path.name}: the file is empty, a pickle of arrays expected.")
+            raise DataError(f"{path.name}: the file is empty, a pickle of arrays expected; get it again.")
         with path.open("rb") as file:
             content = _ArrayUnpickler(file).load()
     except _Refused as refused:

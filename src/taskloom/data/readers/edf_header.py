@@ -41,7 +41,7 @@ def read_header(path: Path) -> EdfHeader:
         with path.open("rb") as file:
             fixed = file.read(_FIXED_BYTES)
             if not fixed:
-                raise DataError(f"{path.name}: the file is empty, an EDF recording expected.")
+                raise DataError(f"{path.name}: the file is empty, an EDF recording expected; get it again.")
             if len(fixed) < _FIXED_BYTES or not fixed.startswith(b"0       "):
                 raise DataError(f"{path.name}: not an EDF file; it should begin with a header of version 0.")
             num_signals = int(_number(path, fixed[252:256], "number of signals"))

@@ -233,6 +233,8 @@ def _table_rows(
 
     table.column_name(column, "`data.key`")
     keys = [text if key else _without_suffix(text) for text in table.text(column)]
+    if not key:
+        _check_one_row_each(table, column, keys)
     rows: dict[str, dict[str, Any]] = {}
     first_row: dict[tuple[str, str], int] = {}
     for name in (name for name in table.columns if name != column):
@@ -248,6 +250,18 @@ def _table_rows(
                 values[name] = value
                 first_row[owner, name] = row
     return rows, join
+
+
+def _check_one_row_each(table: Table, column: str, files: Sequence[str]) -> None:
+    """Raises DataError where a file has two rows; a person may have several that agree."""
+    seen: dict[str, int] = {}
+    for row, file in enumerate(files):
+        if file in seen:
+            raise DataError(
+                f"{table.where(row, column)}: {file} has a row already "
+                f"({table.where(seen[file], column)}); one row per file expected."
+            )
+        seen[file] = row
 
 
 def _without_suffix(file: str) -> str:

@@ -228,7 +228,7 @@ def _parse(path: Path, columns: Sequence[int]) -> NDArray[np.float32]:
             table = _read_table(path, r"\s+")
     except pd.errors.EmptyDataError:
         raise DataError(
-            f"{path.name}: the file is empty, {NUM_COLUMNS} columns ({_LAYOUT}) expected."
+            f"{path.name}: the file is empty, {NUM_COLUMNS} columns ({_LAYOUT}) expected; get it again."
         ) from None
     except (pd.errors.ParserError, ValueError) as error:
         _raise_first_bad_line(path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +29,26 @@ MISSING = ("NaN", "nan", "NAN", "NA", "null", "NULL")
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6}
 _USUAL_TIME = "time"
 _RATE_TOLERANCE = 0.01
+_BROKEN = (
+    ValueError,
+    EOFError,
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+    SyntaxError,
+    RuntimeError,  # encrypted
+    NotImplementedError,  # another compression
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,  # a header that says so much
+)
+"""What NumPy raises depends on where the damage is."""
 _HOLE = 1.5
 """A step in time above this many periods is a hole."""
+_LONGEST_HOLES = 10
+"""Holes of more samples than this many times the rows that are there are a mistake in the times."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,7 @@ def read_file(path: Path, settings: FileSettings) -> FileContent:
             number, times that run backwards.
     """
     if path.stat().st_size == 0:
-        raise DataError(f"{path.name}: the file is empty, a recording expected.")
+        raise DataError(f"{path.name}: the file is empty, a recording expected; leave it out.")
     content = _READERS[path.suffix.lower()](path, settings)
     if not len(content.samples):
         raise DataError(f"{path.name}: at least one sample expected, found none.")
@@ -136,7 +156,7 @@ def _read_csv(path: Path, settings: FileSettings) -> FileContent:
 def csv_header(path: Path) -> list[str]:
     """Returns the names in the first line, without surrounding blanks."""
     if path.stat().st_size == 0:
-        raise DataError(f"{path.name}: the file is empty, a recording expected.")
+        raise DataError(f"{path.name}: the file is empty, a recording expected; leave it out.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             names = next(csv.reader(file, delimiter=sniff_separator(path)))
@@ -215,13 +235,26 @@ def _rows_on_grid(path: Path, seconds: NDArray[np.float64]) -> tuple[NDArray[np.
             f"{path.name}: times that tell samples apart expected, found most of them equal (or one row)."
         )
     period = float(step[step < _HOLE * usual].mean())
-    ticks = np.maximum(1, np.round(step / period).astype(np.int64))
-    ticks[step < _HOLE * usual] = 1
+    ticks = np.maximum(1.0, np.round(step / period))
+    ticks[step < _HOLE * usual] = 1.0
     if not (ticks > 1).any():
         return None, 1.0 / period
-    rows = np.repeat(np.arange(1, len(seconds) + 1), np.concatenate((ticks, [1])))
+    _check_holes(path, seconds, ticks)
+    rows = np.repeat(np.arange(1, len(seconds) + 1), np.concatenate((ticks, [1])).astype(np.int64))
     is_first = np.concatenate(([True], np.diff(rows) > 0))
     return np.where(is_first, rows, -rows), 1.0 / period
+
+
+def _check_holes(path: Path, seconds: NDArray[np.float64], ticks: NDArray[np.float64]) -> None:
+    """Refuses times that leap ahead, before samples are set aside for all the time between."""
+    num_samples = float(ticks.sum()) + 1
+    if num_samples > (1 + _LONGEST_HOLES) * len(seconds):
+        row = int(ticks.argmax()) + 1
+        raise DataError(
+            f"{path.name}:{row + 2}: time leaps from {seconds[row - 1]:.15g} to {seconds[row]:.15g} s; "
+            f"of the {num_samples:.3g} samples that the times make, {len(seconds):,} are there. Correct the "
+            "times, or make files of the parts."
+        )
 
 
 def _with_holes(samples: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -240,7 +273,8 @@ def _read_npy(path: Path, settings: FileSettings) -> FileContent:
 
 def _read_npz(path: Path, settings: FileSettings) -> FileContent:
     def load() -> dict[str, NDArray[Any]]:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because NumPy leaves a file open that turns out to be none of its own.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
 
     arrays = _loaded(path, load)
@@ -271,9 +305,10 @@ def _read_npz(path: Path, settings: FileSettings) -> FileContent:
 def _loaded(path: Path, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
+        what = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path.name}: not readable as an array of numbers ({str(error).splitlines()[0]}); the file "
+            f"{path.name}: not readable as an array of numbers ({what}); the file "
             "seems cut off, or holds Python objects, which are not admitted."
         ) from error
 
@@ -286,7 +321,8 @@ def _as_samples(path: Path, values: Any) -> NDArray[np.float32]:
         raise DataError(
             f"{path.name}: numbers of shape [n, channels] expected, found {array.dtype} {list(array.shape)}."
         )
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):  # becomes infinity, which is refused by name further on
+        return array.astype(np.float32)
 
 
 def _column_names(path: Path, samples: NDArray[Any], names: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,7 @@ class IntervalTable:
         starts, stops = table.numbers(_START), table.numbers(_STOP)
         found = set()
         for row, text in enumerate(table.text(column)):
-            recording = owner.get(str(text))
+            recording = owner.get(_path_text(text))
             where = table.where(row, _START)
             if not starts[row] < stops[row]:  # also where one is blank
                 raise DataError(
@@ -191,6 +192,11 @@ def _names_by_text(names: Mapping[str, str]) -> dict[str, str]:
     return {**{path: name for name, path in names.items()}, **{name: name for name in names}}
 
 
+def _path_text(text: Any) -> str:
+    """A path as the folder's own are written: `./rec/a.csv` and `rec\\a.csv` are `rec/a.csv`."""
+    return posixpath.normpath(str(text).replace("\\", "/"))
+
+
 def _rows_of_files(table: Table, column: str, names: Mapping[str, str]) -> dict[str, int]:
     """Row of every recording that has one."""
     owner = _names_by_text(names)
@@ -199,7 +205,7 @@ def _rows_of_files(table: Table, column: str, names: Mapping[str, str]) -> dict[
     for row, text in enumerate(table.text(column)):
         if not text:
             raise DataError(f"{table.where(row, column)}: the name of a file expected, found a blank cell.")
-        recording = owner.get(str(text), str(text))
+        recording = owner.get(_path_text(text), _path_text(text))
         if recording in seen:
             raise DataError(
                 f"{table.where(row, column)}: {text} has a row already "
@@ -216,7 +222,7 @@ def _what_is_missing(
 ) -> list[str]:
     """What a report says about files without rows and rows without files; refuses a table of other files."""
     owner = _names_by_text(names)
-    strange = list(dict.fromkeys(str(text) for text in texts if str(text) not in owner))
+    strange = list(dict.fromkeys(str(text) for text in texts if _path_text(text) not in owner))
     without = [file for name, file in names.items() if name not in rows]
     if not rows:
         raise DataError(

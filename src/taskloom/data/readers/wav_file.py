@@ -14,6 +14,7 @@ from taskloom.errors import DataError
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _OTHER_CODES = {2: "ADPCM", 6: "A-law", 7: "mu-law", 0x11: "ADPCM", 0x55: "MP3"}
+_WHAT_TO_DO = "Leave the file out, or get it again."
 _SUPPORTED = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
 
 
@@ -56,11 +57,13 @@ def read_wav_header(path: Path) -> WavHeader:
     try:
         size = path.stat().st_size
         if size == 0:
-            raise DataError(f"{path.name}: the file is empty, a WAV recording expected.")
+            raise DataError(f"{path.name}: the file is empty, a WAV recording expected. {_WHAT_TO_DO}")
         with path.open("rb") as file:
             start = file.read(12)
             if len(start) < 12 or start[:4] != b"RIFF" or start[8:] != b"WAVE":
-                raise DataError(f"{path.name}: not a WAV file; it should begin with RIFF and WAVE.")
+                raise DataError(
+                    f"{path.name}: not a WAV file; it should begin with RIFF and WAVE. {_WHAT_TO_DO}"
+                )
             return _read_chunks(path, file, size)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
@@ -97,14 +100,14 @@ def _read_chunks(path: Path, file: BinaryIO, size: int) -> WavHeader:
         head = file.read(8)
         if len(head) < 8:
             missing = "data" if layout else "fmt"
-            raise DataError(f"{path.name}: the header is broken; the WAV file has no `{missing}` part.")
+            raise _broken(path, f"the WAV file has no `{missing}` part")
         name, length = head[:4], int(struct.unpack("<I", head[4:])[0])
         if name == b"fmt ":
             layout = _layout(path, file.read(length))
             file.seek(length % 2, 1)
         elif name == b"data":
             if layout is None:
-                raise DataError(f"{path.name}: the header is broken; the samples come before the `fmt` part.")
+                raise _broken(path, "the samples come before the `fmt` part")
             return _with_samples(path, layout, file.tell(), length, size)
         else:  # notes of the program that wrote it
             file.seek(length + length % 2, 1)
@@ -113,9 +116,7 @@ def _read_chunks(path: Path, file: BinaryIO, size: int) -> WavHeader:
 def _layout(path: Path, content: bytes) -> tuple[int, int, int, int]:
     """Code, channels, rate and bits."""
     if len(content) < 16:
-        raise DataError(
-            f"{path.name}: the header is broken; 16 bytes or more expected in `fmt`, found {len(content)}."
-        )
+        raise _broken(path, f"16 bytes or more expected in `fmt`, found {len(content)}")
     code, num_channels, rate_hz, _, block, bits = struct.unpack("<HHIIHH", content[:16])
     if code == _EXTENSIBLE and len(content) >= 26:
         code = int(struct.unpack("<H", content[24:26])[0])
@@ -125,10 +126,13 @@ def _layout(path: Path, content: bytes) -> tuple[int, int, int, int]:
             f"{path.name}: WAV with 8, 16, 24 or 32-bit numbers or 32 or 64-bit floats expected, found "
             f"{found}; convert the file."
         )
-    if num_channels < 1 or rate_hz < 1 or block != num_channels * bits // 8:
-        raise DataError(
-            f"{path.name}: the header is broken; {num_channels} channels of {bits} bits at {rate_hz} Hz do "
-            f"not make blocks of {block} bytes."
+    for what, found in (("channel", num_channels), ("sample per second", rate_hz)):
+        if found < 1:
+            raise _broken(path, f"1 {what} or more expected, found {found}")
+    if block != num_channels * bits // 8:
+        raise _broken(
+            path,
+            f"{num_channels} channels of {bits} bits at {rate_hz} Hz do not make blocks of {block} bytes",
         )
     return code, num_channels, rate_hz, bits
 
@@ -141,7 +145,7 @@ def _with_samples(
     if length == 0 or length >= 0xFFFFFFF0:
         raise DataError(
             f"{path.name}: the header says {'no samples' if length == 0 else 'no length'}; the recording was "
-            "never closed, or is empty."
+            f"never closed, or is empty. {_WHAT_TO_DO}"
         )
     if offset + length > size:
         raise DataError(
@@ -149,7 +153,9 @@ def _with_samples(
             "The file seems cut off; nothing was written."
         )
     if length % block:
-        raise DataError(
-            f"{path.name}: the header is broken; {length:,} bytes are no whole number of {block}-byte blocks."
-        )
+        raise _broken(path, f"{length:,} bytes are no whole number of {block}-byte blocks")
     return WavHeader(path, rate_hz, num_channels, code, bits, offset, length // block)
+
+
+def _broken(path: Path, what: str) -> DataError:
+    return DataError(f"{path.name}: the header is broken; {what}. {_WHAT_TO_DO}")
