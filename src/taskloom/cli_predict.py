@@ -27,14 +27,18 @@ def predict(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Image, folder of images, video, number of a camera; a table for bundles of tables.",
+            help="Image, folder of images, video, number of a camera; a table for bundles of tables; "
+            "a recording or a folder of them for bundles of recordings.",
             show_default=False,
         ),
     ],
     table: Annotated[
         Path | None,
         typer.Option(
-            "--table", metavar="FILE", help=".csv, .parquet or .jsonl; SOURCE.predicted.csv here by default."
+            "--table",
+            "--out",
+            metavar="FILE",
+            help=".csv, .parquet or .jsonl; SOURCE.predicted.csv here by default.",
         ),
     ] = None,
     overlay: Annotated[
@@ -87,16 +91,20 @@ def predict(
         typer.Option("--prepared-as", metavar="NAME", help="Of several data sets, the one it is like."),
     ] = None,
 ) -> None:
-    """Find, follow and label the faces of images, videos or a camera; predict the rows of a table."""
+    """Find, follow and label the faces of images, videos or a camera; predict rows of a table, recordings."""
     from taskloom.deploy import load_bundle
     from taskloom.predict import PredictSettings
     from taskloom.predict.prepared import prepared_as
+    from taskloom.predict.recordings import RECORDING_READERS
 
     settings = PredictSettings(detector, margin, choose, detect_every, detect_side, half_life, batch, device)
     loaded = prepared_as(load_bundle(bundle), data_set)
     start = time.perf_counter()
+    reader = loaded.preprocessing.get("reader")
     try:
-        if loaded.preprocessing.get("reader") != "images" and _is_table(source):
+        if reader in RECORDING_READERS:
+            _predict_recordings(loaded, source, table, device)
+        elif reader != "images" and _is_table(source):
             _predict_rows(loaded, source, table, device)
         else:
             _predict_faces(loaded, source, table, overlay, settings, frames, start)
@@ -113,6 +121,23 @@ def _predict_rows(bundle: Bundle, source: str, table: Path | None, device: str) 
     check_apart(source, place)
     rows, found = predict_table(bundle, Path(source), place, device=device)
     say(f"{source}  {counted(rows, 'row')}   device {found}")
+    say(f"table    {place}")
+
+
+def _predict_recordings(bundle: Bundle, source: str, table: Path | None, device: str) -> None:
+    from taskloom.predict import predict_recordings
+    from taskloom.predict.pipeline import check_apart
+
+    place = table or Path(f"{Path(source).absolute().stem}.predicted.csv")
+    check_apart(source, place)
+    found = predict_recordings(bundle, Path(source), place, device=device)
+    say(
+        f"{source}  {counted(found.recordings, 'recording')}, {counted(found.windows, 'window')}   "
+        f"device {found.device}"
+    )
+    if found.problems:
+        name, reason = found.problems[0]
+        say(f"left out {counted(len(found.problems), 'recording')}; the first, {name}: {reason}")
     say(f"table    {place}")
 
 

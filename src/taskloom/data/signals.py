@@ -263,6 +263,19 @@ class SignalSteps:
         nearest = np.minimum(np.floor(position + 0.5).astype(np.int64), len(codes) - 1)
         return np.where(nearest[:, None] < 0, 0, codes[nearest]).astype(np.int32)
 
+    def crop_start_seconds(self, num_samples: int, rate_hz: float) -> float:
+        """Seconds of a recording that `fit_seconds` and `crop` cut off before what stays.
+
+        Args:
+            num_samples: Its length.
+            rate_hz: Its rate.
+        """
+        if self.fit_seconds is None:
+            return 0.0
+        rate = self._sample_rate(rate_hz)
+        start, _ = self._crop_range(round(num_samples * rate / rate_hz), rate)
+        return start / rate
+
     # -- inside
 
     def _sample_rate(self, rate_hz: float) -> float:

@@ -84,7 +84,7 @@ def _features(bundle: Bundle, table: Table) -> FeatureRows:
         raise DataError(
             f"{table.path}: a table goes with a bundle of tables, and this bundle was trained by the reader "
             f"`{reader}`; `predict` takes images, folders, videos and cameras for bundles of images, tables "
-            "for bundles of tables, and no recordings yet: `taskloom evaluate` reads those."
+            "for bundles of tables, recordings for bundles of recordings."
         )
     names = tuple(str(name) for name in known["features"])
     missing = [name for name in names if name not in table.columns]

@@ -6,6 +6,7 @@ Labels belong to whole recordings: every named group of the file name and every 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -150,6 +151,36 @@ class EdfReader:
             )
         samples = _read_signals(path, header, self._channels)
         return self._labels.recording(path, self.steps.apply(samples, rate_hz, path.name, self._channels))
+
+
+@dataclass(frozen=True)
+class EdfContent:
+    """What one EDF file holds.
+
+    Args:
+        samples: Chosen signals in physical units, [n, channels].
+        units: Their units.
+        rate_hz: Samples per second.
+    """
+
+    samples: NDArray[np.float32]
+    units: tuple[str, ...]
+    rate_hz: float
+
+
+def read_edf(path: Path, channels: Sequence[str]) -> EdfContent:
+    """Reads signals of one EDF file in physical units.
+
+    Raises:
+        DataError: The file is cut off, not EDF, discontinuous, lacks a signal or has them at several rates.
+    """
+    header = read_header(path)
+    missing = [channel for channel in channels if channel not in header.labels]
+    if missing:
+        raise DataError(f"{path.name}: no signal `{missing[0]}`; found {', '.join(header.labels)}.")
+    units = tuple(header.units[header.labels.index(channel)] for channel in channels)
+    rate_hz = _common_rate(header, tuple(channels))
+    return EdfContent(_read_signals(path, header, channels), units, rate_hz)
 
 
 def _find_files(root: Path) -> list[Path]:

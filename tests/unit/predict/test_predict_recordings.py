@@ -1,0 +1,214 @@
+"""Recordings through a bundle: equal to what evaluation sees of the same files, and files that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyedflib
+import pytest
+import torch
+from scipy.io import wavfile
+from typer.testing import CliRunner
+
+from taskloom import encoders, sharing
+from taskloom.cli import app
+from taskloom.data.batch import DataSplits
+from taskloom.data.sources import load
+from taskloom.deploy import load_bundle, save_bundle
+from taskloom.errors import DataError
+from taskloom.predict import predict_recordings
+
+RUNNER = CliRunner()
+PATTERN = r"(?P<digit>\d)_(?P<index>\d+)"
+SPLIT = {"by": "column", "column": "index", "test": [0], "validation": [1]}
+TASKS = {"digit": {"kind": "binary"}, "loudness": {"kind": "regression", "unit": "dB"}}
+
+
+def write_wav(path: Path, seed: int, length: int = 700, rate_hz: int = 1000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).normal(0, 3000, length)
+    wavfile.write(path, rate_hz, values.astype(np.int16))
+
+
+def write_edf(path: Path, seed: int, rate_hz: int = 50, unit: str = "uV", length: int = 400) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {
+        "label": "", "dimension": unit, "sample_frequency": rate_hz, "physical_max": 200.0,
+        "physical_min": -200.0, "digital_max": 32767, "digital_min": -32768, "transducer": "",
+        "prefilter": "",
+    }  # fmt: skip
+    signals = np.random.default_rng(seed).normal(0, 40, (2, length)).clip(-199, 199)
+    with pyedflib.EdfWriter(str(path), 2, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
+        file.setSignalHeaders([{**header, "label": label} for label in ("Fz", "Pz")])
+        file.writeSamples([np.ascontiguousarray(signal) for signal in signals])
+
+
+def write_csv(path: Path, seed: int, length: int = 90) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).normal(size=(length, 2))
+    frame = pd.DataFrame(values, columns=["x", "y"])
+    frame.insert(0, "time", np.arange(length) / 30)
+    frame.to_csv(path, index=False)
+
+
+def names() -> list[str]:
+    return [f"{digit}_{index}" for digit in (3, 7) for index in range(4)]
+
+
+def recordings(folder: Path, suffix: str) -> Path:
+    """Eight recordings and a table of them."""
+    write = {".wav": write_wav, ".edf": write_edf, ".csv": write_csv}[suffix]
+    place = folder / "data"
+    for number, name in enumerate(names()):
+        write(place / f"{name}{suffix}", number)
+    lines = [f"{name}{suffix},{name[0]},{name[2]},{number}" for number, name in enumerate(names())]
+    table = ["file,digit,index,loudness" if suffix == ".csv" else "file,number,place,loudness", *lines]
+    (place / "files.csv").write_text("\n".join(table) + "\n")
+    return place
+
+
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".wav": (
+        "wav",
+        {"file_pattern": PATTERN, "table": "files.csv", "window": {"samples": 100, "stride": 60}},
+    ),
+    ".edf": (
+        "edf",
+        {
+            "file_pattern": PATTERN, "table": "files.csv", "resample_hz": 25, "channels": ["Pz", "Fz"],
+            "band_pass": {"low_hz": 0.5, "high_hz": 10}, "window": {"seconds": 2, "last": "shift"},
+        },
+    ),
+    ".csv": (
+        "recordings",
+        {"files": "*_*.csv", "table": "files.csv", "channels": ["y", "x"], "window": {"samples": 20}},
+    ),
+}  # fmt: skip
+WORDS = {
+    "file_pattern": PATTERN, "table": "files.csv", "fit_seconds": 0.5, "crop": "centre",
+    "spectrogram": {"window_seconds": 0.032, "hop_seconds": 0.016, "mel_bands": 8},
+}  # fmt: skip
+
+
+def trained(folder: Path, suffix: str, settings: dict[str, Any] | None = None) -> tuple[Path, DataSplits]:
+    """A bundle of a network with random weights, and the data that it would be evaluated on."""
+    reader, usual = SETTINGS[suffix]
+    data = recordings(folder, suffix)
+    splits = load(reader, settings or usual, TASKS, SPLIT, folder=data, stores=folder / "stores")
+    torch.manual_seed(3)
+    encoder = encoders.build("conv1d", splits.train.input_shape, filters=[6], kernel=3)
+    model = sharing.build("single_task", encoder, splits.tasks)
+    path = save_bundle(
+        folder / "words.bundle",
+        model,
+        input_shape=splits.train.input_shape,
+        encoder={"name": "conv1d", "filters": [6], "kernel": 3},
+        sharing={"name": "single_task"},
+        head={},
+        preprocessing=splits.preprocessing,
+        about={"data": splits.about},
+    )
+    return path, splits
+
+
+def predicted(folder: Path, source: Path, bundle: Path) -> pd.DataFrame:
+    predict_recordings(load_bundle(bundle), source, folder / "out.csv", device="cpu")
+    return pd.read_csv(folder / "out.csv", dtype={"digit": str})
+
+
+@pytest.mark.parametrize(
+    ("suffix", "settings"), [(".wav", None), (".edf", None), (".csv", None), (".wav", WORDS)]
+)
+def test_windows_are_those_that_evaluation_sees(
+    tmp_path: Path, suffix: str, settings: dict[str, Any] | None
+) -> None:
+    bundle, splits = trained(tmp_path, suffix, settings)
+    rows = predicted(tmp_path, tmp_path / "data", bundle)
+    loaded = load_bundle(bundle)
+    windows = splits.test
+    outputs = loaded.model(windows.__getitems__(range(len(windows))).inputs)
+    chance = torch.sigmoid(outputs["digit"][:, 0]).detach().numpy()
+    loudness = loaded.tasks["loudness"].decode(outputs["loudness"]).detach().numpy().reshape(-1)
+    names_of = [windows.store.recordings[int(i)].name for i in windows.recording_index]  # type: ignore[attr-defined]
+    assert sorted(set(names_of)) == ["3_0", "7_0"]
+    for name in set(names_of):
+        own = np.array([index for index, other in enumerate(names_of) if other == name])
+        found = rows[rows.file == f"{name}{suffix}"]
+        each = found[found.window.notna()]
+        assert each.window.tolist() == list(range(len(own)))
+        np.testing.assert_allclose(each.loudness, loudness[own], rtol=2e-5, atol=1e-5)
+        np.testing.assert_allclose(each.digit_confidence, np.maximum(chance, 1 - chance)[own], rtol=2e-5)
+        assert each.digit.tolist() == ["7" if p >= 0.5 else "3" for p in chance[own]]
+        (whole,) = found[found.window.isna()].itertuples()
+        np.testing.assert_allclose(whole.loudness, loudness[own].mean(), rtol=2e-5, atol=1e-5)
+        mean = chance[own].mean()
+        np.testing.assert_allclose(whole.digit_confidence, max(mean, 1 - mean), rtol=2e-5)
+        starts = np.array([windows.starts[index] for index in own])  # type: ignore[attr-defined]
+        record = next(one for one in windows.store.recordings if one.name == name)  # type: ignore[attr-defined]
+        cropped = 0.1 if settings is WORDS else 0.0  # 0.7 s, of which the middle 0.5 s stay
+        seconds = (starts - record.start) / windows.store.rate_hz + cropped  # type: ignore[attr-defined]
+        np.testing.assert_allclose(each.start_s, seconds, rtol=1e-5)
+        assert (each.end_s <= whole.end_s + 1e-9).all()
+
+
+def test_a_file_that_does_not_fit_is_a_row_with_its_problem(tmp_path: Path) -> None:
+    bundle, _ = trained(tmp_path, ".wav")
+    new = tmp_path / "new"
+    write_wav(new / "a" / "good.wav", 1)
+    write_wav(new / "short.wav", 2, length=90)
+    write_wav(new / "fast.wav", 3, rate_hz=2000)
+    (new / "empty.wav").write_bytes(b"")
+    (new / "cut.wav").write_bytes((new / "fast.wav").read_bytes()[:30])
+    (new / "notes.txt").write_text("not a recording")
+    result = RUNNER.invoke(
+        app, ["predict", str(bundle), str(new), "--out", str(tmp_path / "p.csv"), "--device", "cpu"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "1 recording, 11 windows   device cpu" in result.output
+    assert "left out 4 recordings; the first, cut.wav: " in result.output
+    rows = pd.read_csv(tmp_path / "p.csv")
+    problems = rows[rows.problem.notna()].set_index("file").problem
+    assert list(problems.index) == ["cut.wav", "empty.wav", "fast.wav", "short.wav"]
+    assert "the file is empty" in problems["empty.wav"]
+    assert "1000 Hz expected as in the training, found 2000 Hz" in problems["fast.wav"]
+    assert "0.09 s, shorter than a window of 0.1 s" in problems["short.wav"]
+    assert set(rows[rows.problem.isna()].file) == {"a/good.wav"}
+
+
+def test_a_single_file_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    bundle, _ = trained(tmp_path, ".edf")
+    write_edf(tmp_path / "volts.edf", 1, unit="mV")
+    write_edf(tmp_path / "slow.edf", 1, rate_hz=40)
+    (tmp_path / "only").mkdir()
+    for source, message in (
+        (tmp_path / "volts.edf", "signal `Pz` is in mV, in the training in uV"),
+        (tmp_path / "slow.edf", "50 Hz expected as in the training, found 40 Hz"),
+        (tmp_path / "nothing.edf", r"a recording \(.edf\) or a folder of them expected, found nothing"),
+        (tmp_path / "only", r"no recording \(.edf\) there"),
+        (bundle / "bundle.json", r"a recording \(.edf\) expected, as this bundle was trained on"),
+    ):
+        with pytest.raises(DataError, match=message):
+            predict_recordings(load_bundle(bundle), source, tmp_path / "out.csv")
+        assert not list(tmp_path.glob("*out*"))
+
+
+def test_bundles_that_cannot_know_say_so(tmp_path: Path) -> None:
+    bundle, _ = trained(tmp_path, ".wav")
+    loaded = load_bundle(bundle)
+    write_wav(tmp_path / "new.wav", 1)
+    for changes, message in (
+        ({"reader": "deap"}, "was trained by the reader `deap`; `taskloom evaluate` reads its data"),
+        ({"normalizer": {**loaded.preprocessing["normalizer"], "persons": ["p"],
+          "mean": [[0.0]], "scale": [[1.0]]}}, "nothing is known of the people in new recordings"),
+    ):  # fmt: skip
+        known = {**loaded.preprocessing, **changes}
+        loaded.preprocessing.update(known)
+        with pytest.raises(DataError, match=message):
+            predict_recordings(loaded, tmp_path / "new.wav", tmp_path / "out.csv")
+        loaded = load_bundle(bundle)
+    loaded.about.clear()
+    with pytest.raises(DataError, match="does not say how its recordings were read"):
+        predict_recordings(loaded, tmp_path / "new.wav", tmp_path / "out.csv")
