@@ -173,7 +173,9 @@ class TrainingConfig(Settings):
         precision: "32", "bf16-mixed" or "16-mixed".
         device: "cpu", "cuda", or "auto": CUDA where there is one, said in `History.notes`.
         devices: Number of processes, each with its device.
-        num_workers: Loader processes per process; 0 reads in the training process.
+        num_workers: Loader processes per process; 0 reads in the training process, which is quickest for rows
+            of a prepared store: handing a batch from process to process costs more than gathering it
+            (`benchmarks/windows.py`, `epoch_1_workers_vs_0`). They pay for data sets that compute their rows.
         resident: Whether the samples of windows lie in the GPU's memory, where batches are then gathered:
             "auto" where a third of what is free has room for them, "never" to read the store.
         evaluation_batch: Rows per step of an evaluation.

@@ -255,6 +255,27 @@ def test_two_rows_for_one_sound_even_if_they_agree(tmp_path: Path) -> None:
     assert [recording.labels["kind"] for recording in reader.recordings()] == ["a", "b"] * 3
 
 
+def test_a_table_names_sounds_by_path_or_name(tmp_path: Path) -> None:
+    sounds(tmp_path)
+    texts = ["./w0.wav", "sounds/w1.wav", "sounds\\w2.WAV", "w3", "/data/w4", "w5.wav"]
+    rows = "".join(f"{text},{kind}\n" for text, kind in zip(texts, "abcdef", strict=True))
+    (tmp_path / "table.csv").write_text("file,kind\n" + rows)
+    reader = WavReader(tmp_path, table="table.csv")
+    assert [recording.labels["kind"] for recording in reader.recordings()] == list("abcdef")
+    assert reader.notes == []
+
+
+def test_a_table_of_other_sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sounds(tmp_path)
+    (tmp_path / "table.csv").write_text("file,person,kind\nz1.wav,P1,a\nz2.wav,P2,b\n")
+    sentence, left = run(tmp_path, WAV + "\n" + BY_PERSON, monkeypatch)
+    assert sentence == (
+        "table.csv: none of its 2 rows is of a recording that is there; it names z1, for example, where "
+        "w0.wav asks for w0."
+    )
+    assert left == set()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

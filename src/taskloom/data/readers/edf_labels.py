@@ -150,7 +150,8 @@ class RecordingLabels:
         """Joins names and table.
 
         Raises:
-            DataError: A name that does not fit, two different values for one key, an unknown value.
+            DataError: A name that does not fit, two different values for one key, two rows for one file, a
+                table of other recordings, an unknown value.
             ConfigError: A pattern, key or source that is not there.
         """
         specs, table_path = settings.specs, settings.table
@@ -160,6 +161,11 @@ class RecordingLabels:
         if table_path is not None:
             rows, join = _table_rows(read_table(table_path), settings.key, groups)
             without = [path.name for path in paths if join(path) not in rows]
+            if len(without) == len(paths):
+                raise DataError(
+                    f"{table_path}: none of its {len(rows)} rows is of a recording that is there; it names "
+                    f"{next(iter(rows))}, for example, where {paths[0].name} asks for {join(paths[0])}."
+                )
             columns = {path.name: rows.get(join(path), {}) for path in paths}
             if without:
                 shown = ", ".join(without[:3]) + (" and others" if len(without) > 3 else "")
@@ -232,14 +238,14 @@ def _table_rows(
             return path.stem
 
     table.column_name(column, "`data.key`")
-    keys = [text if key else _without_suffix(text) for text in table.text(column)]
+    keys = [text if key else _file_stem(text) for text in table.text(column)]
     if not key:
         _check_one_row_each(table, column, keys)
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {owner: {} for owner in keys}
     first_row: dict[tuple[str, str], int] = {}
     for name in (name for name in table.columns if name != column):
         for row, (owner, value) in enumerate(zip(keys, _column_values(table, name), strict=True)):
-            values = rows.setdefault(owner, {})
+            values = rows[owner]
             before = values.get(name)
             if before is not None and value is not None and before != value:
                 raise DataError(
@@ -264,8 +270,9 @@ def _check_one_row_each(table: Table, column: str, files: Sequence[str]) -> None
         seen[file] = row
 
 
-def _without_suffix(file: str) -> str:
-    """A file's name as tables give it, with or without a suffix that recordings have."""
+def _file_stem(text: str) -> str:
+    """A file as tables name it, by its path or only its name, with or without a suffix of recordings."""
+    file = text.replace("\\", "/").rsplit("/", 1)[-1]
     return file[:-4] if file.lower().endswith(_SUFFIXES) else file
 
 
