@@ -157,5 +157,12 @@ class TimeConvolution(nn.Conv2d):
         """[N, C, channels, time] to [N, filters, channels, time - kernel + 1]."""
         # Through [filters, C * kernel], so that the gradient comes back in the weight's own memory order:
         # DDP asks for that.
-        weight = self.weight.flatten(1).view(self.out_channels, self.in_channels, 1, -1)
-        return functional.conv2d(maps, weight.contiguous(memory_format=torch.channels_last), self.bias)
+        rows = self.weight.flatten(1)
+        if self.in_channels == 1:
+            # With one channel both memory orders are the same numbers, and PyTorch takes the first: only
+            # these strides say that filters are to come out last, which halves the stage's time.
+            weight = rows.view(self.out_channels, 1, -1, 1).permute(0, 3, 1, 2)
+        else:
+            weight = rows.view(self.out_channels, self.in_channels, 1, -1)
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        return functional.conv2d(maps, weight, self.bias)

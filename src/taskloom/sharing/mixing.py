@@ -2,15 +2,15 @@
 
 One unit is one matrix product over the stacked copies. It is bound by memory traffic, not by arithmetic, so
 it runs over blocks of rows that stay in the cache and stores nothing but its result: the stack never exists
-as a whole, neither forward nor backward. For two tasks on a CPU the product within a block is written out as
-scaled additions, which halves the time; from three tasks on the product is the faster one.
+as a whole, neither forward nor backward. For up to four tasks on a CPU the product within a block is written
+out as scaled additions (two thirds of the product's time); from there on the product is the faster one.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -18,14 +18,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from taskloom.errors import ConfigError
+from taskloom.sharing.memory import (
+    Order,
+    all_in_order,
+    empty_in_order,
+    memory_order,
+    row_blocks,
+    transformed,
+    written_out,
+)
 
 Per = Literal["layer", "channel"]
 Start = Literal["identity", "uniform", "equal"] | Mapping[str, float]
 
-_MOST_SCALARS = 2
+_MOST_SCALARS = 4
 """Tasks up to which the product within a block is written out on a CPU; see `_few`."""
-_BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 28}
-"""Bytes of one stacked block: on a CPU what stays in a core's cache, on a GPU what keeps launches few."""
 
 
 class MixingUnit(nn.Module, ABC):
@@ -134,7 +141,7 @@ def mix(alpha: Tensor, copies: Sequence[Tensor], subspaces: int = 1) -> tuple[Te
         [[2.0, 1.0]]
     """
     # Compilers and exporters do better with plain operations than with a loop over blocks; vmap needs them.
-    if torch.compiler.is_compiling() or torch._C._is_tracing() or _transformed():
+    if written_out():
         stacked = torch.stack(_parts(copies, subspaces))
         return _joined(_combine(alpha, stacked).unbind(0), subspaces)
     outputs: tuple[Tensor, ...] = _Mix.apply(alpha, subspaces, *copies)  # type: ignore[no-untyped-call]
@@ -149,9 +156,11 @@ class _Mix(torch.autograd.Function):
         ctx.save_for_backward(alpha, *copies)
         ctx.set_materialize_grads(False)
         ctx.subspaces = subspaces
-        outputs = tuple(torch.empty_like(copy) for copy in copies)
+        order = _order(alpha, copies, subspaces)
+        outputs = tuple(empty_in_order(copy, order) for copy in copies)
+        inside, outside = all_in_order(copies, order), all_in_order(outputs, order)
         with torch.autocast(alpha.device.type, enabled=False):
-            _combine_blocks(alpha, _parts(copies, subspaces), _parts(outputs, subspaces))
+            _combine_blocks(alpha, _parts(inside, subspaces), _parts(outside, subspaces))
         return outputs
 
     @staticmethod
@@ -183,20 +192,23 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of alpha and of each copy, from the gradients of those outputs that are used."""
     transposed = alpha[..., used, :].transpose(-1, -2)
-    given, taken = _parts(gradients, subspaces), _parts(copies, subspaces)
-    if _transformed():  # no writing into prepared memory there
+    if transformed():  # no writing into prepared memory there
+        given, taken = _parts(gradients, subspaces), _parts(copies, subspaces)
         stacked = torch.stack(given)
         return (
             _spread(_products(stacked, torch.stack(taken), alpha), used, alpha),
             *_joined(_combine(transposed, stacked).unbind(0), subspaces),
         )
-    of_copies = [torch.empty_like(copy) for copy in copies] if needs[1] else []
+    order = _order(alpha, copies, subspaces)
+    given = _parts(all_in_order(gradients, order), subspaces)
+    taken = _parts(all_in_order(copies, order), subspaces)
+    of_copies = [empty_in_order(copy, order) for copy in copies] if needs[1] else []
     if needs[1]:
-        _combine_blocks(transposed, given, _parts(of_copies, subspaces))
+        _combine_blocks(transposed, given, _parts(all_in_order(of_copies, order), subspaces))
     of_alpha = None
     if needs[0]:
         total = torch.zeros_like(alpha[..., used, :])
-        for rows in _blocks(taken):
+        for rows in row_blocks(taken):
             left, right = [gradient[rows] for gradient in given], [part[rows] for part in taken]
             if _few(alpha, taken[0]):
                 total += _dot_products(left, right)
@@ -204,6 +216,12 @@ def _gradients(
                 total += _products(torch.stack(left), torch.stack(right), alpha)
         of_alpha = _spread(total, used, alpha)
     return (of_alpha, *(of_copies if needs[1] else (None,) * len(copies)))
+
+
+def _order(alpha: Tensor, copies: Sequence[Tensor], subspaces: int) -> Order:
+    """The order of axes to work in: that of memory, unless channels have to be told apart."""
+    plain = alpha.dim() > 2 or subspaces > 1
+    return tuple(range(copies[0].dim())) if plain else memory_order(copies[0])
 
 
 def _parts(tensors: Sequence[Tensor], subspaces: int) -> list[Tensor]:
@@ -224,7 +242,7 @@ def _joined(parts: Sequence[Tensor], subspaces: int) -> tuple[Tensor, ...]:
 def _combine_blocks(matrix: Tensor, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """Writes matrix times inputs into outputs, block by block of rows."""
     factors = matrix.tolist() if _few(matrix, inputs[0]) else None
-    for rows in _blocks(inputs):
+    for rows in row_blocks(inputs):
         parts = [tensor[rows] for tensor in inputs]
         if factors is None:
             for output, block in zip(outputs, _combine(matrix, torch.stack(parts)), strict=True):
@@ -239,7 +257,7 @@ def _combine_blocks(matrix: Tensor, inputs: Sequence[Tensor], outputs: Sequence[
 def _few(matrix: Tensor, tensor: Tensor) -> bool:
     """Whether rows of scalars beat a matrix product.
 
-    On a CPU a product of a 2 x 2 matrix with a long one runs at a third of the memory's speed, while scaled
+    On a CPU a product of a small matrix with a long one runs at a third of the memory's speed, while scaled
     additions within a block that stays in the cache run at all of it (benchmarks/sharing.py). On a GPU the
     scalars would have to be waited for.
     """
@@ -282,20 +300,6 @@ def _spread(rows: Tensor, used: list[int], alpha: Tensor) -> Tensor:
         return rows
     index = torch.tensor(used, device=alpha.device)
     return torch.zeros_like(alpha).index_add(-2, index, rows)
-
-
-def _blocks(copies: Sequence[Tensor]) -> Iterator[slice]:
-    """Slices of rows whose stack over all copies is about `_BLOCK_BYTES` large; at least one row each."""
-    first = copies[0]
-    row_bytes = len(copies) * math.prod(first.shape[1:]) * first.element_size()
-    step = max(1, _BLOCK_BYTES.get(first.device.type, _BLOCK_BYTES["cuda"]) // max(1, row_bytes))
-    for begin in range(0, len(first), step):
-        yield slice(begin, begin + step)
-
-
-def _transformed() -> bool:
-    """Whether a torch.func transform such as vmap is active; torchjd's Jacobians are one."""
-    return bool(torch._C._are_functorch_transforms_active())
 
 
 def start_matrix(num_tasks: int, start: Start) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.errors import ConfigError
-from taskloom.sharing import mixing
+from taskloom.sharing import memory
 from taskloom.sharing.mixing import CrossStitch, mix
 
 SHAPES = [(7, 3), (5, 3, 4), (5, 2, 3, 4)]
@@ -45,7 +45,7 @@ def drawn(shape: tuple[int, ...], num_tasks: int, per: str) -> tuple[Tensor, lis
 def test_values_and_gradients_are_those_of_the_double_loop(
     shape: tuple[int, ...], per: str, num_tasks: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(mixing._BLOCK_BYTES, "cpu", block_bytes)
+    monkeypatch.setitem(memory.BLOCK_BYTES, "cpu", block_bytes)
     alpha, copies = drawn(shape, num_tasks, per)
     outputs, expected = mix(alpha, copies), double_loop(alpha, copies)
     torch.testing.assert_close(list(outputs), expected, rtol=1e-12, atol=1e-12)

@@ -22,7 +22,8 @@ from taskloom.sharing.modules.base import (
     letter,
     stage_run,
 )
-from taskloom.sharing.modules.gates import Gate, GateInput, check_gate, combine
+from taskloom.sharing.modules.combination import combine
+from taskloom.sharing.modules.gates import Gate, GateInput, check_gate
 from taskloom.sharing.modules.registration import register_module
 from taskloom.sharing.plan import Copies
 from taskloom.sharing.settings import Stages
@@ -120,11 +121,7 @@ class ExpertNetwork(ModuleNetwork):
             given = [of_shared] * self.shared_experts
             given += [tensor for tensor in of_tasks for _ in range(self.task_experts)]
             experts = self.run_each(level, given)
-            gates = self._gates_of(number)
-            of_tasks = self._choose(gates, of_tasks, experts)
-            if number + 1 < len(self.levels):
-                gate = gates.get(self._shared_gate)
-                of_shared = experts[0] if gate is None else combine([gate(of_shared)], experts)[0]
+            of_tasks, of_shared = self._choose(number, [*of_tasks, of_shared], experts)
         return self.by_task(of_tasks)
 
     def from_features(self, features: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
@@ -207,19 +204,29 @@ class ExpertNetwork(ModuleNetwork):
         return {key: gate for key, gate in gates.items() if isinstance(gate, Gate)}
 
     def _choose(
-        self, gates: dict[str, Gate], inputs: Sequence[Tensor], experts: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """What each task combines of the experts it sees."""
+        self, level: int, inputs: Sequence[Tensor], experts: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """What each task combines of the experts that it sees, and what goes on as what is shared.
+
+        Args:
+            level: Position of the level.
+            inputs: Its input of every task, then that of what is shared: what the gates read.
+            experts: All its experts' outputs.
+        """
+        gates = self._gates_of(level)
+        choices = [tuple(choice) for choice in self._choices]
         keys = list(self._task_keys.values())
-        if len(self._choices[0]) == 1:
-            return [experts[choice[0]] for choice in self._choices]
-        weights = [gates[key](tensor) for key, tensor in zip(keys, inputs, strict=True)]
-        if self.task_experts == 0:
-            return combine(weights, experts)
-        return [
-            combine([weight], [experts[expert] for expert in choice])[0]
-            for weight, choice in zip(weights, self._choices, strict=True)
-        ]
+        if level + 1 < len(self.levels):
+            choices.append(tuple(range(len(experts))))
+            keys.append(self._shared_gate)
+        heard = [experts[choice[0]] for choice in choices]  # by those who have no choice
+        gated = [place for place, key in enumerate(keys) if key in gates]
+        if gated:
+            weights = [gates[keys[place]](inputs[place]) for place in gated]
+            combined = combine(weights, experts, [choices[place] for place in gated])
+            for place, tensor in zip(gated, combined, strict=True):
+                heard[place] = tensor
+        return heard[: len(self.tasks)], heard[-1]
 
 
 @register_module("mmoe")

@@ -1,4 +1,4 @@
-"""Softmax gates over experts, and the experts' outputs combined by them."""
+"""Softmax gates over experts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from taskloom.errors import ConfigError
+from taskloom.sharing.memory import in_order, memory_order, written_out
 
 GateInput = Literal["flat", "pooled"]
 
@@ -57,43 +59,24 @@ class Gate(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[N, *input_shape] to weights [N, K], each row summing to 1."""
-        rows = inputs.flatten(1)
-        if self.gate_input == "pooled" and inputs.dim() > 2:
-            rows = inputs.flatten(2).mean(2)
-        weights: Tensor = self.linear(rows).softmax(dim=1)
+        weights = self._scores(inputs).softmax(dim=1)
         if self.training:
             with torch.no_grad():
                 self.mean.lerp_(weights.mean(0).to(self.mean.dtype), _MOMENTUM)
         return weights
 
-
-def combine(weights: Sequence[Tensor], experts: Sequence[Tensor]) -> list[Tensor]:
-    """Per receiver, the sum of the experts' outputs by its weights.
-
-    Several receivers are one matrix product over the stacked experts; for a single one stacking costs more
-    than it saves (4 times as much on a CPU for two experts of 16,200 values).
-
-    Args:
-        weights: R tensors [N, K].
-        experts: K tensors of one shape [N, ...].
-
-    Returns:
-        R tensors of that shape.
-
-    Example:
-        >>> halves, ones = torch.full((1, 2), 0.5), torch.ones(1, 3)
-        >>> combine([halves], [ones, 3 * ones])[0].tolist()
-        [[2.0, 2.0, 2.0]]
-    """
-    if len(weights) == 1:
-        columns = weights[0].to(experts[0].dtype).reshape(*weights[0].shape, *(1,) * (experts[0].dim() - 1))
-        total = experts[0] * columns[:, 0]
-        for position, expert in enumerate(experts[1:], start=1):
-            total = torch.addcmul(total, expert, columns[:, position])
-        return [total]
-    stacked = torch.stack([expert.flatten(1) for expert in experts], dim=1)
-    mixed = torch.stack(tuple(weights), dim=1).to(stacked.dtype) @ stacked
-    return [mixed[:, receiver].reshape_as(experts[0]) for receiver in range(len(weights))]
+    def _scores(self, inputs: Tensor) -> Tensor:
+        """[N, *input_shape] to [N, K]."""
+        if self.gate_input == "pooled" and inputs.dim() > 2:
+            inputs = inputs.flatten(2).mean(2)
+        order = tuple(range(inputs.dim())) if written_out() else memory_order(inputs)
+        if order == tuple(range(inputs.dim())):
+            scores: Tensor = self.linear(inputs.flatten(1))
+            return scores
+        # Rather the few rows of the weight than those of the batch are put into the other's order.
+        weight = in_order(self.linear.weight.view(-1, *inputs.shape[1:]), order).flatten(1)
+        bias = self.linear._parameters["bias"]
+        return functional.linear(in_order(inputs, order).flatten(1), weight, bias)
 
 
 def check_gate(name: str, gate_input: object, gate_bias: object) -> None:

@@ -1,0 +1,78 @@
+"""How own kernels walk through memory: the order in which axes lie, and blocks that stay in the cache.
+
+On a CPU the convolutions of images and windows give their channels last in memory (`channels_last`), dense
+layers and 1-D convolutions first. An elementwise operation over tensors of two orders takes about ten times
+as long as over tensors of one; what treats every value alike therefore works in the order that it finds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+Order = tuple[int, ...]
+"""Axes from the slowest to the fastest in memory, the batch axis first."""
+
+BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 28}
+"""Bytes of one block of several tensors: on a CPU what stays in a core's cache, on a GPU what keeps launches
+few."""
+
+
+def memory_order(tensor: Tensor) -> Order:
+    """The order in which a tensor lies; that of its axes where it has gaps, or its batch axis is not first.
+
+    Example:
+        >>> memory_order(torch.zeros(2, 3, 4, 5).contiguous(memory_format=torch.channels_last))
+        (0, 2, 3, 1)
+        >>> memory_order(torch.zeros(2, 3).T)
+        (0, 1)
+    """
+    plain = tuple(range(tensor.dim()))
+    if tensor.is_contiguous():
+        return plain
+    strides = tensor.stride()
+    order = (0, *sorted(plain[1:], key=lambda axis: -strides[axis]))
+    return order if tensor.permute(order).is_contiguous() else plain
+
+
+def in_order(tensor: Tensor, order: Order) -> Tensor:
+    """The tensor with its axes in that order, contiguous; a view where it lies so, else a copy."""
+    return tensor.permute(order).contiguous()
+
+
+def empty_in_order(tensor: Tensor, order: Order) -> Tensor:
+    """A new tensor of the same shape and kind that lies in that order."""
+    return torch.empty_permuted(tensor.shape, order, dtype=tensor.dtype, device=tensor.device)
+
+
+def all_in_order(tensors: Sequence[Tensor], order: Order) -> list[Tensor]:
+    """`in_order` of each."""
+    return [in_order(tensor, order) for tensor in tensors]
+
+
+def row_blocks(tensors: Sequence[Tensor], row_bytes: int | None = None) -> Iterator[slice]:
+    """Slices of rows that take about `BLOCK_BYTES` in all the tensors together; at least one row each.
+
+    Args:
+        tensors: Tensors [N, ...] of one shape.
+        row_bytes: Bytes of a row with all that is worked out beside it; those of the tensors where None.
+    """
+    first = tensors[0]
+    if row_bytes is None:
+        row_bytes = len(tensors) * math.prod(first.shape[1:]) * first.element_size()
+    step = max(1, BLOCK_BYTES.get(first.device.type, BLOCK_BYTES["cuda"]) // max(1, row_bytes))
+    for begin in range(0, len(first), step):
+        yield slice(begin, begin + step)
+
+
+def written_out() -> bool:
+    """Whether plain operations are asked for: compilers and exporters follow them, and vmap needs them."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or transformed()
+
+
+def transformed() -> bool:
+    """Whether a torch.func transform such as vmap is active; torchjd's Jacobians are one."""
+    return bool(torch._C._are_functorch_transforms_active())
