@@ -8,7 +8,7 @@ as long as over tensors of one; what treats every value alike therefore works in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -71,6 +71,28 @@ def row_blocks(tensors: Sequence[Tensor], row_bytes: int | None = None) -> Itera
 def written_out() -> bool:
     """Whether plain operations are asked for: compilers and exporters follow them, and vmap needs them."""
     return torch.compiler.is_compiling() or torch._C._is_tracing() or transformed()
+
+
+def pulled_back(
+    plain: Callable[..., Sequence[Tensor]], tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """Gradients of plain operations, for a backward pass under vmap, which takes no prepared memory.
+
+    Args:
+        plain: Gives the outputs from the tensors.
+        tensors: Its arguments.
+        gradients: One per output; None is 0.
+    """
+
+    def outputs(*arguments: Tensor) -> tuple[Tensor, ...]:
+        return tuple(
+            output
+            for output, gradient in zip(plain(*arguments), gradients, strict=True)
+            if gradient is not None
+        )
+
+    pull: Callable[..., tuple[Tensor, ...]] = torch.func.vjp(outputs, *tensors)[1]
+    return pull(tuple(gradient for gradient in gradients if gradient is not None))
 
 
 def transformed() -> bool:

@@ -57,6 +57,24 @@ def test_values_and_gradients_are_those_of_the_double_loop(
     )
 
 
+@pytest.mark.parametrize("num_tasks", [2, 3, 5])
+@pytest.mark.parametrize("per", ["layer", "channel"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["channels last", "one of them channels first"])
+def test_memory_orders_give_the_same(per: str, num_tasks: int, mixed: bool) -> None:
+    alpha, copies = drawn((5, 2, 3, 4), num_tasks, per)
+    lie = [copy.contiguous(memory_format=torch.channels_last) for copy in copies]
+    if mixed:
+        lie[1] = copies[1]
+    outputs, expected = mix(alpha, lie), double_loop(alpha, copies)
+    torch.testing.assert_close(list(outputs), expected, rtol=1e-12, atol=1e-12)
+    assert per == "channel" or outputs[0].is_contiguous(memory_format=torch.channels_last)
+
+    given = [torch.randn_like(output) for output in expected]  # channels first
+    gradients = torch.autograd.grad(outputs, [alpha, *copies], given)
+    expected_gradients = torch.autograd.grad(expected, [alpha, *copies], given)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("per", ["layer", "channel"])
 def test_gradients_by_finite_differences(per: str) -> None:
     alpha, copies = drawn((2, 2, 3), 3, per)

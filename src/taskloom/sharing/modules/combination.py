@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from taskloom.sharing.memory import all_in_order, empty_in_order, memory_order, row_blocks, written_out
+from taskloom.sharing.memory import (
+    all_in_order,
+    empty_in_order,
+    memory_order,
+    pulled_back,
+    row_blocks,
+    transformed,
+    written_out,
+)
 
 _LONG_ROW = 1 << 15
 """Values in a row from which on inner products are taken row by row, by the routine for two vectors."""
@@ -69,7 +77,7 @@ def _products(weights: Sequence[Tensor], experts: Sequence[Tensor], choices: Cho
 
 
 class _Combine(torch.autograd.Function):
-    """y_r = sum over k of w_rk e_k by blocks of rows; d e_k = sum of w_rk g_r, d w_rk = the product g_r e_k."""
+    """y_r = sum over k of w_rk e_k by blocks of rows; d e_k = sum of w_rk g_r, d w_rk = g_r e_k."""
 
     @staticmethod
     def forward(ctx: Any, choices: Choices, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -92,6 +100,12 @@ class _Combine(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         choices: Choices = ctx.choices
         weights, experts = ctx.saved_tensors[: len(choices)], ctx.saved_tensors[len(choices) :]
+        if transformed():
+
+            def plain(*tensors: Tensor) -> list[Tensor]:
+                return _products(tensors[: len(choices)], tensors[len(choices) :], choices)
+
+            return (None, *pulled_back(plain, ctx.saved_tensors, gradients))
         order = memory_order(experts[0])
         given = {
             receiver: gradient.permute(order).contiguous().flatten(1)
@@ -140,4 +154,5 @@ def _inner(left: Tensor, right: Tensor) -> Tensor:
     """Inner products of rows, [n]."""
     if left.shape[1] >= _LONG_ROW:
         return torch.stack([torch.dot(one, other) for one, other in zip(left, right, strict=True)])
-    return torch.linalg.vecdot(left, right)
+    products: Tensor = torch.linalg.vecdot(left, right)
+    return products

@@ -13,6 +13,8 @@ from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.keys import module_keys
+from taskloom.sharing.memory import written_out
+from taskloom.sharing.modules.attending import Mask, attend
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
     check_count,
@@ -89,8 +91,34 @@ class Attention(nn.Module):
         mask: Tensor = self.mask_norm(self.gives(torch.relu(self.norm(hidden)))).sigmoid()
         return mask
 
+    def weights(self) -> Mask:
+        """The weights of the layers."""
+        recalls = None if self.recalls is None else self.recalls.weight
+        reads, gives = self.reads, self.gives
+        return Mask(reads.weight, reads.bias, gives.weight, gives.bias, recalls)
+
     def forward(self, outputs: Tensor, attended: Tensor | None = None) -> Tensor:
         return outputs * self.mask(outputs, attended)
+
+
+def can_attend(outputs: Tensor, masks: Sequence[nn.Module]) -> bool:
+    """Whether the tasks' masks on a stage may run together (`attend`), module by module otherwise.
+
+    Batch norm needs the whole batch before the next layer, hooks want every module called, autocast chooses
+    a precision per operation, and a GPU has other kernels.
+    """
+    if written_out() or outputs.device.type != "cpu" or torch.is_autocast_enabled("cpu") or outputs.dim() > 4:
+        return False
+    for mask in masks:
+        if not isinstance(mask, Attention) or not isinstance(mask.norm, nn.Identity):
+            return False
+        if any(module._forward_hooks or module._forward_pre_hooks for module in mask.modules()):
+            return False
+        if any(module._backward_hooks or module._backward_pre_hooks for module in mask.modules()):
+            return False
+        if mask.reads.weight.dtype != outputs.dtype:
+            return False
+    return True
 
 
 class ChannelNorm(nn.BatchNorm1d):
@@ -139,7 +167,7 @@ class AttentionNetwork(ModuleNetwork):
         check_inputs_stay(encoder, following, "the masks read")
         self.add_trunk(encoder, range(self._num_stages))
         self.add_heads(encoder, head)
-        shapes = encoder.stage_shapes
+        self._shapes = shapes = encoder.stage_shapes
         previous = [None, *(shapes[index] for index in attended)]
         keys = module_keys(encoder.stage_names)
         self.attention = nn.ModuleDict(
@@ -169,13 +197,28 @@ class AttentionNetwork(ModuleNetwork):
         for index in range(last + 1):
             outputs = self.run_trunk([index], outputs)
             if index in self._attended:
-                masks = self._masks(index)
-                attended = [mask(outputs, before) for mask, before in zip(masks, attended, strict=True)]
+                attended = self._attend(index, outputs, attended)
         found = [tensor for tensor in attended if tensor is not None]
         further = range(last + 1, self._num_stages)
         if further:  # one run over the rows of all tasks
             found = list(self.run_trunk(further, torch.cat(found)).chunk(len(found)))
         return self.by_task(found)
+
+    def _attend(self, index: int, outputs: Tensor, before: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """What the tasks attend to at a stage, or all that the next stage with attention reads of it."""
+        masks = self._masks(index)
+        if not can_attend(outputs, masks):
+            return [mask(outputs, old) for mask, old in zip(masks, before, strict=True)]
+        weights = [mask.weights() for mask in masks if isinstance(mask, Attention)]
+        place = self._attended.index(index) + 1
+        here = tuple(outputs.shape[2:])
+        wanted = here if place == len(self._attended) else self._shapes[self._attended[place]][1:]
+        read_at = wanted if len(wanted) == len(here) else (1,) * len(here)
+        recalled = [to_positions(old, here) for old in before if old is not None]
+        found = attend(outputs, weights, recalled, read_at)
+        if len(wanted) != len(here):  # one mean for every position
+            found = [tensor.flatten(1).reshape(*tensor.shape[:2], *(1,) * len(wanted)) for tensor in found]
+        return list(found)
 
     def task_modules(self, task: str) -> list[nn.Module]:
         position = self.tasks.index(task)
