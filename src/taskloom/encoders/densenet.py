@@ -20,7 +20,7 @@ from taskloom.encoders.image_encoder import (
 from taskloom.encoders.layouts import DENSENET
 from taskloom.encoders.modules import check_sizes
 from taskloom.encoders.preparation import IMAGENET
-from taskloom.encoders.resnet import MapAverage
+from taskloom.encoders.resnet_blocks import MapAverage
 from taskloom.errors import ConfigError
 
 _BOTTLENECK = 4

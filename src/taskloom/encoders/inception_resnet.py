@@ -22,7 +22,7 @@ from taskloom.encoders.image_encoder import (
 from taskloom.encoders.layouts import INCEPTION_RESNET_V1
 from taskloom.encoders.modules import check_rate
 from taskloom.encoders.preparation import FACENET
-from taskloom.encoders.resnet import MapAverage
+from taskloom.encoders.resnet_blocks import MapAverage
 
 _EPSILON = 0.001  # TensorFlow's, with which the public weights were trained
 _FEATURES = 512

@@ -18,7 +18,7 @@ from taskloom.encoders.checkpoints import Layout
 from taskloom.encoders.encoder import Encoder
 from taskloom.encoders.image_encoder import ImageSettings, LayersFactory, image_encoder, with_image_settings
 from taskloom.encoders.preparation import InputSpec
-from taskloom.encoders.resnet import MapAverage
+from taskloom.encoders.resnet_blocks import MapAverage
 from taskloom.errors import ConfigError, MissingExtraError, did_you_mean
 
 PREFIX = "timm:"

@@ -15,7 +15,7 @@ from taskloom.tasks.roles import is_number
 
 if TYPE_CHECKING:
     from taskloom.sharing.plan import Plan
-    from taskloom.tasks import Task
+    from taskloom.tasks import StageOutput, Task
 
 StageFeatures = Literal["flat", "pooled"]
 """What a head reads of a stage whose outputs are no vectors: all values, or per channel (the first axis of a
@@ -93,6 +93,25 @@ def build_head(spec: HeadSpec, shape: Sequence[int], task: Task, features: Stage
     if spec.per_sample:
         raise ConfigError("head.per_sample: pooled features have no samples; use `features: flat`.")
     return nn.Sequential(Pooled(), *spec.build_for(task, shape[:1]))
+
+
+def check_samples(name: StageOutput, spec: HeadSpec, shape: Sequence[int], own: Sequence[int]) -> None:
+    """Refuses a head of deep supervision whose outputs per sample would not be those of the task's own head.
+
+    Args:
+        name: Which head.
+        spec: Its layers.
+        shape: Shape of one row of what it reads.
+        own: The same of the task's own head.
+
+    Raises:
+        ConfigError: Other samples.
+    """
+    if spec.per_sample and shape[1:] != own[1:]:
+        raise ConfigError(
+            f"deep_supervision: {name}: outputs per sample of rows of shape {list(own)} expected, as the "
+            f"task's own head reads, found {list(shape)}; leave the stage out."
+        )
 
 
 def resolve_read_outs(

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from taskloom.encoders import Encoder
 from taskloom.sharing.grouped import Execution, run_grouped, wanted, why_not, why_not_now
+from taskloom.sharing.keys import copy_keys
 from taskloom.sharing.plan import Plan, StagePlan
 
 
@@ -92,6 +94,12 @@ def compile_plan(plan: Plan) -> tuple[Step, ...]:
         streams = dict(zip(tasks, following, strict=True))
         steps.append(Step(tuple(calls), outputs, following, tasks))
     return tuple(steps)
+
+
+def stage_copies(encoder: Encoder, index: int, plan: Plan, *, fresh: bool) -> nn.ModuleDict:
+    """One copy of the stage per group, by the group's name."""
+    keys = copy_keys(plan.stages[index].partition, plan.tasks)
+    return nn.ModuleDict({key: encoder.copy_stage(index, fresh=fresh) for key in keys})
 
 
 def read_by_several(step: Step) -> bool:

@@ -302,6 +302,28 @@ def _spread(rows: Tensor, used: list[int], alpha: Tensor) -> Tensor:
     return torch.zeros_like(alpha).index_add(-2, index, rows)
 
 
+def among_all(matrix: Tensor, places: Sequence[int], number: int) -> Tensor:
+    """A mixing matrix among that of all tasks, zeros for those that it does not mix.
+
+    Args:
+        matrix: [R, R] or [C, R, R].
+        places: Places of its R tasks among all.
+        number: T.
+
+    Returns:
+        [T, T] or [C, T, T].
+
+    Example:
+        >>> among_all(torch.ones(1, 1), [1], 2).tolist()
+        [[0.0, 0.0], [0.0, 1.0]]
+    """
+    if len(places) == number:
+        return matrix
+    whole = matrix.new_zeros(*matrix.shape[:-2], number, number)
+    whole[..., torch.tensor(places)[:, None], places] = matrix
+    return whole
+
+
 def start_matrix(num_tasks: int, start: Start) -> Tensor:
     """The [T, T] matrix of a start that is not drawn, in float64."""
     if start == "identity":

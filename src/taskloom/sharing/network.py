@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
@@ -17,12 +16,12 @@ from taskloom.sharing.checks import (
     check_meetings,
     check_side_effects,
 )
-from taskloom.sharing.depth import ReadOut, build_head, resolve_supervision, without_tasks
-from taskloom.sharing.executor import Flow, Stream, compile_plan, run_step
+from taskloom.sharing.depth import ReadOut, build_head, check_samples, resolve_supervision, without_tasks
+from taskloom.sharing.executor import Flow, Stream, compile_plan, run_step, stage_copies
 from taskloom.sharing.grouped import Execution, why_not
 from taskloom.sharing.heads import HeadChoice, head_specs
-from taskloom.sharing.keys import copy_keys, module_keys
-from taskloom.sharing.mixing import MixingUnit
+from taskloom.sharing.keys import module_keys
+from taskloom.sharing.mixing import MixingUnit, among_all
 from taskloom.sharing.multitask import (
     Features,
     MultiTaskNetwork,
@@ -115,7 +114,7 @@ class PlanNetwork(MultiTaskNetwork):
         self._stage_keys = module_keys(encoder.stage_names)
         self.stages = nn.ModuleDict(
             {
-                key: _copies(encoder, index, plan, fresh=copies == "fresh")
+                key: stage_copies(encoder, index, plan, fresh=copies == "fresh")
                 for index, key in enumerate(self._stage_keys)
             }
         )
@@ -144,17 +143,10 @@ class PlanNetwork(MultiTaskNetwork):
         # Last: networks with and without them start alike.
         self.deep_heads = nn.ModuleDict()
         for name, index in self._deep.items():
-            spec = specs[name.task]
-            own = shapes[read_out[name.task].stages - 1]
-            if spec.per_sample and shapes[index][1:] != own[1:]:
-                raise ConfigError(
-                    f"deep_supervision: {name}: outputs per sample of rows of shape {list(own)} expected, as "
-                    f"the task's own head reads, found {list(shapes[index])}; leave the stage out."
-                )
-            head_key = self._deep_key(name)
-            self.deep_heads[head_key] = build_head(
-                spec, shapes[index], tasks[name.task], supervision.features
-            )
+            own, spec = shapes[read_out[name.task].stages - 1], specs[name.task]
+            check_samples(name, spec, shapes[index], own)
+            deep_head = build_head(spec, shapes[index], tasks[name.task], supervision.features)
+            self.deep_heads[self._deep_key(name)] = deep_head
         self.put_reversals()
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
@@ -323,12 +315,8 @@ class PlanNetwork(MultiTaskNetwork):
         for name, key, step in zip(self.stage_names, self._stage_keys, self._steps, strict=True):
             if key in self.mixing:
                 matrix = self._unit(key).matrix().detach().clone()
-                if len(step.tasks) < len(self.plan.tasks):
-                    among = [self.plan.tasks.index(task) for task in step.tasks]
-                    whole = matrix.new_zeros(*matrix.shape[:-2], len(self.plan.tasks), len(self.plan.tasks))
-                    whole[..., torch.tensor(among)[:, None], among] = matrix
-                    matrix = whole
-                found[name] = matrix
+                among = [self.plan.tasks.index(task) for task in step.tasks]
+                found[name] = among_all(matrix, among, len(self.plan.tasks))
         return found
 
     def special_groups(self) -> list[ParameterGroup]:
@@ -404,9 +392,3 @@ class PlanNetwork(MultiTaskNetwork):
         unit = self.mixing[key]
         assert isinstance(unit, MixingUnit)
         return unit
-
-
-def _copies(encoder: Encoder, index: int, plan: Plan, *, fresh: bool) -> nn.ModuleDict:
-    """One copy of the stage per group, by the group's name."""
-    keys = copy_keys(plan.stages[index].partition, plan.tasks)
-    return nn.ModuleDict({key: encoder.copy_stage(index, fresh=fresh) for key in keys})
