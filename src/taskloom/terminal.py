@@ -36,6 +36,7 @@ __all__ = [
 
 
 _MOST_WARNINGS = 20
+_MOST_BESIDE = 8
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -179,10 +180,13 @@ def _beside(summary: dict[str, Any]) -> list[str]:
         found = math.nan if row["value"] is None else row["value"]
         return f"{words.with_unit(found, row['metric'], row['unit'])} {words.metric_name(row['metric'])}"
 
+    beside = summary.get("auxiliary", [])
     lines = [
         f"{row['task']}: {value(row)} in {row['cell']} ({row['role']}: trained beside, not judged)"
-        for row in summary.get("auxiliary", [])
+        for row in beside[:_MOST_BESIDE]
     ]
+    if len(beside) > _MOST_BESIDE:
+        lines.append(f"and {len(beside) - _MOST_BESIDE} more that were trained beside: see the report")
     lines += [
         f"{row['task']} {row['form']}: {value(row)}{' (judged against)' if row['judged'] else ''}"
         for row in summary.get("baselines", [])

@@ -19,6 +19,7 @@ from taskloom.tasks import Labels, Landmarks, TaskSet
 from taskloom.wording import counted
 
 _MOST_LISTED = 20
+_MOST_NAMED = 3
 
 
 def split_images(
@@ -55,7 +56,7 @@ def split_images(
     equal_notes, leaks = equal_images_found(equal, parts, drawn=labelled.rule.column is None)
     notes, warnings = [*notes, *moved, *found, *equal_notes], [*warnings, *leaks]
     if store.unreadable:
-        notes.append(f"{len(store.unreadable)} of {len(table)} images could not be read and were left out.")
+        notes.append(_left_out(store.unreadable, len(table)))
     about = labelled.about(reader, labels, parts, notes, warnings, sources=sources)
     about["images"] = {
         "folder": folder,
@@ -121,6 +122,13 @@ def moved_landmarks(labels: Labels, tasks: TaskSet, store: ImageStore) -> tuple[
         values[name] = torch.from_numpy(moved).to(task.value_dtype)
         presence[name] = torch.from_numpy(present)
     return Labels(values, presence), notes
+
+
+def _left_out(unreadable: Sequence[Mapping[str, Any]], num_rows: int) -> str:
+    """How many images were left out, and which were the first of them, with what was wrong."""
+    named = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in unreadable[:_MOST_NAMED])
+    more = f"; and {len(unreadable) - _MOST_NAMED} more" if len(unreadable) > _MOST_NAMED else ""
+    return f"{len(unreadable)} of {num_rows} images could not be read and were left out ({named}{more})."
 
 
 def _with_place(table: Table, entry: Mapping[str, Any]) -> dict[str, Any]:

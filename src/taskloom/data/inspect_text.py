@@ -57,7 +57,7 @@ def _sections(inspection: Inspection) -> Iterator[Table | Text | Padding]:
     if not inspection.leaks:
         yield Text("  none found")
     for leak in inspection.leaks:
-        yield Text("  " + _sentence(leak))
+        yield Padding(Text(_sentence(leak)), (0, 0, 0, 2))
     for reason in inspection.unchecked:
         yield Text(f"  not checked: {reason}")
 

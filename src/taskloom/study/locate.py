@@ -42,6 +42,19 @@ def located(document: Document) -> Iterator[None]:
         raise
 
 
+_WHOLE, _NUMBER, _FLAG = "a whole number", "a number", "true or false"
+_LIST, _SETTINGS, _TEXT = "a list", "settings by name (`{name: value}`)", "text"
+_IN_WORDS = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing"), _NUMBER),
+    **dict.fromkeys(("bool_type", "bool_parsing"), _FLAG),
+    **dict.fromkeys(("list_type", "tuple_type"), _LIST),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), _SETTINGS),
+    "string_type": _TEXT,
+}
+"""What was expected, by the type of pydantic's error: "a valid dictionary" is Python's word, not a user's."""
+
+
 def leading_path(message: str, value: Any) -> KeyPath:
     """Returns the key path of `value` that a message begins with, () where it begins with none.
 
@@ -90,13 +103,19 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document, 
         at: Where the model's settings stand in the document.
     """
     rank = {"extra_forbidden": 0, "missing": 2}
-    first = min(error.errors(include_url=False), key=lambda item: rank.get(item["type"], 1))
+    every = error.errors(include_url=False)
+    first = min(every, key=lambda item: rank.get(item["type"], 1))
     path = (*at, *_real_path(first["loc"], document, at))
     if first["type"] == "extra_forbidden":
         known = _settings_at(model, path[len(at) : -1])
         return document.say(path, unknown_setting(path, known))
     if first["type"] == "missing":
         return document.say(path, f"{dotted(path)} is missing.")
+    place = _real_path(first["loc"], document, at)
+    same = [item["type"] for item in every if _real_path(item["loc"], document, at) == place]
+    if all(kind in _IN_WORDS for kind in same):
+        words = " or ".join(dict.fromkeys(_IN_WORDS[kind] for kind in same))
+        return document.say(path, f"{dotted(path)}: {words} expected, found {_shown(first['input'])}.")
     expected = re.sub(r"^(Value error, |Input |List |Dictionary |Tuple |String )", "", str(first["msg"]))
     expected = re.sub(r" after validation, not \d+", "", expected).rstrip(".")
     return document.say(path, f"{dotted(path)} {expected}, found {_shown(first['input'])}.")

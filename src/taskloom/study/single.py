@@ -69,7 +69,7 @@ def train_cell(
     names = [cell.name for cell in cells]
     if name not in names:
         found = f"`{name}` is not a cell of this study.{did_you_mean(name, names)} " if name else ""
-        raise ConfigError(f"--cell: {found}Cells: {', '.join(names)}.")
+        raise ConfigError(f"--cell: {found or 'the name of a cell expected. '}Cells: {', '.join(names)}.")
     cell = cells[names.index(name)]
     check_devices(study, [cell])
     cache = DataCache()

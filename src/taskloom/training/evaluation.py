@@ -20,6 +20,7 @@ from taskloom.errors import DataError
 from taskloom.losses import SumCount, per_task
 from taskloom.metrics import METRICS, Summaries, label_counts, summarize_all, values
 from taskloom.tasks import Labels, TaskSet
+from taskloom.training.datasets import check_is_dataset
 from taskloom.training.devices import choose_device
 from taskloom.training.history import Values, or_none
 
@@ -146,6 +147,7 @@ def evaluate(
         DataError: NaN or infinity in the inputs (names the row), or no rows at all.
         ConfigError: A device that is not there.
     """
+    check_is_dataset(dataset)
     if len(dataset) == 0:
         raise DataError("evaluate: the data set has no rows.")
     before = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -146,7 +146,11 @@ class TestErrors:
                 "lr: -1",
                 "faces.yaml:12: training.optimizer.adam.lr should be greater than 0, found -1",
             ),
-            ("epochs: 20", "epochs: many", "faces.yaml:12: training.epochs should be a valid integer"),
+            (
+                "epochs: 20",
+                "epochs: many",
+                "faces.yaml:12: training.epochs: a whole number expected, found 'many'",
+            ),
             (
                 "repeats:  3",
                 "repeats:  0",
@@ -157,7 +161,7 @@ class TestErrors:
             (
                 "  gender:  {kind: binary}",
                 "  gender:  3",
-                "faces.yaml:7: tasks.gender should be a valid dict",
+                "faces.yaml:7: tasks.gender: settings by name (`{name: value}`) expected, found 3",
             ),
             ("test: 0.2", "redraw: maybe", "faces.yaml:8: split.redraw: true or false expected"),
             ("test: 0.2", "folds: 1", "faces.yaml:8: split.folds: a number of folds from 2"),

@@ -191,7 +191,8 @@ def _find_files(root: Path) -> list[Path]:
         found = sorted(path.name for path in root.iterdir())
         raise DataError(
             f"{root}: .edf files expected, found {', '.join(found[:4]) or 'an empty folder'}"
-            f"{' and others' if len(found) > 4 else ''}."
+            f"{' and others' if len(found) > 4 else ''}; name their folder with --data or "
+            "`data.folder`."
         )
     return files
 
