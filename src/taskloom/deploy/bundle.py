@@ -61,8 +61,17 @@ class Bundle:
         """Predicts every task from one pass, in its unit or as probabilities; see `Task.decode`.
 
         Args:
-            inputs: Preprocessed inputs, [N, *input_shape].
+            inputs: Inputs [N, *input_shape], prepared as `preprocessing` says; `taskloom predict` and
+                `taskloom.predict` prepare raw ones themselves.
+
+        Raises:
+            DataError: Inputs of another shape, or no tensor.
         """
+        shape = self.settings.get("input_shape")
+        found = list(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        if not isinstance(inputs, Tensor) or (shape is not None and found[1:] != list(shape)):
+            expected = "".join(f", {size}" for size in shape or ())
+            raise DataError(f"inputs: a tensor of shape [N{expected}] expected, found {found}.")
         with torch.inference_mode():
             outputs = self.model(inputs)
         return {name: task.decode(outputs[name]) for name, task in self.tasks.items()}

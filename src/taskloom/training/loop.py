@@ -13,7 +13,7 @@ from taskloom.data.batch import TaskDataset
 from taskloom.training.callbacks import Callback, EarlyStopping, ProgressBar
 from taskloom.training.checks import check_callbacks, check_coupling, check_labels
 from taskloom.training.config import TrainingConfig
-from taskloom.training.datasets import check_dataset
+from taskloom.training.datasets import check_is_dataset
 from taskloom.training.devices import make_fabric
 from taskloom.training.history import History
 from taskloom.training.processes import in_processes
@@ -95,7 +95,7 @@ def fit(
     """
     config = (config or TrainingConfig()).with_settings(**overrides)
     for part in (train, validation):
-        check_dataset(part, model.tasks)
+        check_is_dataset(part)
     fabric, notes = make_fabric(config)
     run = Run(
         model=model,

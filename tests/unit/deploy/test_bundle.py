@@ -256,3 +256,14 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     (path / "bundle.json").write_text(json.dumps(described))
     with pytest.raises(DataError, match="the weights do not fit the network"):
         load_bundle(path)
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(3, 4), torch.zeros(5), [[0.0] * 5]])
+def test_inputs_of_another_shape_are_refused_in_words(tmp_path: Path, inputs: Any) -> None:
+    bundle = load_bundle(saved(tmp_path))
+    size = bundle.settings["input_shape"][0]
+    assert bundle.predict(torch.zeros(2, size))["age"].shape == (2,)
+    found = list(inputs.shape) if isinstance(inputs, torch.Tensor) else "list"
+    with pytest.raises(DataError) as error:
+        bundle.predict(inputs)
+    assert str(error.value) == f"inputs: a tensor of shape [N, {size}] expected, found {found}."

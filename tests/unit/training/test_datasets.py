@@ -1,4 +1,4 @@
-"""What is handed to `fit` and `evaluate` is a data set, and the one that the network was built for."""
+"""What is handed to `fit` and `evaluate` is a data set."""
 
 from __future__ import annotations
 
@@ -32,23 +32,6 @@ def network(tasks: tl.TaskSet) -> Any:
 
 def test_a_network_built_with_the_loaded_tasks_is_trained(data: DataSplits) -> None:
     assert tl.fit(network(data.tasks), data.train, data.validation, epochs=1, device="cpu").finished
-
-
-def test_a_network_that_does_not_know_the_scale_of_the_data_is_refused(data: DataSplits) -> None:
-    raw = tl.TaskSet(tl.Regression("age"), data.tasks["mood"])
-    with pytest.raises(ConfigError, match=r"tasks\.age: .* scale of the data .*build it with .*data\.tasks"):
-        tl.fit(network(raw), data.train, data.validation, epochs=1, device="cpu")
-    # A scale of one's own, as that of a network trained before, is a decision.
-    own = tl.TaskSet(tl.Regression("age", center=30.0, scale=10.0), data.tasks["mood"])
-    assert tl.fit(network(own), data.train, data.validation, epochs=1, device="cpu").finished
-
-
-def test_classes_in_another_order_are_refused(data: DataSplits) -> None:
-    turned = tl.TaskSet(data.tasks["age"], tl.Binary("mood", ("good", "bad")))
-    with pytest.raises(
-        ConfigError, match=r"tasks\.mood: .*\(good, bad\) are not those of the data \(bad, good\)"
-    ):
-        tl.fit(network(turned), data.train, data.validation, epochs=1, device="cpu")
 
 
 @pytest.mark.parametrize(
