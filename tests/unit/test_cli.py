@@ -20,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 import taskloom.cli
+import taskloom.cli_data
 import taskloom.cli_explain
 import taskloom.cli_predict
 import taskloom.cli_simulate
@@ -102,7 +103,7 @@ class TestCommands:
         for command in ("study", "train", "evaluate", "predict", "prepare", "inspect", "doctor", "report"):
             assert command in output
         # Every import at the top of the module is made before the help is shown.
-        parts = (taskloom.cli_explain, taskloom.cli_predict, taskloom.cli_simulate)
+        parts = (taskloom.cli_data, taskloom.cli_explain, taskloom.cli_predict, taskloom.cli_simulate)
         modules = (taskloom.cli, taskloom.terminal, *parts)
         imported = {
             alias.name if isinstance(node, ast.Import) else node.module

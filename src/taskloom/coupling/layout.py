@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from taskloom.coupling import losses as functional
-from taskloom.coupling.losses import Mixture
+from taskloom.coupling.mixture import Mixture
 from taskloom.coupling.relatedness import NOT, Relatedness, check_names
 from taskloom.coupling.sides import Side, attributes_side, between, classes_side
 from taskloom.coupling.terms import CoAnnotation, Conditional, Matching, Term

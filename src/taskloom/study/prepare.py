@@ -9,35 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from taskloom.balancing import Balancer, WeightedSum
-from taskloom.data.batch import Batch, DataSplits, TaskDataset
+from taskloom.data.batch import DataSplits
 from taskloom.data.inspect import Inspection, TaskLabels, inspect_splits
-from taskloom.errors import ConfigError, DataError
-from taskloom.losses import per_task
-from taskloom.sharing import MultiTaskNetwork
+from taskloom.errors import DataError
 from taskloom.study.cells import Cell, baseline_forms
 from taskloom.study.companion import companion_request
 from taskloom.study.config import Study, gallery_size
 from taskloom.study.configurations import configuration_rows
-from taskloom.study.coupled_runs import Coupled, check_in_study
-from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
-from taskloom.study.runs import DataRequest, RunSpec, coupling_path, data_request, table_request
+from taskloom.study.runs import DataRequest, data_request
 from taskloom.study.subgroup_ways import asked_columns
 from taskloom.study.test_rows import test_rows_key
-from taskloom.study.warm_start import started
-from taskloom.study.worker import DataCache, build_balancer, build_network
-from taskloom.study.yaml_lines import KeyPath, dotted
-from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
-from taskloom.training.augmentation import Augmentation
-from taskloom.training.checks import check_changes, check_stopping, check_supervision, check_terms
-from taskloom.training.devices import choose_device, make_fabric
-from taskloom.training.parts import check_parts
-from taskloom.training.teaching import check_teaching
+from taskloom.study.worker import DataCache
 from taskloom.wording import counted
 
 _PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
@@ -192,183 +177,6 @@ def _label_count(task: TaskLabels) -> dict[str, Any]:
     }
 
 
-def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], splits: DataSplits) -> list[str]:
-    """Builds every cell once and runs two rows through it, so that mistakes show before anything is trained.
-
-    Returns:
-        Warnings: a relatedness that contradicts the training labels, each once.
-
-    Raises:
-        ConfigError: With file and line: a setting that does not fit encoder, tasks or data.
-    """
-    found: dict[str, None] = {}
-    first = {spec.cell.id + spec.cell.tasks[0]: spec for spec in reversed(specs)}
-    for cell in cells:
-        spec = first[cell.id + cell.tasks[0]]
-        path: KeyPath = ("encoder",) if cell.entry < 0 else ("cells", cell.entry)
-        try:
-            network, _ = started(spec, splits, build_network, None)
-            check_changes(network, cell.training)
-            check_supervision(network, build_callbacks(cell.callbacks))
-            network.eval()
-            rows = _two_rows(splits.train)
-            with torch.inference_mode():
-                predictions = network(rows.inputs)
-        except TypeError as error:  # a setting of a type that it cannot have
-            raise ConfigError(f"{study.document.where(path)}: {dotted(path)}: {error}.") from error
-        except (ConfigError, DataError) as error:
-            raise type(error)(f"{study.document.where(path)}: {_at(path, error)}") from error
-        check_batches(study, spec, splits, network.tasks)
-        coupled = check_coupling(study, spec, splits, predictions, rows.labels, network.tasks)
-        found |= dict.fromkeys([] if coupled is None else coupled.warnings)
-        if cell.balancing is not None:
-            terms = coupled.coupling.names if coupled and coupled.coupling.as_tasks else ()
-            check_balancing(study, cell, build_balancer(spec), network, terms)
-        try:
-            check_losses(cell.name, predictions, rows.labels, network.tasks)
-        except ConfigError as error:
-            raise ConfigError(f"{study.document.where(('head',))}: {error}") from error
-    return list(found)
-
-
-def check_batches(study: Study, spec: RunSpec, splits: DataSplits, tasks: TaskSet) -> None:
-    """Refuses changes of training batches that do not go with the inputs, a coupling or teachers.
-
-    Raises:
-        ConfigError: With file and line.
-    """
-    cell = spec.cell
-    own: KeyPath = ("cells", cell.entry, "training")
-    path: KeyPath = (
-        own if cell.entry >= 0 and study.config.cells[cell.entry].get("training") else ("training",)
-    )
-    try:
-        Augmentation(cell.training.augment, splits.train, seed=0).check_alone(cell.coupling is not None)
-        check_teaching(cell.tasks if cell.teachers else (), cell.training.augment, tasks)
-        balancer = build_balancer(spec) or WeightedSum()
-        check_parts(cell.training, balancer, beside=bool(cell.coupling or cell.teachers))
-    except ConfigError as error:
-        raise ConfigError(f"{study.document.where(path)}: {error}") from error
-
-
-def check_coupling(
-    study: Study,
-    spec: RunSpec,
-    splits: DataSplits,
-    predictions: Mapping[str, Tensor],
-    labels: Labels,
-    tasks: TaskSet,
-) -> Coupled | None:
-    """Builds a cell's coupling and computes its terms once; None where the cell has none.
-
-    Raises:
-        ConfigError, DataError: With file and line: a table whose labels are not those of the tasks, too few
-            labels to estimate one, labels per sample beside labels per row.
-    """
-    if spec.cell.coupling is None:
-        return None
-    path = coupling_path(spec.cell)
-    with located(study.document):
-        request = table_request(spec.cell, spec.data)
-        coupled = check_in_study(spec.cell.coupling, request, splits, tasks, path)
-        try:
-            if (balancer := build_balancer(spec)) is not None:
-                check_terms(coupled.coupling, balancer, tasks, spec.cell.training.epochs)
-            coupled.coupling.terms(predictions, labels, tasks)
-        except ValueError as error:
-            raise ConfigError(f"{dotted(path)}: {str(error).removeprefix('coupling: ')}.") from error
-        except ConfigError as error:
-            raise ConfigError(f"{dotted(path)}{str(error).removeprefix('coupling')}") from error
-    return coupled
-
-
-def check_balancing(
-    study: Study,
-    cell: Cell,
-    balancer: Balancer | None,
-    network: MultiTaskNetwork,
-    terms: Sequence[str] = (),
-) -> None:
-    """Starts a cell's balancer on its network, so that what it cannot do shows before anything is trained.
-
-    Raises:
-        ConfigError: With file and line: a task that is not there, too few tasks for the method, no shared
-            feature where it works on one, or callbacks that may stop more tasks than it can do without.
-    """
-    path: KeyPath = ("cells", cell.entry, "balancing")
-    if balancer is None:
-        return
-    try:
-        balancer.with_terms(terms)
-        balancer.start(network)
-        check_stopping(balancer, build_callbacks(cell.callbacks), network.tasks)
-    except ConfigError as error:
-        raise ConfigError(f"{study.document.where(path)}: {_at(path[:2], error)}") from error
-
-
-def _at(path: KeyPath, error: Exception) -> str:
-    message = str(error)
-    return message if message.startswith(dotted(path)) else f"{dotted(path)}: {message}"
-
-
-def _two_rows(dataset: TaskDataset) -> Batch:
-    return dataset.__getitems__([0, len(dataset) - 1])
-
-
-def check_losses(cell: str, predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) -> None:
-    """Computes every task's loss once, so that heads and labels that do not fit show before training.
-
-    Args:
-        cell: Name of the cell, for the message.
-        predictions: What the cell's network returned for some rows.
-        labels: Labels of the same rows.
-        tasks: The network's tasks.
-
-    Raises:
-        ConfigError: Names cell and task, and says what to do.
-    """
-    for name, output in predictions.items():
-        if not isinstance(tasks[name], Binary | Multiclass) or name not in labels.values:
-            continue
-        labelled, predicted = labels.values[name].ndim == 2, output.ndim == 3
-        if labelled and not predicted:
-            raise ConfigError(
-                f"cell {cell}, task {name}: its labels are per sample of a window, its head gives one output "
-                "per window; set `head.per_sample: true`, or another `data.window.label_rule`."
-            )
-        if predicted and not labelled:
-            raise ConfigError(
-                f"cell {cell}, task {name}: `head.per_sample` gives an output per sample of a window, its "
-                "labels are one per row; leave it out, or set `data.window.label_rule: per_sample`."
-            )
-    try:
-        per_task(predictions, labels, tasks)
-    except ValueError as error:
-        raise ConfigError(
-            f"cell {cell}: {error}; the encoder, `head` or `data.window` must be changed until they fit."
-        ) from error
-
-
-def check_devices(study: Study, cells: Sequence[Cell]) -> None:
-    """Refuses a device, a number of devices or a precision that this machine does not have.
-
-    Raises:
-        ConfigError: With file and line.
-    """
-    for cell in {cell.training.model_dump_json(): cell for cell in reversed(cells)}.values():
-        training = cell.training
-        own = cell.entry >= 0 and "training" in study.config.cells[cell.entry]
-        try:
-            choose_device(training.device)
-            if training.devices > 1 or training.precision != "32":
-                make_fabric(training)
-        except ConfigError as error:
-            path: KeyPath = ("cells", cell.entry, "training") if own else ("training",)
-            setting = str(error).removeprefix("training.")
-            key = setting.partition(":")[0]
-            raise ConfigError(study.document.say((*path, key), f"{dotted(path)}.{setting}")) from error
-
-
 def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: int) -> dict[str, Any]:
     """Returns what `taskloom.study.summary` needs besides the runs; see `ResultsStore.plan`."""
     return {
@@ -407,12 +215,9 @@ def describe(facts: Mapping[str, Any]) -> str:
 
 __all__ = [
     "Prepared",
-    "check_devices",
     "check_labels",
-    "check_losses",
     "data_facts",
     "describe",
-    "dry_build",
     "prepare_data",
     "study_facts",
 ]

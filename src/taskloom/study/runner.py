@@ -12,9 +12,10 @@ from typing import Any
 from taskloom.errors import DataError
 from taskloom.study.cells import Cell, baselines, expand_cells
 from taskloom.study.config import Study
+from taskloom.study.dry_build import check_devices, dry_build
 from taskloom.study.lock import study_lock
 from taskloom.study.pool import do_runs
-from taskloom.study.prepare import Prepared, check_devices, dry_build, prepare_data, study_facts
+from taskloom.study.prepare import Prepared, prepare_data, study_facts
 from taskloom.study.progress import Progress
 from taskloom.study.results import ResultsStore, run_folder, storage_error
 from taskloom.study.runs import RunSpec, plan_runs

@@ -10,9 +10,10 @@ from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.study.cells import baselines, expand_cells
 from taskloom.study.config import Study
+from taskloom.study.dry_build import check_devices, dry_build
 from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import located
-from taskloom.study.prepare import check_devices, dry_build, prepare_data
+from taskloom.study.prepare import prepare_data
 from taskloom.study.runs import RunSpec, data_request, plan_runs
 from taskloom.study.teachers import taught
 from taskloom.study.views import labelled_rows

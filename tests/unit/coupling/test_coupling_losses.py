@@ -21,13 +21,13 @@ from taskloom.coupling import (
 )
 from taskloom.coupling.layout import mixture_of
 from taskloom.coupling.losses import (
-    Mixture,
     Options,
     distribution_matching,
     indicator,
     match_attributes,
     soft_co_annotation,
 )
+from taskloom.coupling.mixture import Mixture
 from taskloom.errors import ConfigError
 
 PRIOR = expression_action_units()

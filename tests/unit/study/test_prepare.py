@@ -10,7 +10,8 @@ import torch
 from _small_study import TEXT, Watcher, read, run, write_table
 from taskloom.data.simulate import simulate_opportunity
 from taskloom.errors import ConfigError
-from taskloom.study.prepare import _clusters, check_losses
+from taskloom.study.dry_build import check_losses
+from taskloom.study.prepare import _clusters
 from taskloom.study.runner import plan_study
 from taskloom.study.single import train_cell
 from taskloom.tasks import Labels, Multiclass, Regression, TaskSet
