@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taskloom.balancing.base import check_number
+from taskloom.balancing.base import check_number, unscaled
 from taskloom.balancing.conflicts import Conflicts
 from taskloom.balancing.features import check_has_feature
 from taskloom.balancing.gradients import combine, gramian
@@ -34,9 +34,9 @@ class GradientAggregation(RowBalancer):
     before they are aggregated, so that the update is that of the joined batch.
 
     Rows are taken one by one, except where one vectorised pass is faster. By measurement on a CPU that is
-    where the trunk is a small multilayer perceptron: four tasks or more, all rows together at most 131,072
-    numbers (`taskloom.balancing.gradients.takes_one_pass`). Up to three tasks gain nothing, larger rows wait
-    for the memory that the vectorised pass takes anew in every step, and convolutions are slower. `batched`
+    where the trunk is a multilayer perceptron: four tasks or more, all rows together at most 4,194,304
+    numbers (`taskloom.balancing.gradients.takes_one_pass`), above which its memory counts; convolutions are
+    slower. `batched`
     decides by hand: True takes rows in one pass, with up to twice the memory, for devices where launching
     many small kernels is what costs; PyTorch refuses it for some operations (RNNs on CUDA).
 
@@ -170,6 +170,8 @@ class GradientAggregation(RowBalancer):
             # squares is that of the joined batch times that number squared.
             local = torch.from_numpy(products).to(matrix.device)
             products = self.processes.mean(local).cpu().numpy() / self.processes.count
+        if self.scale is unscaled:
+            return products
         factor = float(self.scale(torch.ones((), device=matrix.device)))
         return products / factor**2
 

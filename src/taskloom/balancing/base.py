@@ -38,7 +38,8 @@ EpochValues = Mapping[str, float | None]
 """A value per task over an epoch; None where the task had no label."""
 
 
-def _itself(tensor: Tensor) -> Tensor:
+def unscaled(tensor: Tensor) -> Tensor:
+    """The tensor itself: what stands for a factor, or for a mean over processes, where there is none."""
     return tensor
 
 
@@ -52,7 +53,7 @@ class Processes:
     """
 
     count: int = 1
-    mean: Callable[[Tensor], Tensor] = _itself
+    mean: Callable[[Tensor], Tensor] = unscaled
 
 
 class Balancer(ABC):
@@ -80,7 +81,7 @@ class Balancer(ABC):
     def __init__(self) -> None:
         self.backpropagate: Callable[..., None] = _backward
         self.processes = Processes()
-        self.scale: Callable[[Tensor], Tensor] = _itself
+        self.scale: Callable[[Tensor], Tensor] = unscaled
         self.total: Tensor | None = None
         self._terms: tuple[str, ...] = ()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from taskloom.balancing.solvers import Array
+
+_STEPS_TOGETHER = 256
 
 
 class Conflicts:
@@ -25,28 +26,42 @@ class Conflicts:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self._all = list(range(len(self.names)))
+        self._waiting: list[Array] = []
+        self._waiting_index: list[int] = []
         self._clear()
 
     def add(self, gramian: Array, index: Sequence[int]) -> None:
         """Takes the Gramian [m, m] of the tasks at `index`; a zero gradient has no cosine."""
-        norms = np.sqrt(np.clip(np.diag(gramian), 0.0, None))
-        scale = norms[:, None] * norms
+        # Many steps are counted together: one by one they would cost a small network as much as a layer.
+        if list(index) != self._waiting_index or len(self._waiting) == _STEPS_TOGETHER:
+            self._count()
+            self._waiting_index = list(index)
+        self._waiting.append(gramian)
+
+    def _count(self) -> None:
+        """Counts the Gramians that wait, all of the same tasks."""
+        if not self._waiting:
+            return
+        gramians, index = np.stack(self._waiting), self._waiting_index
+        self._waiting = []
+        norms = np.sqrt(np.clip(np.diagonal(gramians, axis1=1, axis2=2), 0.0, None))
+        scale = norms[:, :, None] * norms[:, None, :]
         there = scale > 0
-        cosines = np.divide(gramian, scale, out=np.zeros_like(gramian), where=there)
-        # Of all tasks, as in most steps: no copy of the tables.
-        grid: Any = ... if list(index) == self._all else np.ix_(index, index)
-        self._cosines[grid] += cosines
-        self._steps[grid] += there
-        self._negative[grid] += cosines < 0
+        cosines = np.divide(gramians, scale, out=np.zeros_like(gramians), where=there)
+        grid = np.ix_(index, index)
+        self._cosines[grid] += cosines.sum(0)
+        self._steps[grid] += there.sum(0)
+        self._negative[grid] += (cosines < 0).sum(0)
 
     def add_weights(self, weights: Array, index: Sequence[int]) -> None:
         """Takes the weights [m] of one step."""
-        self._weights[list(index)] += weights
-        self._weighed[list(index)] += 1
+        places = list(index)
+        self._weights[places] += weights
+        self._weighed[places] += 1
 
     def report(self) -> dict[str, float]:
         """Means since the last report (see `Balancer.report_state`), without what never occurred."""
+        self._count()
         found = {
             f"weight/{task}": float(self._weights[i] / self._weighed[i])
             for i, task in enumerate(self.names)
@@ -67,3 +82,4 @@ class Conflicts:
         size = len(self.names)
         self._cosines, self._negative, self._steps = (np.zeros((size, size)) for _ in range(3))
         self._weights, self._weighed = np.zeros(size), np.zeros(size)
+        self._waiting, self._waiting_index = [], []

@@ -4,10 +4,11 @@ MGDA-UB (Sener and Koltun 2018, section 3.3) bounds the norm of the update by th
 shared features Z = g(x): the Gramian is that of dL_t / dZ, and one backward pass takes the weighted sum
 through the trunk. Every method that needs only the Gramian can be used so.
 
-Where every task is alone behind the feature, each reads it through a *tap* of its own, a view with its own
-place in the graph. One backward pass of the sum of all losses then gives every head's gradient and, at the
-taps, every dL_t / dZ; without taps that takes a pass per task through all that follows the feature. Exact
-aggregation gains as much: what is left for it are passes through the trunk alone.
+Where every task is alone behind the feature, each reads it through a *tap* of its own, one of T views of the
+feature laid T times side by side. One backward pass of the sum of all losses then gives every head's gradient
+and, at what the taps are views of, every dL_t / dZ as one tensor; without taps that takes a pass per task
+through all that follows the feature. Exact aggregation gains as much: what is left for it are passes through
+the trunk alone.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class SharedFeature:
         trunk: The feature, with the graph of the trunk behind it; None where there is none to hold.
         leaf: What the heads read in its place where the graph is parted there.
         taps: What each task reads in its place where it is not; empty otherwise.
+        beside: What the taps are views of, [T, *feature], in the order of the tasks; None without taps.
         watched: Whether the forward pass came by.
     """
 
     def __init__(self) -> None:
         self.trunk: Tensor | None = None
         self.leaf: Tensor | None = None
+        self.beside: Tensor | None = None
         self.taps: dict[str, Tensor] = {}
         self.watched = False
         self._tails: tuple[MultiTaskNetwork, dict[str, list[nn.Module]]] | None = None
@@ -78,7 +81,8 @@ class SharedFeature:
                 return method(features)
             self.trunk = features
             if apart and _may_run_apart(model, features):
-                self.taps = {task: features.view_as(features) for task in model.tasks}
+                self.beside = features.expand(len(model.tasks), *features.shape)
+                self.taps = dict(zip(model.tasks, self.beside.unbind(), strict=True))
                 return self._run_apart(model, method)
             if not required:
                 return method(features)
@@ -97,7 +101,7 @@ class SharedFeature:
 
     def clear(self) -> None:
         """Lets go of the feature and its graph."""
-        self.trunk = self.leaf = None
+        self.trunk = self.leaf = self.beside = None
         self.taps = {}
         self.watched = False
 
@@ -108,7 +112,7 @@ class SharedFeature:
                 "so that there is no one shared feature; enter the context for every forward pass."
             )
         # The graph is whole: gradients by parameters are right without taps.
-        self.trunk, self.taps = None, {}
+        self.trunk, self.beside, self.taps = None, None, {}
         predictions: dict[str, Tensor] = method(features)
         return predictions
 
@@ -128,7 +132,7 @@ class SharedFeature:
         return flow
 
     def __getstate__(self) -> dict[str, object]:
-        return {"trunk": None, "leaf": None, "taps": {}, "watched": False, "_tails": None}
+        return {"trunk": None, "leaf": None, "beside": None, "taps": {}, "watched": False, "_tails": None}
 
 
 def is_alone_behind(model: MultiTaskNetwork) -> bool:

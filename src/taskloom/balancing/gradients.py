@@ -82,19 +82,20 @@ def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
 def takes_one_pass(num_tasks: int, num_shared: int) -> bool:
     """Whether one vectorised pass through a multilayer perceptron is faster than a pass per task.
 
-    Measured on a CPU with widths of 64 to 1,024, batches of 16 to 256 and 2 to 10 tasks: at width 64 ten
-    tasks take 0.3 to 0.9 of the time, three tasks about the same; from width 256 on both are level, or the
-    vectorised pass takes longer, as what it allocates no longer fits into the cache.
+    Measured on a CPU with freed memory kept (`training/allocator.py`), two layers of 64 to 1,024, batches of
+    32 to 256, 4 and 10 tasks: 0.4 to 1.0 of the time, less the more tasks and the fewer rows of the batch; up
+    to three tasks on the smallest trunks gain little. It takes up to the rows' memory once more: from
+    16 MiB of rows on the bound of T + 1 copies of the gradient is worth more than a tenth of the time.
 
     Args:
         num_tasks: Tasks in the batch.
         num_shared: Numbers in what is shared.
 
     Example:
-        >>> takes_one_pass(10, 6_000), takes_one_pass(3, 6_000), takes_one_pass(10, 100_000)
+        >>> takes_one_pass(10, 6_000), takes_one_pass(3, 6_000), takes_one_pass(10, 1_000_000)
         (True, False, False)
     """
-    return num_tasks >= 4 and num_tasks * num_shared <= 1 << 17
+    return num_tasks >= 4 and num_tasks * num_shared <= 1 << 22
 
 
 def _heard_by_plan(model: MultiTaskNetwork) -> set[int] | None:
@@ -188,6 +189,11 @@ class Rows:
             begin += tensor.numel()
         self.tasks = list(tasks)
 
+    def adopt(self, tasks: Sequence[str], matrix: Tensor) -> None:
+        """Takes a finished matrix [m, n] as the rows of m tasks, in place of memory of its own."""
+        dtype = torch.promote_types(matrix.dtype, torch.float32)
+        self._memory, self.tasks = matrix.to(dtype), list(tasks)
+
     def clear(self) -> None:
         """Forgets the rows, not the memory."""
         self.tasks = []
@@ -197,6 +203,10 @@ def gramian(matrix: Tensor) -> NDArray[np.float64]:
     """Inner products of the rows of [m, n], [m, m]; blocks of columns are summed in double precision."""
     size, columns = matrix.shape
     num_blocks = columns // _BLOCK
+    if num_blocks < 2 and matrix.is_cpu and matrix.dtype == torch.float32:
+        small = matrix.detach().numpy().astype(np.float64)
+        products: NDArray[np.float64] = small @ small.T
+        return products
     rest = matrix[:, num_blocks * _BLOCK :]
     total = (rest @ rest.T).double()
     if num_blocks:
@@ -208,7 +218,7 @@ def gramian(matrix: Tensor) -> NDArray[np.float64]:
 
 def combine(weights: NDArray[np.float64], matrix: Tensor) -> Tensor:
     """The weighted sum of the rows of [m, n]; [n]."""
-    return torch.from_numpy(weights).to(matrix) @ matrix
+    return torch.as_tensor(weights, dtype=matrix.dtype, device=matrix.device) @ matrix
 
 
 def parts(vector: Tensor, tensors: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -28,6 +28,7 @@ from taskloom.balancing.torchjd_methods import (
     conflict_averse_weighting,
     frank_wolfe_or_exact,
     projector,
+    unconflicting_weighting,
 )
 from taskloom.balancing.weightings import Formula, GradVac, NashMTL, PCGrad, conflict_free, impartial
 from taskloom.errors import ConfigError
@@ -39,7 +40,7 @@ _COLUMNS = 1 << 14
 @BALANCERS.register("upgrad")
 def upgrad(at: Place = "parameters", smooth: float = 0.0, solver: Solver = "own") -> GradientAggregation:
     """UPGrad (Quinton and Rey 2024): each mean gradient projected onto the dual cone of all, then summed."""
-    weighting = TorchJDWeighting(torchjd.UPGradWeighting(projector=_solved(projector, "upgrad", solver)))
+    weighting = _solved(unconflicting_weighting, "upgrad", solver)
     return GradientAggregation("upgrad", weighting, at=at, smooth=smooth, settings={"solver": solver})
 
 

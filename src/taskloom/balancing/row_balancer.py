@@ -88,7 +88,7 @@ class RowBalancer(Balancer):
         check_gradients(losses, model)
         counts = torch.stack([loss.count for loss in losses.values()])
         sums = torch.stack([loss.sum.detach() for loss in losses.values()])
-        shares = counts.clamp(min=1).reciprocal().to(sums.dtype)
+        shares = counts.clamp(min=1).to(sums.dtype).reciprocal()
         # The gradient of a mean is that of the sum times 1 / count: no node of the graph is needed for it.
         factors = dict(zip(losses, self.scale(shares).unbind(), strict=True))
         trainable = {
@@ -130,23 +130,27 @@ class RowBalancer(Balancer):
         self, losses: Mapping[str, Tensor], factors: Mapping[str, Tensor], seam: Seam
     ) -> None:
         """One backward pass to the feature for all tasks; then, for rows of parameters, through the trunk."""
-        trunk, tasks = self._feature.trunk, list(losses)
+        trunk, beside, tasks = self._feature.trunk, self._feature.beside, list(losses)
         assert trunk is not None
+        assert beside is not None
         columns: list[Tensor] = [trunk] if self.at == "features" else [*seam.shared]
-        self._rows.begin(len(self._names), columns)
+        if self.at == "parameters":
+            self._rows.begin(len(self._names), columns)
         if not tasks:
             return
         own = [parameter for task in tasks for parameter in seam.own[task]]
         total = torch.stack([losses[task] for task in tasks]) @ torch.stack([factors[task] for task in tasks])
-        taps = [self._feature.taps[task] for task in tasks]
-        found = iter(torch.autograd.grad(total, [*taps, *own], allow_unused=True))
-        at_taps = [torch.zeros_like(trunk) if (gradient := next(found)) is None else gradient for _ in tasks]
-        for task in tasks:
-            self._take(task, [next(found) for _ in seam.own[task]], [], seam)
+        found: list[Tensor | None] = list(torch.autograd.grad(total, [beside, *own], allow_unused=True))
+        at_taps = torch.zeros_like(beside) if found[0] is None else found[0]
+        if tasks != list(self._feature.taps):
+            places = list(self._feature.taps)
+            at_taps = at_taps[[places.index(task) for task in tasks]]
         rows_alone = replace(seam, own={task: [] for task in tasks})
+        rest = iter(found[1:])
+        for task in tasks:
+            self._take(task, [next(rest) for _ in seam.own[task]], [], seam)
         if self.at == "features":
-            for task, gradient in zip(tasks, at_taps, strict=True):
-                self._take(task, [gradient], columns, rows_alone)
+            self._rows.adopt(tasks, at_taps.reshape(len(tasks), -1))
         elif self._rows.tasks or self.processes.count > 1 or not self._in_one_pass(len(tasks), seam):
             for number, (task, gradient) in enumerate(zip(tasks, at_taps, strict=True), start=1):
                 row = torch.autograd.grad(
@@ -155,8 +159,7 @@ class RowBalancer(Balancer):
                 self._take(task, row, columns, rows_alone)
                 del row  # or it would stand beside the next task's: a copy more
         else:
-            stack = torch.stack(at_taps)
-            self._rows.put_all(tasks, self._vectorised(trunk, columns, stack), columns)
+            self._rows.put_all(tasks, self._vectorised(trunk, columns, at_taps), columns)
 
     def _in_one_pass(self, num_tasks: int, seam: Seam) -> bool:
         """Whether rows are taken in one vectorised pass through the trunk."""

@@ -63,6 +63,8 @@ def min_norm(gramian: Array) -> Array:
     size = len(gramian)
     if trace <= 0:
         return np.full(size, 1 / size)
+    if 2 <= size <= 3 and (closed := _shortest_of_three(gramian)) is not None:
+        return closed
     matrix = np.vstack([factor(gramian / trace), np.ones(size)])
     solution = least_squares(matrix, np.append(np.zeros(size), 1.0))
     weights: Array = solution / solution.sum()
@@ -89,6 +91,85 @@ def project_factored(target: Array, matrix: Array) -> Array:
     """`project_on_dual_cone` from a matrix A with A' A = G, where several targets are projected."""
     projected: Array = target + least_squares(matrix, -matrix @ target)
     return projected
+
+
+_REGULAR = 1e-4
+"""Added to the diagonal of a Gramian of trace 1 before gradients are projected, as TorchJD does: gradients
+that are opposed up to rounding would otherwise get weights in the thousands."""
+
+
+def regular(gramian: Array) -> Array:
+    """The Gramian divided by its trace, with `_REGULAR` on its diagonal: positive definite."""
+    added: Array = gramian / np.trace(gramian)
+    added.flat[:: len(gramian) + 1] += _REGULAR
+    return added
+
+
+def unconflicting(gramian: Array) -> Array:
+    """Weights of UPGrad (Quinton and Rey 2024, equation 6): mean of all gradients, each projected.
+
+    Each g_i / m is projected onto {d: J d >= 0} (`project_on_dual_cone`), with G made `regular`. One that
+    conflicts with no other stands in the cone and stays as it is, without a problem to solve.
+
+    Args:
+        gramian: G [m, m], not all 0.
+
+    Example:
+        >>> unconflicting(np.array([[1.0, 0.5], [0.5, 2.0]]))
+        array([0.5, 0.5])
+    """
+    size, positive = len(gramian), regular(gramian)
+    weights: Array = np.full(size, 1 / size)
+    conflicting = (positive.min(axis=1) < 0).nonzero()[0].tolist()
+    if conflicting:
+        matrix = factor(positive)
+        for place in conflicting:
+            weights += least_squares(matrix, matrix[:, place] / -size)
+    return weights
+
+
+def _shortest_of_three(gramian: Array) -> Array | None:
+    """`min_norm` of two or three gradients in closed form; None where rounding would decide.
+
+    The optimum stands at a vertex, on an edge or inside of the hull. At each candidate p the condition
+    g_k . p >= ||p||^2 for all k is checked (Désidéri 2012, theorem 2.2), which only the optimum meets.
+    """
+    size, rows = len(gramian), gramian.tolist()
+    for i in range(size):
+        if all(rows[i][j] >= rows[i][i] for j in range(size)):
+            vertex: Array = np.eye(size)[i]
+            return vertex
+    slack = -1e-13 * max(rows[i][i] for i in range(size))
+    for i in range(size):
+        for j in range(i):
+            apart = rows[i][i] + rows[j][j] - 2 * rows[i][j]
+            if apart <= -1e4 * slack:
+                return None
+            share = (rows[j][j] - rows[i][j]) / apart  # of g_i
+            if not 0 < share < 1:
+                continue
+            inner = [share * rows[i][k] + (1 - share) * rows[j][k] for k in range(size)]
+            if all(inner[k] - inner[i] >= slack for k in range(size)):
+                edge = np.zeros(size)
+                edge[i], edge[j] = share, 1 - share
+                return edge
+    if size == 2:
+        return None
+    (a, d, e), (_, b, f), (_, _, c) = rows
+    # The adjugate of G times 1: a multiple of G^-1 1, whose share of each gradient is the same inner product.
+    inside: Array = np.array(
+        [
+            b * c - f * f + e * f - d * c + d * f - e * b,
+            e * f - d * c + a * c - e * e + d * e - a * f,
+            d * f - b * e + d * e - a * f + a * b - d * d,
+        ]
+    )
+    total = float(inside.sum())
+    # Where the gradients nearly stand in one line, the sums above are differences of equal numbers.
+    if total <= 1e-9 * max(a, b, c) ** 2 or inside.min() <= 0:
+        return None
+    inside /= total
+    return inside
 
 
 def conflict_averse(gramian: Array, c: float) -> Array:

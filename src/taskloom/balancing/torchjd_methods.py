@@ -20,6 +20,8 @@ from taskloom.balancing.solvers import (
     factor,
     min_norm,
     project_factored,
+    regular,
+    unconflicting,
 )
 from taskloom.balancing.weightings import Formula
 from taskloom.errors import MissingExtraError
@@ -133,15 +135,12 @@ def _is_state(key: str, value: object) -> bool:
 class OwnProjector(DualConeProjector):
     """Solves TorchJD's projection by non-negative least squares: exact, and without quadprog.
 
-    The Gramian is divided by its trace and 1e-4 is added to its diagonal, as TorchJD does: gradients that
-    are opposed up to rounding would otherwise get weights in the thousands.
+    The Gramian is made `regular` first, as TorchJD does it.
     """
 
     def __call__(self, U: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
-        gramian = G.double().numpy()
-        regular = gramian / np.trace(gramian) + 1e-4 * np.eye(len(gramian))
         targets = np.atleast_2d(U.double().numpy())
-        matrix = factor(regular)
+        matrix = factor(regular(G.double().numpy()))
         projected = np.stack([project_factored(target, matrix) for target in targets])
         return torch.from_numpy(projected.reshape(U.shape)).to(G)
 
@@ -160,6 +159,13 @@ def projector(solver: str) -> Any:
         return QuadprogProjector()
     except ImportError as error:
         raise MissingExtraError("quadprog", "balancing") from error
+
+
+def unconflicting_weighting(solver: str) -> Weighting:
+    """UPGrad, solved here or by TorchJD; raises as `projector` does."""
+    if solver == "own":
+        return Formula(unconflicting)
+    return TorchJDWeighting(torchjd.UPGradWeighting(projector=projector(solver)))
 
 
 def conflict_averse_weighting(c: float, solver: str) -> Weighting:

@@ -44,6 +44,9 @@ class PCGrad(Drawn, Weighting):
         total = np.zeros(len(rows))
         for i in range(len(rows)):
             order = self.order(len(rows))  # drawn as TorchJD draws it, i included
+            if min(rows[i]) >= 0.0:  # no conflict to begin with, and so none after
+                total[i] += 1.0
+                continue
             coefficients = np.zeros(len(rows))
             coefficients[i] = 1.0
             for j in order:
