@@ -6,6 +6,7 @@
 | `weights` | `WeightedSum`, mean, learned (thesis 001), uncertainty, IMTL-L, random |
 | `epochs` | weights per epoch: DWA, dynamic task prioritisation, self-paced, curriculum |
 | `adaptive` | weights per step: FAMO, GradNorm, TorchJD's scalarisations (STCH, ...) |
+| `numbers` | a few numbers per step: arrays on a CPU, tensors on a GPU |
 | `methods` | gradient aggregation by name: UPGrad, MGDA, PCGrad, CAGrad, Nash-MTL, ... |
 | `aggregation` | `GradientAggregation`, the balancer all of these run in |
 | `row_balancer` | gradients per task collected for it, and put where they belong |

@@ -56,14 +56,18 @@ class RowBalancer(Balancer):
         heard = [] if leaf is None or id(leaf) not in reached else [leaf]
         if not parameters and not heard:
             return None
-        found = torch.autograd.grad(self.scale(beside), [*heard, *parameters], retain_graph=True)
-        gradients = found[len(heard) :]
+        # A node of its own kind may stand between that passes nothing on to some of what went into it.
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            self.scale(beside), [*heard, *parameters], retain_graph=True, allow_unused=True
+        )
+        pairs = [(p, g) for p, g in zip(parameters, found[len(heard) :], strict=True) if g is not None]
+        parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
         if self.processes.count > 1 and parameters:
             flat = self.processes.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-            gradients = tuple(parts(flat, parameters))
+            gradients = list(parts(flat, parameters))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             add_gradient(parameter, gradient)
-        return found[0].reshape(-1) if heard else None
+        return found[0].reshape(-1) if heard and found[0] is not None else None
 
     def _apply(self, update: Tensor, model: MultiTaskNetwork, at_leaf: Tensor | None = None) -> None:
         """Puts the aggregated gradient [n] where it belongs, and with it what was added at the feature."""
