@@ -117,7 +117,8 @@ def inspect(
     from taskloom.data.inspect_text import render
     from taskloom.study.config import load_study
 
-    if file.is_dir() or (not file.is_file() and file.suffix.lower() not in (".yaml", ".yml")):
+    texts = (".yaml", ".yml", *((".txt", ".json", "") if file.is_file() else ()))
+    if file.is_dir() or file.suffix.lower() not in texts:
         if settings:
             raise ConfigError("--set: goes with a study file; a store has no settings.")
         say(render_store(file, inspect_store(file, verify=verify, data=data)).rstrip("\n"))

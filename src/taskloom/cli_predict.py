@@ -178,7 +178,8 @@ def _print(source: str, summary: Summary, seconds: float) -> None:
     )
     say(f"faces    {summary.how}")
     busy = {step: value for step, value in summary.seconds.items() if value >= 0.0005}
-    say("work     " + ", ".join(f"{step} {value:.2f} s" for step, value in busy.items()))
+    if busy:
+        say("work     " + ", ".join(f"{step} {value:.2f} s" for step, value in busy.items()))
     for note in summary.notes:
         say(f"note     {note}")
     if summary.stopped:

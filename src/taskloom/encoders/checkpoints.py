@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -117,6 +118,15 @@ def without_weights() -> Iterator[None]:
         _skipped.reset(token)
 
 
+_UNREADABLE = "cannot be read as weights; it is cut off or of another format."
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as those of `torch.save` do, of today (an archive) or of old, or as a pickle."""
+    with path.open("rb") as file:
+        return file.read(2)[:1] in (b"P", b"\x80")
+
+
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     """Reads a state dict: safetensors, or PyTorch's own format with tensors and plain values only.
 
@@ -139,14 +149,18 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # one sentence says what is wrong with a foreign pickle
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _is_pickle(path):
+            raise DataError(f"{path} {_UNREADABLE}") from error
         raise DataError(
             f"{path} holds Python objects other than tensors, which could run code when loaded; save the "
             "state dict alone: torch.save(model.state_dict(), path)."
         ) from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as weights; it is cut off or of another format.") from error
+        raise DataError(f"{path} {_UNREADABLE}") from error
     state = _find_state_dict(content)
     if state is None:
         raise DataError(

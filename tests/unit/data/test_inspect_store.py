@@ -156,12 +156,14 @@ def test_the_command_says_what_a_place_without_a_store_is(tmp_path: Path) -> Non
     shown = call(tmp_path / "store")
     assert shown.exit_code == 0
     assert shown.stdout.startswith(f"{tmp_path / 'store'}: a store of recordings")
+    (tmp_path / "clip.avi").write_bytes(b"RIFF\xec")
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "store.json").write_text('{"format": "other"}')
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "store.json").write_text("{")
     for place, found in (
         (tmp_path / "nowhere", "found nothing."),
+        (tmp_path / "clip.avi", "found a file."),
         (tmp_path, "found a folder without store.json."),
         (tmp_path / "strange", "found the format 'other'."),
         (tmp_path / "broken", "prepare the data again."),

@@ -28,6 +28,8 @@ NAMES = {
     "portrait.jpg": (None, None, None),
     "1_2_3_4_5.jpg": (None, None, None),
     "20170116_1_0_2017.jpg": (None, 1, 0),  # a date is no age
+    "116_1_0_2017.jpg": (116, 1, 0),
+    "117_1_0_2017.jpg": (None, 1, 0),
 }
 TASKS: dict[str, dict[str, Any]] = {
     "age": {"kind": "regression", "unit": "years"},
@@ -89,8 +91,19 @@ def test_images_keep_their_labels_and_a_short_name_leaves_holes(faces: Path) -> 
             assert int(batch.labels.values["ethnicity"][row]) == number % 5
     assert (seen, holes) == (41, 1)
     assert data.about["notes"][0] == (
-        "1 of 41 file names lacks fields: 0 ages, 1 genders, 1 races missing (33_0_99.jpg.chip.jpg)."
+        "1 of 41 file names lacks fields: 0 ages, 1 gender, 1 race missing (33_0_99.jpg.chip.jpg)."
     )
+
+
+def test_names_that_lack_fields_and_labels_out_of_range_are_counted_apart(tmp_path: Path) -> None:
+    for name in ("30_0_0_1.jpg", "920_1_0_2.jpg", "31_7_9_3.jpg", "32_0_4.jpg", "33_4.jpg"):
+        (tmp_path / name).touch()
+    lacking, outside = read_utkface(tmp_path).notes
+    assert lacking == (
+        "2 of 5 file names lack fields: 1 age, 2 genders, 2 races missing (32_0_4.jpg, 33_4.jpg)."
+    )
+    assert outside.startswith("2 of 5 file names hold a label out of range (ages 0 to 116, genders 0 and 1, ")
+    assert outside.endswith("races 0 to 4): 1 age, 1 gender, 1 race missing (31_7_9_3.jpg, 920_1_0_2.jpg).")
 
 
 def test_the_checksum_of_the_images_follows_their_content_and_not_their_times(faces: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -324,6 +325,17 @@ def test_files_that_are_cut_off_are_refused(suffix: str, tmp_path: Path) -> None
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"cut off or of another format|other than tensors"):
             read_state_dict(path)
+
+
+def test_a_picture_is_no_checkpoint_and_a_pickle_of_another_protocol_is_told_without_a_warning(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "face.pth").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
+    with pytest.raises(DataError, match="cannot be read as weights; it is cut off or of another format"):
+        read_state_dict(tmp_path / "face.pth")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"x": [1, 2]}, protocol=4))
+    with pytest.raises(DataError, match="other than tensors"):  # warnings are errors here
+        read_state_dict(tmp_path / "plain.pkl")
 
 
 def test_sizes_that_the_weights_do_not_fit_are_told_what_to_do() -> None:

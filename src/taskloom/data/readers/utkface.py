@@ -12,7 +12,7 @@ to 60, in two CSV files whose `age` is the age less 21.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 from taskloom.data.face_table import FILE_COLUMN, FaceTable, NamedSplit, face_table
 from taskloom.data.tables import Table, read_table
 from taskloom.errors import ConfigError, DataError, did_you_mean
+from taskloom.wording import counted
 
 GENDERS = ("male", "female")
 RACES = ("White", "Black", "Asian", "Indian", "Others")
@@ -33,7 +34,9 @@ CORAL_VALIDATION = 0.2
 ARCHIVE_FOLDER = "UTKFace"
 """The folder of the images in the archive, which is taken where `images` names none."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_AGE_DIGITS = 3
+MOST_AGE = 116
+"""The oldest person of UTKFace, as its authors describe it: a number above it is no age."""
+_FIELDS = 4
 
 
 def read_utkface(root: Path, *, images: str = "", coral: Mapping[str, Any] | None = None) -> FaceTable:
@@ -62,7 +65,7 @@ def read_utkface(root: Path, *, images: str = "", coral: Mapping[str, Any] | Non
         >>> rows.text("gender").tolist(), rows.text("race").tolist(), rows.numbers("age").tolist()
         (['female', ''], ['Indian', ''], [31.0, 39.0])
         >>> rows.notes
-        ('1 of 2 file names lacks fields: 0 ages, 1 genders, 1 races missing (39_1_2017.jpg.chip.jpg).',)
+        ('1 of 2 file names lacks fields: 0 ages, 1 gender, 1 race missing (39_1_2017.jpg.chip.jpg).',)
     """
     folder = root / images
     if not images and (root / ARCHIVE_FOLDER).is_dir():
@@ -93,15 +96,15 @@ def image_files(folder: Path) -> list[str]:
 
 
 def labels_of_name(name: str) -> tuple[int | None, int | None, int | None]:
-    """Age, gender code and race code of a file name; None where a field is missing or not what it can be.
+    """Age, gender code and race code of a file name; None where a field is missing or out of range.
 
     Example:
         >>> labels_of_name("26_1_0_20170116171048641.jpg.chip.jpg"), labels_of_name("61_1_20170109.jpg")
         ((26, 1, 0), (61, None, None))
     """
     fields = name.split(".", 1)[0].split("_")
-    age = int(fields[0]) if fields[0].isdecimal() and len(fields[0]) <= _AGE_DIGITS else None
-    if len(fields) != 4:
+    age = int(fields[0]) if fields[0].isdecimal() and int(fields[0]) <= MOST_AGE else None
+    if len(fields) != _FIELDS:
         return age if len(fields) == 3 else None, None, None
     gender, race = (
         _code(text, len(names)) for text, names in zip(fields[1:3], (GENDERS, RACES), strict=True)
@@ -123,16 +126,6 @@ def _from_names(folder: Path, files: list[str]) -> FaceTable:
         "race": races,
         "ethnicity": races,
     }
-    lacking = [name for name, found in zip(files, labels, strict=True) if None in found]
-    notes = []
-    if lacking:
-        missing = [sum(found[field] is None for found in labels) for field in range(3)]
-        verb = "lacks" if len(lacking) == 1 else "lack"
-        notes.append(
-            f"{len(lacking)} of {len(files)} file names {verb} fields: {missing[0]} ages, "
-            f"{missing[1]} genders, {missing[2]} races missing "
-            f"({', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''})."
-        )
     return face_table(
         columns,
         path=folder,
@@ -140,8 +133,31 @@ def _from_names(folder: Path, files: list[str]) -> FaceTable:
         images=folder,
         places=[str(folder / name) for name in files],
         class_names={"gender": GENDERS, "race": RACES, "ethnicity": RACES},
-        notes=tuple(notes),
+        notes=tuple(_notes(files, labels)),
     )
+
+
+def _notes(files: list[str], labels: Sequence[tuple[int | None, ...]]) -> Iterator[str]:
+    """Which names lack labels, and which hold one that cannot be."""
+    holes = [(name, found) for name, found in zip(files, labels, strict=True) if None in found]
+    whole = [(name, found) for name, found in holes if len(name.split(".", 1)[0].split("_")) == _FIELDS]
+    lacking = [entry for entry in holes if entry not in whole]
+    if lacking:
+        verb = "lacks" if len(lacking) == 1 else "lack"
+        yield f"{len(lacking)} of {counted(len(files), 'file name')} {verb} fields: {_missing(lacking)}."
+    if whole:
+        verb = "holds" if len(whole) == 1 else "hold"
+        yield (
+            f"{len(whole)} of {counted(len(files), 'file name')} {verb} a label out of range (ages 0 to "
+            f"{MOST_AGE}, genders 0 and 1, races 0 to {len(RACES) - 1}): {_missing(whole)}."
+        )
+
+
+def _missing(entries: Sequence[tuple[str, tuple[int | None, ...]]]) -> str:
+    numbers = (sum(found[field] is None for _, found in entries) for field in range(3))
+    counts = (counted(number, what) for number, what in zip(numbers, ("age", "gender", "race"), strict=True))
+    names = ", ".join(name for name, _ in entries[:5]) + (", ..." if len(entries) > 5 else "")
+    return f"{', '.join(counts)} missing ({names})"
 
 
 def _with_coral(table: FaceTable, root: Path, coral: Mapping[str, Any]) -> FaceTable:
