@@ -28,7 +28,11 @@ METRIC_NAMES = {
     "failure_rate_10": "failure rate at 10 %",
 }
 _PERCENT = {"accuracy", "balanced_accuracy", "failure_rate", "failure_rate_5", "failure_rate_10"}
+_SHARES = _PERCENT | {"f1", "f1_macro", "f1_weighted", "f1_micro", "auc", "afa"}
+"""Metrics from 0 to 1: no difference of two is larger than 1."""
 MINUS = "−"
+LEAST_REPEATS = 3
+"""With fewer repeats a study gives no verdict, as `taskloom.study.statistics` has it."""
 _MOST_FURTHER_DECIMALS = 9
 
 
@@ -83,15 +87,15 @@ def interval(row: GainRow, metric: str) -> str:
     """The gain with its interval, signed: "+0.39 [0.27, 0.52]".
 
     An interval that excludes 0 must not read as one that touches it: all three numbers get as many more
-    decimals as its bounds need.
+    decimals as its bounds need. Few repeats give intervals wider than what is possible: they are cut there.
     """
     if not (math.isfinite(row.low) and math.isfinite(row.high)):
         return f"{number(row.gain, metric, signed=True, like=row.baseline)} [no interval]"
-    further = (
-        _further_decimals((row.low, row.high), metric, row.baseline) if row.low > 0 or row.high < 0 else 0
-    )
+    most = 1.0 if metric in _SHARES else math.inf
+    bounds = (max(row.low, -most), min(row.high, most))
+    further = _further_decimals(bounds, metric, row.baseline) if row.low > 0 or row.high < 0 else 0
     gain = number(row.gain, metric, signed=True, like=row.baseline, further=further)
-    low, high = (number(bound, metric, like=row.baseline, further=further) for bound in (row.low, row.high))
+    low, high = (number(bound, metric, like=row.baseline, further=further) for bound in bounds)
     return f"{gain} [{low}, {high}]"
 
 
@@ -123,10 +127,11 @@ def task_sentence(data: ReportData, task: TaskRow) -> str:
     shared = with_unit(row.value, task.metric, task.unit)
     unit = gain_unit(task)
     change = f"{interval(row, task.metric)}{' ' + unit if unit else ''}"
+    shown = row.verdict if data.num_repeats >= LEAST_REPEATS else "no verdict"
     ending = {
         "helped": f"sharing helped, by {change}",
         "hurt": f"sharing hurt (negative transfer), by {change}",
-        "no difference shown": f"no difference shown, {change}",
+        "no difference shown": f"{shown}, {change}",
     }[row.verdict]
     note = f" ({row.note})" if row.note else ""
     return f"{metric_name(task.metric)} alone {alone}, with {cell.name} {shared}: {ending}{note}."
@@ -148,6 +153,11 @@ def headline(data: ReportData) -> str:
     tasks = counted(len(judged), "task")
     if not parts:
         return f"{tasks}; no verdict yet."
+    if data.num_repeats < LEAST_REPEATS:
+        return (
+            f"{tasks}; no verdicts yet: they need at least {LEAST_REPEATS} repeats, and the study has "
+            f"{'one' if data.num_repeats == 1 else data.num_repeats}."
+        )
     each = f"Of {tasks}, each judged in the cell that was best on validation: {', '.join(parts)}."
     return each + _together(data)
 

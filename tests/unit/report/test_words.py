@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from _report import finished_study
 from taskloom.report import words
 from taskloom.report.model import GainRow
+from taskloom.study import statistics
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,27 @@ def test_an_interval_that_excludes_0_never_shows_it(
 ) -> None:
     row = GainRow("t", "c", 5.61, 5.0, gain, low, high, 0.04, "helped")
     assert words.interval(row, metric) == text
+
+
+@pytest.mark.parametrize(("repeats", "said"), [(1, "one"), (2, "2")])
+def test_a_study_of_too_few_repeats_says_that_there_are_no_verdicts(repeats: int, said: str) -> None:
+    data = dataclasses.replace(finished_study(), num_repeats=repeats)
+    wanted = f"3 tasks; no verdicts yet: they need at least 3 repeats, and the study has {said}."
+    assert words.headline(data) == wanted
+    assert "no verdict, " in words.task_sentence(data, data.tasks[1])
+    assert "no difference shown, " in words.task_sentence(finished_study(), data.tasks[1])
+    assert words.LEAST_REPEATS == statistics.LEAST_REPEATS
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [
+        ("accuracy", "0.0 [−100.0, 100.0]"),
+        ("auc", "0.000 [−1.000, 1.000]"),
+        ("mae", "0.00 [−9.68, 9.68]"),
+    ],
+)
+def test_an_interval_is_not_wider_than_what_is_possible(metric: str, shown: str) -> None:
+    alone = 5.0 if metric == "mae" else 0.6
+    row = GainRow("task", "c1", alone, alone, 0.0, -9.681, 9.681, 1.0, "no difference shown")
+    assert words.interval(row, metric) == shown
