@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ from taskloom import Multiclass, TaskSet, encoders, sharing
 from taskloom.encoders import Encoder
 from taskloom.encoders.thesis_002 import TABLES
 from taskloom.errors import ConfigError
-from taskloom.sharing import HeadSpec, MultiTaskNetwork
+from taskloom.sharing import HeadSpec, MultiTaskNetwork, mixing
+from taskloom.sharing.modules.experts import ExpertNetwork
+from taskloom.sharing.modules.gates import Gate
 
 Step = Callable[[], None]
 Clock = Callable[[], float]
@@ -40,6 +44,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adashare": {},
     "multilinear_relationship": {},
 }
+"""Every registered architecture with the settings that it is measured with; `check_rows` holds it so."""
+
 COLUMNS = ("single_task", "cross_stitch", "soft_sharing", "proportional_addition", "sluice")
 """One column per task: the work is that of T networks, and so the unit is T single-task steps."""
 
@@ -174,11 +180,74 @@ def joint_step(problem: Problem, network: nn.Module, penalty: Callable[[], Tenso
     return step
 
 
-def flops_of(step: Step) -> int:
-    """Floating-point operations of matrix products and convolutions in one step, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return int(counter.get_total_flops())
+def check_rows() -> None:
+    """Refuses a table that is not the registry.
+
+    Raises:
+        SystemExit: Names the architectures without a row, and the rows without an architecture.
+    """
+    missing, unknown = (
+        sorted({*sharing.ARCHITECTURES} - {*SETTINGS}),
+        sorted({*SETTINGS} - {*sharing.ARCHITECTURES}),
+    )
+    if missing:
+        raise SystemExit(
+            f"benchmarks/_sharing_table.py: no row for {', '.join(missing)}, which "
+            "sharing.ARCHITECTURES holds; add the settings to measure with to SETTINGS."
+        )
+    if unknown:
+        raise SystemExit(
+            f"benchmarks/_sharing_table.py: {', '.join(unknown)} in SETTINGS, which "
+            "sharing.ARCHITECTURES does not hold; take it out."
+        )
+
+
+def flops_of(step: Step, network: nn.Module | None = None, problem: Problem | None = None) -> int:
+    """Floating-point operations that one step demands, forward and backward.
+
+    Args:
+        step: What is run once: its matrix products and convolutions are counted by PyTorch.
+        network: Whose weighted sums of copies and experts are added by their definition (`sums_of`): how they
+            run is nobody's business, and PyTorch would count them in some forms and not in others.
+        problem: What it was built on.
+    """
+    written = mixing._MOST_SCALARS
+    mixing._MOST_SCALARS = sys.maxsize  # as scaled additions, which PyTorch does not count
+    try:
+        with FlopCounterMode(display=False) as counter:
+            step()
+    finally:
+        mixing._MOST_SCALARS = written
+    found = int(counter.get_total_flops())
+    if network is not None and problem is not None:
+        found += len(problem.inputs) * sums_of(network, problem.encoder)
+    return found
+
+
+def sums_of(network: nn.Module, encoder: Encoder) -> int:
+    """Operations of mixing units and of gated experts per row, forward and backward.
+
+    A unit over T copies has T^2 terms per value of a copy (over G subspaces T^2 G), a gate one per expert
+    that it weighs. A term is a product and a sum, and as much again for each of its two gradients.
+    """
+    sizes = dict(zip(encoder.stage_names, map(math.prod, encoder.stage_shapes), strict=True))
+    if isinstance(network, ExpertNetwork):
+        levels = zip(network.levels, network.gates, strict=True)
+        weighed = {
+            encoder.stage_names[level[-1]]: sum(len(m.mean) for m in gates.modules() if isinstance(m, Gate))
+            for level, gates in levels
+        }
+    elif isinstance(network, MultiTaskNetwork):
+        parts = getattr(network, "subspaces", 1)
+        weighed = {name: parts * len(matrix) ** 2 for name, matrix in _by_layer(network).items()}
+    else:  # the double loop
+        weighed = dict.fromkeys(encoder.stage_names, len(getattr(network, "columns", ())) ** 2)
+    return 6 * sum(sizes[name] * terms for name, terms in weighed.items())
+
+
+def _by_layer(network: MultiTaskNetwork) -> dict[str, Tensor]:
+    """Mixing matrices [T, T]; of one per channel the first."""
+    return {name: m if m.dim() == 2 else m[0] for name, m in network.mixing_matrices().items()}
 
 
 def seconds(step: Step, clock: Clock) -> float:
@@ -227,7 +296,7 @@ def measure(
                 found[key] = None
                 continue
             step = joint_step(problem, network)
-            share = flops_of(step) / work
+            share = flops_of(step, network, problem) / work
             ratio = median_ratio(step, baseline, rounds, clock)
             columns = architecture in (*COLUMNS, "double_loop")
             row = Row(

@@ -5,8 +5,14 @@ Networks: C.7 of thesis 002 (OPPORTUNITY, windows [100, 64, 107], heads of 1000 
 
 - `<architecture>_<encoder>_T<n>`: step / T separate networks of the same stages, trained one after the other;
   where tasks share a trunk (all but cross-stitch, ties, proportional addition, sluice) / one such network.
-- `<...>_of_flops`: step / as many single-task steps as the network's floating-point work makes (products and
-  convolutions, forward and backward, counted by PyTorch).
+- `<...>_of_flops`: step / as many single-task steps as the network's floating-point work makes, forward and
+  backward: what the architecture's definition demands, however it runs. Matrix products and convolutions
+  (stages, experts, towers, heads, gates, the layers of attention) are counted by PyTorch in one step; the
+  weighted sums of mixing units and of gated experts are added by their definition, two operations per term
+  and four for its gradients. Nothing is counted that only moves or maps single values: pooling, activations,
+  masks times features, batch norm, and the optimiser, which is in the times of both. Where heads and Adam
+  weigh much in the time and little in this count (`--quick`: a quarter of the batch, the same weights), the
+  ratio of a network with T heads over one trunk is above that of its stages: hard sharing shows by how much.
 - `double_loop_<encoder>_T<n>`: cross-stitch with the units as others write them, a double loop over tasks;
   `cross_stitch_channel_opportunity_T<n>`: with one matrix per channel.
 - `gram_vs_svd`: the trace norm through Gram matrices / through the SVD, two weights of 512 x 256 x 3 x 3.
@@ -35,6 +41,7 @@ from _sharing_table import (
     Clock,
     Problem,
     Step,
+    check_rows,
     joint_step,
     measure,
     median_ratio,
@@ -142,6 +149,7 @@ def main() -> None:
     clock: Clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     numbers = [int(number) for number in arguments.tasks]
     in_table = [name for name in wanted if name in EVERYTHING]
+    check_rows()
     result = measure(in_table, arguments.encoders, numbers, quick=arguments.quick, clock=clock)
     if "cross_stitch_channel" in wanted and "opportunity" in arguments.encoders:
         result |= channel_units(numbers, quick=arguments.quick, clock=clock)

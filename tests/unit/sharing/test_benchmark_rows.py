@@ -1,0 +1,59 @@
+"""The table of `benchmarks/sharing.py` is the registry, and counts the work that definitions demand."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import taskloom as tl
+from taskloom import sharing
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def table() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("_sharing_table", FOLDER / "_sharing_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["_sharing_table"] = module  # its dataclasses look there
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules["_sharing_table"]
+    return module
+
+
+def test_every_architecture_has_a_row(table: ModuleType) -> None:
+    assert sorted(table.SETTINGS) == sorted(sharing.ARCHITECTURES)
+    table.check_rows()
+
+
+def test_a_table_that_is_not_the_registry_is_refused(
+    table: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(table.SETTINGS, "mtan")
+    with pytest.raises(SystemExit, match=r"no row for mtan, which sharing\.ARCHITECTURES holds; add"):
+        table.check_rows()
+    monkeypatch.setitem(table.SETTINGS, "mtan", {})
+    monkeypatch.setitem(table.SETTINGS, "mtam", {})
+    with pytest.raises(SystemExit, match=r"mtam in SETTINGS, which sharing\.ARCHITECTURES does not hold"):
+        table.check_rows()
+
+
+def test_work_of_mixing_and_of_gates(table: ModuleType) -> None:
+    encoder = tl.encoders.mlp((5,), hidden=[8, 4])
+    tasks = tl.TaskSet(*(tl.Binary(f"task_{i}") for i in range(3)))
+    sizes = [math.prod(shape) for shape in encoder.stage_shapes]
+    stitched = sharing.build("cross_stitch", encoder, tasks, after=[1])
+    assert table.sums_of(stitched, encoder) == 6 * 3 * 3 * sizes[0]
+    # Level 1: each of three tasks weighs 2 experts, what is shared all 4; level 2: the tasks alone.
+    layered = sharing.build("ple", encoder, tasks)
+    assert table.sums_of(layered, encoder) == 6 * ((3 * 2 + 4) * sizes[0] + 3 * 2 * sizes[1])
+    assert table.sums_of(sharing.build("hard_sharing", encoder, tasks, stages=2), encoder) == 0
