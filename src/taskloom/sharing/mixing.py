@@ -21,7 +21,6 @@ from taskloom.errors import ConfigError
 from taskloom.sharing.memory import (
     Order,
     all_in_order,
-    empty_in_order,
     memory_order,
     row_blocks,
     transformed,
@@ -157,8 +156,9 @@ class _Mix(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.subspaces = subspaces
         order = _order(alpha, copies, subspaces)
-        outputs = tuple(empty_in_order(copy, order) for copy in copies)
-        inside, outside = all_in_order(copies, order), all_in_order(outputs, order)
+        # Where a task hears itself alone, the next stage gets what it would get without a unit, strides too.
+        outputs = tuple(torch.empty_like(copies[0]) for _ in copies)
+        inside, outside = all_in_order(copies, order), [output.permute(order) for output in outputs]
         with torch.autocast(alpha.device.type, enabled=False):
             _combine_blocks(alpha, _parts(inside, subspaces), _parts(outside, subspaces))
         return outputs
@@ -202,9 +202,9 @@ def _gradients(
     order = _order(alpha, copies, subspaces)
     given = _parts(all_in_order(gradients, order), subspaces)
     taken = _parts(all_in_order(copies, order), subspaces)
-    of_copies = [empty_in_order(copy, order) for copy in copies] if needs[1] else []
+    of_copies = [torch.empty_like(copies[0]) for _ in copies] if needs[1] else []
     if needs[1]:
-        _combine_blocks(transposed, given, _parts(all_in_order(of_copies, order), subspaces))
+        _combine_blocks(transposed, given, _parts([t.permute(order) for t in of_copies], subspaces))
     of_alpha = None
     if needs[0]:
         total = torch.zeros_like(alpha[..., used, :])

@@ -1,4 +1,4 @@
-"""What a study file asks of sharing and cannot have: `--dry-run` says so in one sentence, with file and line."""
+"""What a study file asks of sharing and cannot have: `--dry-run` says so in one sentence, by file, line."""
 
 from __future__ import annotations
 
