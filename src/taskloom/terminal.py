@@ -112,6 +112,7 @@ def print_verdicts(summary: dict[str, Any]) -> None:
     table.add_column("test", no_wrap=True)
     table.add_column("gain, 95 % interval", no_wrap=True)
     table.add_column("", no_wrap=True)
+    unshown = "no difference shown" if summary["num_repeats"] >= words.LEAST_REPEATS else "no verdict"
     overall = summary["overall"] or {"gains": []}
     gains = {(gain["task"], gain["cell"]): gain for gain in (*summary["gains"], *overall["gains"])}
     judged = [entry for entry in summary["tasks"] if not entry["auxiliary"]]
@@ -129,7 +130,7 @@ def print_verdicts(summary: dict[str, Any]) -> None:
             names[row.cell],
             words.number(row.value, task.metric),
             words.interval(row, task.metric),
-            f"[{colour}]{row.verdict}[/]" if colour else row.verdict,
+            f"[{colour}]{row.verdict}[/]" if colour else unshown,
         )
     console().print(table)
     for line in _beside(summary):

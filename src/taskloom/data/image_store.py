@@ -25,6 +25,7 @@ from taskloom.data.batch import Batch
 from taskloom.data.face_crop import CropSettings
 from taskloom.data.face_detectors import Box
 from taskloom.data.image_writer import Pictures, Progress, write_store
+from taskloom.data.missing_folder import no_folder_of_images
 from taskloom.data.row_dataset import RowDataset, fingerprints
 from taskloom.data.store_files import open_array
 from taskloom.errors import DataError
@@ -148,7 +149,7 @@ def prepare_images(
         ((1, 8, 8, 3), array([0]), 'no such file')
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of images.")
+        raise no_folder_of_images(folder)
     settings = crop if isinstance(crop, CropSettings) else CropSettings(crop)
     pictures = Pictures(files, folder, boxes, points)
     made_of = pictures.made_of(settings)

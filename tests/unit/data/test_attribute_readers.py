@@ -512,7 +512,7 @@ def test_folders_and_settings_that_are_not_right(simulated: dict[str, Path], tmp
     (tmp_path / "cropped_aligned").mkdir()
     with pytest.raises(DataError, match="folders called Train_Set and Validation_Set expected"):
         read_aff_wild2(tmp_path)
-    with pytest.raises(DataError, match=r"no such folder of images; name the folder"):
+    with pytest.raises(DataError, match=r"no such folder of images\..* name the folder"):
         read_raf_db(simulated["raf_db"], images="pictures")
     with pytest.raises(
         ConfigError, match=r"certainty: the least certainty expected \(1 not visible, 2 guess"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from taskloom.data.missing_folder import no_folder_of_images
 from taskloom.errors import DataError
 
 
@@ -45,9 +46,7 @@ def image_folder(root: Path, given: str | None, names: Sequence[str]) -> Path:
     for place in places:
         if place.is_dir():
             return place
-    raise DataError(
-        f"{places[0]}: no such folder of images; name the folder of the images with `data.images`."
-    )
+    raise no_folder_of_images(places[0])
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from taskloom.data.face_table import FILE_COLUMN, FaceTable, NamedSplit, face_table
+from taskloom.data.missing_folder import no_folder_of_images
 from taskloom.data.tables import Table, read_table
 from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.wording import counted
@@ -82,7 +83,7 @@ def image_files(folder: Path) -> list[str]:
         DataError: There is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of images.")
+        raise no_folder_of_images(folder)
     found = sorted(
         path.name
         for path in folder.iterdir()
