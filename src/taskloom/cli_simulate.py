@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -118,26 +119,6 @@ def utkface(
     say(f"simulated UTKFace in {folder}")
 
 
-def celeba(
-    folder: SimulatedFolder, images: Images = 500, seed: Seed = 0, if_missing: IfMissing = False
-) -> None:
-    """Write drawn faces in the files of CelebA (40 attributes, identities, landmarks, partition)."""
-    from taskloom.data.simulate.celeba import simulate_celeba
-
-    simulate_celeba(folder, images=images, seed=seed, if_missing=if_missing)
-    say(f"simulated CelebA in {folder}")
-
-
-def mtfl(
-    folder: SimulatedFolder, images: Images = 500, seed: Seed = 0, if_missing: IfMissing = False
-) -> None:
-    """Write drawn faces in photographs in the files of MTFL (landmarks, gender, smile, glasses, pose)."""
-    from taskloom.data.simulate.mtfl import simulate_mtfl
-
-    simulate_mtfl(folder, images=images, seed=seed, if_missing=if_missing)
-    say(f"simulated MTFL in {folder}")
-
-
 def cub(
     folder: SimulatedFolder,
     images: Images = 300,
@@ -152,56 +133,44 @@ def cub(
     say(f"simulated CUB-200-2011 in {folder}")
 
 
-def clothing_attributes(
-    folder: SimulatedFolder,
-    images: Images = 500,
-    seed: Seed = 0,
-    if_missing: IfMissing = False,
-) -> None:
-    """Write drawn clothes in the files of Clothing Attributes (26 MATLAB vectors with holes)."""
-    from taskloom.data.simulate.clothing_attributes import simulate_clothing_attributes
+def _drawn(name: str, title: str, what: str) -> Callable[..., None]:
+    """The command of a set of images that their number and a seed decide."""
 
-    simulate_clothing_attributes(folder, images=images, seed=seed, if_missing=if_missing)
-    say(f"simulated Clothing Attributes in {folder}")
+    def command(
+        folder: SimulatedFolder, images: Images = 500, seed: Seed = 0, if_missing: IfMissing = False
+    ) -> None:
+        module = importlib.import_module(f"taskloom.data.simulate.{name}")
+        getattr(module, f"simulate_{name}")(folder, images=images, seed=seed, if_missing=if_missing)
+        say(f"simulated {title} in {folder}")
 
-
-def raf_db(
-    folder: SimulatedFolder,
-    images: Images = 500,
-    seed: Seed = 0,
-    if_missing: IfMissing = False,
-) -> None:
-    """Write drawn faces in the files of RAF-DB (seven expressions)."""
-    from taskloom.data.simulate.raf_db import simulate_raf_db
-
-    simulate_raf_db(folder, images=images, seed=seed, if_missing=if_missing)
-    say(f"simulated RAF-DB in {folder}")
+    command.__name__, command.__doc__ = name, f"Write {what}."
+    return command
 
 
-def affectnet(
-    folder: SimulatedFolder,
-    images: Images = 500,
-    seed: Seed = 0,
-    if_missing: IfMissing = False,
-) -> None:
-    """Write drawn faces in the files of AffectNet (expression, valence, arousal, box, landmarks)."""
-    from taskloom.data.simulate.affectnet import simulate_affectnet
-
-    simulate_affectnet(folder, images=images, seed=seed, if_missing=if_missing)
-    say(f"simulated AffectNet in {folder}")
-
-
-def emotionet(
-    folder: SimulatedFolder,
-    images: Images = 500,
-    seed: Seed = 0,
-    if_missing: IfMissing = False,
-) -> None:
-    """Write drawn faces in the files of EmotioNet (action units with holes)."""
-    from taskloom.data.simulate.emotionet import simulate_emotionet
-
-    simulate_emotionet(folder, images=images, seed=seed, if_missing=if_missing)
-    say(f"simulated EmotioNet in {folder}")
+_DRAWN = (
+    (
+        "celeba",
+        "CelebA",
+        "drawn faces in the files of CelebA (40 attributes, identities, landmarks, partition)",
+    ),
+    (
+        "mtfl",
+        "MTFL",
+        "drawn faces in photographs in the files of MTFL (landmarks, gender, smile, glasses, pose)",
+    ),
+    (
+        "clothing_attributes",
+        "Clothing Attributes",
+        "drawn clothes in the files of Clothing Attributes (26 MATLAB vectors with holes)",
+    ),
+    ("raf_db", "RAF-DB", "drawn faces in the files of RAF-DB (seven expressions)"),
+    (
+        "affectnet",
+        "AffectNet",
+        "drawn faces in the files of AffectNet (expression, valence, arousal, box, landmarks)",
+    ),
+    ("emotionet", "EmotioNet", "drawn faces in the files of EmotioNet (action units with holes)"),
+)
 
 
 def aff_wild2(
@@ -218,23 +187,16 @@ def aff_wild2(
     say(f"simulated Aff-Wild2 in {folder}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    command.__name__: command
-    for command in (
-        opportunity,
-        digits,
-        expressions,
-        deap,
-        planted,
-        utkface,
-        celeba,
-        mtfl,
-        cub,
-        clothing_attributes,
-        raf_db,
-        affectnet,
-        emotionet,
-        aff_wild2,
-    )
-}
+_ALL: tuple[Callable[..., None], ...] = (
+    opportunity,
+    digits,
+    expressions,
+    deap,
+    planted,
+    utkface,
+    cub,
+    *(_drawn(*entry) for entry in _DRAWN),
+    aff_wild2,
+)
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in _ALL}
 """By the name that follows `taskloom simulate`."""

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from taskloom.data.readers.affectnet import COLUMNS, EXPRESSIONS, FILES, NO_VALUE
 from taskloom.data.simulate.action_units import draw_expressions, draw_valence_arousal
 from taskloom.data.simulate.expressive import draw_person, draw_picture, showing, write_lines, write_picture
-from taskloom.data.simulate.folder import write_simulation
-from taskloom.data.simulate.utkface import check_numbers
+from taskloom.data.simulate.folder import write_images
 
 IMAGES_FOLDER = "Manually_Annotated_Images"
 
@@ -30,18 +29,8 @@ def simulate_affectnet(folder: Path, *, images: int = 500, seed: int = 0, if_mis
     Photographs have 110 to 160 pixels a side; a face of 30 to 45 pixels radius stands anywhere in them. Four
     fifths are in training.csv, the others in validation.csv.
 
-    Args:
-        folder: Where they go: new or empty.
-        images: How many.
-        seed: Decides the faces.
-        if_missing: Whether a folder of the same parameters is left as it is instead of being an error.
-
-    Raises:
-        ConfigError: Fewer than 16 images.
-        DataError: The folder holds something else, or cannot be written.
+    Arguments and errors are those of `taskloom.data.simulate.folder.write_images`.
     """
-    check_numbers(images=images)
-    parameters = {"simulate": "affectnet", "images": images, "seed": seed}
 
     def write(place: Path) -> None:
         random = np.random.default_rng((seed, 7))
@@ -55,7 +44,7 @@ def simulate_affectnet(folder: Path, *, images: int = 500, seed: int = 0, if_mis
                 lines.append(_write_face(random, place / IMAGES_FOLDER, file, expression))
             write_lines(place / name, lines)
 
-    return write_simulation(folder, parameters, _README, write, if_missing=if_missing)
+    return write_images(folder, "affectnet", _README, write, images=images, seed=seed, if_missing=if_missing)
 
 
 def _write_face(random: np.random.Generator, folder: Path, file: str, expression: str) -> str:

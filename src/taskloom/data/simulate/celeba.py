@@ -15,8 +15,7 @@ from taskloom.data.readers.celeba import (
     PARTITION_FILE,
 )
 from taskloom.data.simulate.faces import Traits, background, draw_face, draw_traits
-from taskloom.data.simulate.folder import write_simulation
-from taskloom.data.simulate.utkface import check_numbers
+from taskloom.data.simulate.folder import write_images
 
 WIDTH, HEIGHT = 178, 218
 ATTRIBUTES = (
@@ -78,18 +77,8 @@ def simulate_celeba(folder: Path, *, images: int = 500, seed: int = 0, if_missin
     Four images in a row show one person: age, gender and skin stay, smile and glasses change. The first 70 %
     of the people are train, then 15 % each validation and test.
 
-    Args:
-        folder: Where they go: new or empty.
-        images: How many.
-        seed: Decides the faces.
-        if_missing: Whether a folder of the same parameters is left as it is instead of being an error.
-
-    Raises:
-        ConfigError: Fewer than 16 images.
-        DataError: The folder holds something else, or cannot be written.
+    Arguments and errors are those of `taskloom.data.simulate.folder.write_images`.
     """
-    check_numbers(images=images)
-    parameters = {"simulate": "celeba", "images": images, "seed": seed}
 
     def write(place: Path) -> None:
         (place / IMAGES_FOLDER).mkdir()
@@ -123,7 +112,7 @@ def simulate_celeba(folder: Path, *, images: int = 500, seed: int = 0, if_missin
         _lines(place / PARTITION_FILE, [f"{name} {part}" for name, part in zip(names, parts, strict=True)])
         _lines(place / IDENTITY_FILE, [f"{name} {one + 1}" for name, one in zip(names, people, strict=True)])
 
-    return write_simulation(folder, parameters, _README, write, if_missing=if_missing)
+    return write_images(folder, "celeba", _README, write, images=images, seed=seed, if_missing=if_missing)
 
 
 _POINT_NAMES = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from taskloom.data.readers.clothing_attributes import ENDING, LABELS_FOLDER, VARIABLE
 from taskloom.data.simulate.expressive import write_picture
 from taskloom.data.simulate.faces import SKIN, Pen, background
-from taskloom.data.simulate.folder import write_mat, write_simulation
-from taskloom.data.simulate.utkface import check_numbers
+from taskloom.data.simulate.folder import write_images, write_mat
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (25, 25, 25),
@@ -56,18 +55,8 @@ def simulate_clothing_attributes(
 ) -> Path:
     """Writes drawn clothes in the layout of Clothing Attributes; the same parameters give the same bytes.
 
-    Args:
-        folder: Where they go: new or empty.
-        images: How many.
-        seed: Decides the clothes.
-        if_missing: Whether a folder of the same parameters is left as it is instead of being an error.
-
-    Raises:
-        ConfigError: Fewer than 16 images.
-        DataError: The folder holds something else, or cannot be written.
+    Arguments and errors are those of `taskloom.data.simulate.folder.write_images`.
     """
-    check_numbers(images=images)
-    parameters = {"simulate": "clothing_attributes", "images": images, "seed": seed}
 
     def write(place: Path) -> None:
         random = np.random.default_rng((seed, 11))
@@ -84,7 +73,9 @@ def simulate_clothing_attributes(
             vector[random.random(images) < _HOLES] = np.nan
             write_mat(place / LABELS_FOLDER / f"{name}{ENDING}", {VARIABLE: vector[:, None]})
 
-    return write_simulation(folder, parameters, _README, write, if_missing=if_missing)
+    return write_images(
+        folder, "clothing_attributes", _README, write, images=images, seed=seed, if_missing=if_missing
+    )
 
 
 def draw_clothes(random: np.random.Generator, category: str) -> dict[str, int]:

@@ -12,8 +12,7 @@ from taskloom.data.readers.cub import ARCHIVE_FOLDER
 from taskloom.data.simulate.cub_attributes import COLOURS, GROUPS, NAMES, SAME_AS
 from taskloom.data.simulate.expressive import write_lines, write_picture
 from taskloom.data.simulate.faces import Pen, background
-from taskloom.data.simulate.folder import write_simulation
-from taskloom.data.simulate.utkface import check_numbers
+from taskloom.data.simulate.folder import check_numbers, write_simulation
 from taskloom.errors import ConfigError
 
 MOST_SPECIES = 200

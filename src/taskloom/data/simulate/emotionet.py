@@ -16,8 +16,7 @@ from taskloom.data.simulate.expressive import (
     write_lines,
     write_picture,
 )
-from taskloom.data.simulate.folder import write_simulation
-from taskloom.data.simulate.utkface import check_numbers
+from taskloom.data.simulate.folder import write_images
 
 SIZE = 100
 LAST_UNIT = 60
@@ -37,18 +36,8 @@ def simulate_emotionet(folder: Path, *, images: int = 500, seed: int = 0, if_mis
     15 % of the annotations of every unit are 999. Every fiftieth image of the list is not there, as the
     addresses of the real list go out of date.
 
-    Args:
-        folder: Where they go: new or empty.
-        images: How many.
-        seed: Decides the faces.
-        if_missing: Whether a folder of the same parameters is left as it is instead of being an error.
-
-    Raises:
-        ConfigError: Fewer than 16 images.
-        DataError: The folder holds something else, or cannot be written.
+    Arguments and errors are those of `taskloom.data.simulate.folder.write_images`.
     """
-    check_numbers(images=images)
-    parameters = {"simulate": "emotionet", "images": images, "seed": seed}
 
     def write(place: Path) -> None:
         random = np.random.default_rng((seed, 8))
@@ -67,4 +56,4 @@ def simulate_emotionet(folder: Path, *, images: int = 500, seed: int = 0, if_mis
             lines.append(",".join([f"http://images.example.org/{name}", *map(str, codes)]))
         write_lines(place / TABLE_FILE, lines)
 
-    return write_simulation(folder, parameters, _README, write, if_missing=if_missing)
+    return write_images(folder, "emotionet", _README, write, images=images, seed=seed, if_missing=if_missing)

@@ -13,10 +13,50 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from taskloom.errors import DataError
+from taskloom.errors import ConfigError, DataError
 
 _MARKER = "simulation.json"
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, simulated by taskloom"
+
+
+def check_numbers(**numbers: int) -> None:
+    """Refuses numbers below 16: images that show nothing, sets that cannot be split."""
+    for name, value in numbers.items():
+        if value < 16:
+            raise ConfigError(f"{name}: 16 or more expected, found {value}.")
+
+
+def write_images(
+    folder: Path,
+    data_set: str,
+    readme: str,
+    write: Callable[[Path], None],
+    *,
+    images: int,
+    seed: int,
+    if_missing: bool,
+) -> Path:
+    """Writes a set of drawn images that a number of images and a seed decide; see `write_simulation`.
+
+    Args:
+        folder: Where they go: new or empty.
+        data_set: Name of the set.
+        readme: What README.txt says.
+        write: Writes the files into the folder it is given.
+        images: How many.
+        seed: Decides the images: the same one gives the same bytes.
+        if_missing: Whether a folder of the same parameters is left as it is instead of being an error.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: Fewer than 16 images.
+        DataError: The folder holds something else, or cannot be written.
+    """
+    check_numbers(images=images)
+    parameters = {"simulate": data_set, "images": images, "seed": seed}
+    return write_simulation(folder, parameters, readme, write, if_missing=if_missing)
 
 
 def write_simulation(

@@ -9,8 +9,7 @@ import numpy as np
 
 from taskloom.data.readers.mtfl import FILES
 from taskloom.data.simulate.faces import background, draw_face, draw_traits
-from taskloom.data.simulate.folder import write_simulation
-from taskloom.data.simulate.utkface import check_numbers
+from taskloom.data.simulate.folder import write_images
 
 _FOLDERS = ("lfw_5590", "net_7876")
 _README = """Drawn faces in the files of MTFL (training.txt, testing.txt), made by taskloom; no person is in
@@ -25,18 +24,8 @@ def simulate_mtfl(folder: Path, *, images: int = 500, seed: int = 0, if_missing:
     Photographs have 150 to 300 pixels a side; a face of 30 to 70 pixels radius stands anywhere in them. Three
     quarters are in training.txt, whose lines begin with a space, as some of the real ones do.
 
-    Args:
-        folder: Where they go: new or empty.
-        images: How many.
-        seed: Decides the faces.
-        if_missing: Whether a folder of the same parameters is left as it is instead of being an error.
-
-    Raises:
-        ConfigError: Fewer than 16 images.
-        DataError: The folder holds something else, or cannot be written.
+    Arguments and errors are those of `taskloom.data.simulate.folder.write_images`.
     """
-    check_numbers(images=images)
-    parameters = {"simulate": "mtfl", "images": images, "seed": seed}
 
     def write(place: Path) -> None:
         for name in _FOLDERS:
@@ -60,4 +49,4 @@ def simulate_mtfl(folder: Path, *, images: int = 500, seed: int = 0, if_missing:
         for part, name in FILES.items():
             (place / name).write_text("\n".join(lines[part]) + "\n", encoding="utf-8")
 
-    return write_simulation(folder, parameters, _README, write, if_missing=if_missing)
+    return write_images(folder, "mtfl", _README, write, images=images, seed=seed, if_missing=if_missing)

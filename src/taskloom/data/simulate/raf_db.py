@@ -9,8 +9,7 @@ import numpy as np
 from taskloom.data.readers.raf_db import ALIGNED, EXPRESSIONS, LIST_FILE
 from taskloom.data.simulate.action_units import draw_expressions
 from taskloom.data.simulate.expressive import draw_person, draw_picture, showing, write_lines, write_picture
-from taskloom.data.simulate.folder import write_simulation
-from taskloom.data.simulate.utkface import check_numbers
+from taskloom.data.simulate.folder import write_images
 
 SIZE = 100
 _README = """Drawn faces in the files of RAF-DB, made by taskloom; no person is in them. Brows, eyes, nose and
@@ -24,18 +23,8 @@ def simulate_raf_db(folder: Path, *, images: int = 500, seed: int = 0, if_missin
     Four fifths are called train_00001 and on, the others test_0001 and on; every expression is as frequent as
     any other.
 
-    Args:
-        folder: Where they go: new or empty.
-        images: How many.
-        seed: Decides the faces.
-        if_missing: Whether a folder of the same parameters is left as it is instead of being an error.
-
-    Raises:
-        ConfigError: Fewer than 16 images.
-        DataError: The folder holds something else, or cannot be written.
+    Arguments and errors are those of `taskloom.data.simulate.folder.write_images`.
     """
-    check_numbers(images=images)
-    parameters = {"simulate": "raf_db", "images": images, "seed": seed}
 
     def write(place: Path) -> None:
         random = np.random.default_rng((seed, 6))
@@ -50,4 +39,4 @@ def simulate_raf_db(folder: Path, *, images: int = 500, seed: int = 0, if_missin
                 lines.append(f"{name}.jpg {EXPRESSIONS.index(expression) + 1}")
         write_lines(place / "EmoLabel" / LIST_FILE, lines)
 
-    return write_simulation(folder, parameters, _README, write, if_missing=if_missing)
+    return write_images(folder, "raf_db", _README, write, images=images, seed=seed, if_missing=if_missing)

@@ -9,7 +9,7 @@ import numpy as np
 
 from taskloom.data.readers.utkface import CORAL_FIRST_AGE
 from taskloom.data.simulate.faces import background, draw_face, draw_traits
-from taskloom.data.simulate.folder import write_simulation
+from taskloom.data.simulate.folder import check_numbers, write_simulation
 from taskloom.errors import ConfigError
 
 CORAL_LAST_AGE = 60
@@ -77,10 +77,3 @@ def simulate_utkface(
             (place / f"utk_{part}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     return write_simulation(folder, parameters, _README, write, if_missing=if_missing)
-
-
-def check_numbers(**numbers: int) -> None:
-    """Refuses numbers below 16: images that show nothing, sets that cannot be split."""
-    for name, value in numbers.items():
-        if value < 16:
-            raise ConfigError(f"{name}: 16 or more expected, found {value}.")
