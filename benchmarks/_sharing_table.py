@@ -228,11 +228,19 @@ def sums_of(network: nn.Module, encoder: Encoder) -> int:
     """Operations of mixing units and of gated experts per row, forward and backward.
 
     A unit over T copies has T^2 terms per value of a copy (over G subspaces T^2 G), a gate one per expert
-    that it weighs. A term is a product and a sum, and as much again for each of its two gradients.
+    that it weighs. A term is a product and a sum, and as much again for each of its two gradients. The
+    gradient that a gate gives its inputs, where stages stand before it, is made of such terms too.
     """
+    below = 0
     sizes = dict(zip(encoder.stage_names, map(math.prod, encoder.stage_shapes), strict=True))
     if isinstance(network, ExpertNetwork):
-        levels = zip(network.levels, network.gates, strict=True)
+        levels = list(zip(network.levels, network.gates, strict=True))
+        below = sum(
+            gate.linear.weight.numel()
+            for level, gates in levels
+            for gate in gates.modules()
+            if isinstance(gate, Gate) and level.start > 0
+        )
         weighed = {
             encoder.stage_names[level[-1]]: sum(len(m.mean) for m in gates.modules() if isinstance(m, Gate))
             for level, gates in levels
@@ -242,7 +250,7 @@ def sums_of(network: nn.Module, encoder: Encoder) -> int:
         weighed = {name: parts * len(matrix) ** 2 for name, matrix in _by_layer(network).items()}
     else:  # the double loop
         weighed = dict.fromkeys(encoder.stage_names, len(getattr(network, "columns", ())) ** 2)
-    return 6 * sum(sizes[name] * terms for name, terms in weighed.items())
+    return 2 * below + 6 * sum(sizes[name] * terms for name, terms in weighed.items())
 
 
 def _by_layer(network: MultiTaskNetwork) -> dict[str, Tensor]:

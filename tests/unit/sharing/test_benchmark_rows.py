@@ -55,5 +55,6 @@ def test_work_of_mixing_and_of_gates(table: ModuleType) -> None:
     assert table.sums_of(stitched, encoder) == 6 * 3 * 3 * sizes[0]
     # Level 1: each of three tasks weighs 2 experts, what is shared all 4; level 2: the tasks alone.
     layered = sharing.build("ple", encoder, tasks)
-    assert table.sums_of(layered, encoder) == 6 * ((3 * 2 + 4) * sizes[0] + 3 * 2 * sizes[1])
+    below = 2 * 3 * 2 * sizes[0]  # what the gates of level 2 give back to what they read
+    assert table.sums_of(layered, encoder) == 6 * ((3 * 2 + 4) * sizes[0] + 3 * 2 * sizes[1]) + below
     assert table.sums_of(sharing.build("hard_sharing", encoder, tasks, stages=2), encoder) == 0

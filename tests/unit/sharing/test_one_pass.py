@@ -216,3 +216,26 @@ def test_many_gradients_at_once_are_those_one_by_one(name: str, settings: dict[s
         torch.testing.assert_close(
             [gradient[task] for gradient in batched], list(gradients_of(row)), rtol=1e-10, atol=1e-11
         )
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("heard", ["both", "weights", "inputs"])
+def test_a_gate_passes_its_inputs_on_with_both_gradients(heard: str, last: bool) -> None:
+    torch.manual_seed(4)
+    gate, inputs = Gate((3, 2, 5), 4).double(), drawn(6, 3, 2, 5)
+    lies = inputs.contiguous(memory_format=torch.channels_last) if last else inputs * 1.0
+    passed, weights = gate.read(lies)
+    expected = functional.linear(inputs.flatten(1), gate.linear.weight).softmax(1)
+    torch.testing.assert_close((passed, weights), (inputs, expected), rtol=1e-12, atol=1e-12)
+
+    def loss_of(tensor: Tensor, factors: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        if heard != "weights":
+            total = total + (tensor.square() * tensor.sin()).sum()
+        return total if heard == "inputs" else total + factors.square().sum()
+
+    leaves = [inputs, gate.linear.weight]
+    torch.testing.assert_close(
+        torch.autograd.grad(loss_of(passed, weights), leaves, materialize_grads=True, allow_unused=True),
+        torch.autograd.grad(loss_of(inputs, expected), leaves, materialize_grads=True, allow_unused=True),
+    )

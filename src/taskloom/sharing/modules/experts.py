@@ -118,10 +118,10 @@ class ExpertNetwork(ModuleNetwork):
         of_shared = self.run_trunk(self._before, inputs)
         of_tasks = [of_shared] * len(self.tasks)
         for number, level in enumerate(self.levels):
-            given = [of_shared] * self.shared_experts
-            given += [tensor for tensor in of_tasks for _ in range(self.task_experts)]
-            experts = self.run_each(level, given)
-            of_tasks, of_shared = self._choose(number, [*of_tasks, of_shared], experts)
+            read, weights = self._read(number, [*of_tasks, of_shared])
+            given = [read[-1]] * self.shared_experts
+            given += [tensor for tensor in read[:-1] for _ in range(self.task_experts)]
+            of_tasks, of_shared = self._choose(weights, self.run_each(level, given))
         return self.by_task(of_tasks)
 
     def from_features(self, features: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
@@ -203,30 +203,29 @@ class ExpertNetwork(ModuleNetwork):
         assert isinstance(gates, nn.ModuleDict)
         return {key: gate for key, gate in gates.items() if isinstance(gate, Gate)}
 
-    def _choose(
-        self, level: int, inputs: Sequence[Tensor], experts: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
-        """What each task combines of the experts that it sees, and what goes on as what is shared.
-
-        Args:
-            level: Position of the level.
-            inputs: Its input of every task, then that of what is shared: what the gates read.
-            experts: All its experts' outputs.
-        """
+    def _read(self, level: int, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """A level's inputs of every task, then that of what is shared, and what their gates make of them."""
         gates = self._gates_of(level)
-        choices = [tuple(choice) for choice in self._choices]
-        keys = list(self._task_keys.values())
-        if level + 1 < len(self.levels):
-            choices.append(tuple(range(len(experts))))
-            keys.append(self._shared_gate)
+        keys = [*self._task_keys.values(), self._shared_gate]
+        read = list(inputs)
+        found: list[Tensor | None] = [None] * len(keys)
+        for place, key in enumerate(keys):
+            if key in gates:
+                read[place], found[place] = gates[key].read(inputs[place])
+        return read, found
+
+    def _choose(
+        self, weights: Sequence[Tensor | None], experts: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """What each task combines of the experts that it sees, and what goes on as what is shared."""
+        choices = [*(tuple(choice) for choice in self._choices), tuple(range(len(experts)))]
         heard = [experts[choice[0]] for choice in choices]  # by those who have no choice
-        gated = [place for place, key in enumerate(keys) if key in gates]
+        gated = {place: weight for place, weight in enumerate(weights) if weight is not None}
         if gated:
-            weights = [gates[keys[place]](inputs[place]) for place in gated]
-            combined = combine(weights, experts, [choices[place] for place in gated])
+            combined = combine(list(gated.values()), experts, [choices[place] for place in gated])
             for place, tensor in zip(gated, combined, strict=True):
                 heard[place] = tensor
-        return heard[: len(self.tasks)], heard[-1]
+        return heard[:-1], heard[-1]
 
 
 @register_module("mmoe")
