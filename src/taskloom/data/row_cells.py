@@ -25,8 +25,8 @@ def row_cells(dataset: Any, column: str) -> NDArray[np.str_]:
         DataError: There is no such column, or the data set does not know its columns.
 
     Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "people.csv"
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "people.csv"
         >>> _ = path.write_text("a,age,city\\n" + "".join(f"{i},{i},{'AB'[i % 2]}\\n" for i in range(10)))
         >>> data = tl.data.table(path, {"age": {"kind": "regression"}}, features=["a"])
         >>> row_cells(data.test, "city").shape == (len(data.test),)
