@@ -213,7 +213,15 @@ def _existing(
     if store.sources != dict(sums):
         changed = [name for name in {**store.sources, **sums} if store.sources.get(name) != sums.get(name)]
         more = f" and {counted(len(changed) - 1, 'other')}" if len(changed) > 1 else ""
-        return None, f"source file {changed[0]}{more} changed"
+        became = (
+            "is gone"
+            if changed[0] not in sums
+            else "is new"
+            if changed[0] not in store.sources
+            else "changed"
+        )
+        what = f"source file {changed[0]} {became}"
+        return None, f"{what},{more} changed too" if more else what
     found = {key: value for key, value in store.parameters.items() if key != _NOTES}
     if found != dict(parameters):
         return None, "its parameters differ"

@@ -198,11 +198,20 @@ def from_modules(
             "from_modules takes an nn.Sequential or a list of modules, one per stage; "
             f"got a {type(modules).__name__}: put it into a list to use it as one stage."
         ) from error
+    for place, stage in enumerate(stages):
+        if not isinstance(stage, nn.Module):
+            raise ConfigError(
+                f"from_modules takes modules, one per stage; stage {place} is a {type(stage).__name__}."
+            )
     return Encoder(stages, input_shape=input_shape, names=names)
 
 
 def check_input_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
     """Returns the shape as a tuple; raises ConfigError where it is not whole numbers above 0."""
+    if not isinstance(input_shape, Sequence):
+        raise ConfigError(
+            f"input_shape: the shape of one row expected, such as (20,), found {input_shape!r}."
+        )
     shape = tuple(input_shape)
     if not shape or not all(
         isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape

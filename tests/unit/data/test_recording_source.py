@@ -128,6 +128,11 @@ def test_store_is_used_again_until_something_changes(simulated: Path, tmp_path: 
     assert changed.about["notes"][-1] == "The store was prepared again: source file S1-ADL1.dat changed."
     assert changed.train.store.folder == place
     assert (place / "store.json").stat().st_mtime_ns != before
+    (folder / "S1-ADL1.dat").unlink()
+    reason = recording_source._existing(
+        place, {name: sum_ for name, sum_ in changed.about["sources"].items() if name != "S1-ADL1.dat"}, {}
+    )[1]
+    assert reason == "source file S1-ADL1.dat is gone"
 
 
 def test_gaps_of_a_reader_reach_the_store(

@@ -282,3 +282,15 @@ def test_unknown_names_and_settings_suggest_the_nearest() -> None:
         ConfigError, match=r"`hiden` is not a setting of encoder mlp. Did you mean `hidden`\?"
     ):
         build("mlp", (4,), hiden=[3])
+
+
+@pytest.mark.parametrize(
+    ("stages", "shape", "words"),
+    [
+        ([nn.Linear(4, 3), "x"], (4,), "stage 1 is a str"),
+        ([nn.Linear(4, 3)], 4, r"input_shape: the shape of one row expected, such as \(20,\), found 4"),
+    ],
+)
+def test_what_is_no_module_and_no_shape_is_refused_in_words(stages: Any, shape: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        from_modules(stages, shape)
