@@ -49,8 +49,16 @@ class MissingExtraError(TaskloomError):
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Returns " Did you mean `x`?" for the nearest valid name, or "" where none is near.
 
+    A name of less than half the other's length is a part of it (`dice` of `dice_and_focal`), or no slip.
+
     >>> did_you_mean("naem", ["name", "size"])
     ' Did you mean `name`?'
+    >>> did_you_mean("accurcy", ["mae", "ccc"])
+    ''
     """
-    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    near = [
+        known
+        for known in difflib.get_close_matches(name, list(valid), cutoff=0.6)
+        if known in name or name in known or 2 * min(len(known), len(name)) >= max(len(known), len(name))
+    ]
     return f" Did you mean `{near[0]}`?" if near else ""

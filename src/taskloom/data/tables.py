@@ -221,7 +221,10 @@ def read_table(
         try:
             data = pyarrow.parquet.read_table(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)}).") from error
+            raise DataError(
+                f"{path}: not a readable Parquet file ({_first_line(error)}); copy or write it again, and "
+                "name it .csv if it is text."
+            ) from error
         table = Table(path, _checked_header(path, data.column_names), None, marks, data)
     else:
         table = replace(_read_text(path, separator, marks, unnamed_index=unnamed_index), decimal=decimal)

@@ -16,11 +16,11 @@ from taskloom.study.cells import Cell
 from taskloom.study.config import Study
 from taskloom.study.coupled_runs import Coupled, check_in_study
 from taskloom.study.extras import build_callbacks
-from taskloom.study.locate import located
+from taskloom.study.locate import leading_path, located
 from taskloom.study.runs import RunSpec, coupling_path, table_request
 from taskloom.study.warm_start import started
 from taskloom.study.worker import build_balancer, build_network
-from taskloom.study.yaml_lines import KeyPath, dotted
+from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
 from taskloom.training.augmentation import Augmentation
 from taskloom.training.checks import check_changes, check_stopping, check_supervision, check_terms
@@ -54,7 +54,7 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         except TypeError as error:  # a setting of a type that it cannot have
             raise ConfigError(f"{study.document.where(path)}: {dotted(path)}: {error}.") from error
         except (ConfigError, DataError) as error:
-            raise type(error)(f"{study.document.where(path)}: {_at(path, error)}") from error
+            raise type(error)(_placed(study.document, path, str(error))) from error
         check_batches(study, spec, splits, network.tasks)
         coupled = check_coupling(study, spec, splits, predictions, rows.labels, network.tasks)
         found |= dict.fromkeys([] if coupled is None else coupled.warnings)
@@ -140,12 +140,29 @@ def check_balancing(
         balancer.start(network)
         check_stopping(balancer, build_callbacks(cell.callbacks), network.tasks)
     except ConfigError as error:
-        raise ConfigError(f"{study.document.where(path)}: {_at(path[:2], error)}") from error
+        message = str(error)
+        entry = dotted(path[:2])
+        message = message if message.startswith(entry) else f"{entry}: {message}"
+        raise ConfigError(study.document.say(path, message)) from error
 
 
-def _at(path: KeyPath, error: Exception) -> str:
-    message = str(error)
-    return message if message.startswith(dotted(path)) else f"{dotted(path)}: {message}"
+def _placed(document: Document, path: KeyPath, message: str) -> str:
+    """A message about a section with its place: of the setting below the section that it begins with, if any.
+
+    Example:
+        >>> where = {("encoder",): 3, ("encoder", "hidden"): 5}
+        >>> document = Document("a.yaml", {"encoder": {"name": "mlp", "hidden": "x"}}, where)
+        >>> _placed(document, ("encoder",), "hidden must be a list.")
+        'a.yaml:5: encoder.hidden must be a list.'
+        >>> _placed(document, ("encoder",), "no stage is left.")
+        'a.yaml:3: encoder: no stage is left.'
+    """
+    if message.startswith(dotted(path)):
+        return document.say(path, message)
+    below = leading_path(f"{dotted(path)}.{message}", document.value)
+    if len(below) > len(path):
+        return document.say(below, f"{dotted(path)}.{message}")
+    return document.say(path, f"{dotted(path)}: {message}")
 
 
 def _two_rows(dataset: TaskDataset) -> Batch:

@@ -152,6 +152,14 @@ def test_steps_of_a_study_are_taken_and_travel_with_the_model(tmp_path: Path) ->
 # -- labels
 
 
+def test_rows_of_no_recording_are_named(folder: Path) -> None:
+    with (folder / "people.csv").open("a") as table:
+        table.write("P3,40,F,1\nP4,50,M,1\nP5,60,F,0\n")
+    assert EdfReader(folder, **SETTINGS).notes == [
+        "2 of 5 that people.csv names have no recording (P4, P5): what it says of them is not used."
+    ]
+
+
 def test_labels_from_names_and_table(folder: Path) -> None:
     reader = EdfReader(folder, **SETTINGS)
     recordings = {recording.name: recording for recording in reader.recordings()}

@@ -12,6 +12,7 @@ import pytest
 
 from _report import finished_study, with_overall
 from taskloom.report import plots
+from taskloom.report.model import AuxiliaryRow
 from taskloom.report.render import hurt_rows, render, write
 
 
@@ -99,6 +100,16 @@ def test_write_leaves_only_the_page(tmp_path: Path) -> None:
     path = write(finished_study(), tmp_path / "report.html")
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(("count", "folded"), [(12, False), (13, True)])
+def test_a_long_table_of_tasks_beside_is_folded(count: int, folded: bool) -> None:
+    row = AuxiliaryRow("hat", "auxiliary", "shared", "accuracy", "", 0.5, 0.1, 3, 100)
+    page = render(dataclasses.replace(finished_study(), auxiliary=(row,) * count))
+    section = page[page.index("Trained beside, not judged") : page.index("What sharing cost")]
+    assert section.count("<td>auxiliary</td>") == count
+    assert (f"<details><summary>{count} rows</summary>" in section) is folded
+    assert section.count("<details>") == section.count("</details>")
 
 
 def test_a_study_without_any_finished_cell_renders() -> None:

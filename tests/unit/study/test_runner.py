@@ -354,7 +354,7 @@ def test_mistakes_show_before_anything_is_trained(folder: Path) -> None:
         ("cells.1.cross_stitch.after=[7]", r"--set cells\[1\].cross_stitch.after|people.yaml:11: cells\[1\]"),
         ("cells.0.hard_sharing.stages=9", r"cells\[0\]"),
         ("cells.0.balancing={weighted_sum: {weights: {aeg: 2}}}", r"cells\[0\].*aeg"),
-        ("encoder.hidden=[0]", "encoder"),
+        ("encoder.hidden=[0]", r"^--set encoder\.hidden must be a list"),
         ("tasks.age.kind=binary", "age"),
         ("split.by=nobody", "nobody"),
     ):

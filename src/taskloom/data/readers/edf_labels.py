@@ -168,10 +168,17 @@ class RecordingLabels:
                 )
             columns = {path.name: rows.get(join(path), {}) for path in paths}
             if without:
-                shown = ", ".join(without[:3]) + (" and others" if len(without) > 3 else "")
                 result.notes.append(
-                    f"{len(without)} of {len(paths)} recordings have no row in {table_path.name} ({shown}): "
-                    "their labels from the table are missing."
+                    f"{len(without)} of {len(paths)} recordings have no row in {table_path.name} "
+                    f"({_some(without)}): their labels from the table are missing."
+                )
+            there = {join(path) for path in paths}
+            unused = [owner for owner in rows if owner not in there]
+            if unused:
+                have = "has" if len(unused) == 1 else "have"
+                result.notes.append(
+                    f"{len(unused)} of {len(rows)} that {table_path.name} names {have} no recording "
+                    f"({_some(unused)}): what it says of them is not used."
                 )
         known = {name: None for path in paths for name in (*groups[path.name], *columns[path.name])}
         for name, spec in specs.items():
@@ -195,6 +202,11 @@ class RecordingLabels:
             return tuple(dict.fromkeys(spec.values.values()))
         found = {value for entry in self._found.values() if (value := entry.labels[name]) is not None}
         return tuple(str(value) for value in sorted(found, key=lambda value: (isinstance(value, str), value)))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three names."""
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
 
 
 def _named_groups(paths: Sequence[Path], file_pattern: str) -> dict[str, dict[str, Any]]:
