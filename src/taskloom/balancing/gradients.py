@@ -57,7 +57,7 @@ def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
     shared = [p for p in model.shared_parameters() if p.requires_grad and id(p) in times]
     known = {id(p) for p in shared}
     own: dict[str, list[nn.Parameter]] = {name: [] for name in losses}
-    heard_by_plan = _heard_by_plan(model)
+    may_be_heard = _may_be_heard(model)
     for task in model.tasks:
         mine = [p for p in model.task_parameters(task) if p.requires_grad]
         heard = [
@@ -65,7 +65,7 @@ def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
             for p in mine
             if times.get(id(p), 0) > 1
             and id(p) not in known
-            and (heard_by_plan is None or id(p) in heard_by_plan or id(p) in of_terms)
+            and (may_be_heard is None or id(p) in may_be_heard or id(p) in of_terms)
         ]
         shared += heard
         known |= {id(p) for p in heard}
@@ -98,17 +98,29 @@ def takes_one_pass(num_tasks: int, num_shared: int) -> bool:
     return num_tasks >= 4 and num_tasks * num_shared <= 1 << 22
 
 
-def _heard_by_plan(model: MultiTaskNetwork) -> set[int] | None:
-    """Parameters that other tasks may hear: copies up to the plan's last mixed stage; None without a plan.
+def _may_be_heard(model: MultiTaskNetwork) -> set[int] | None:
+    """Parameters of single tasks that other tasks may hear; None where only the graph knows.
 
-    The graph alone would say more than is true where copies run as one grouped kernel.
+    The graph alone would say more than is true where several tasks go through one node: copies that run as
+    one grouped kernel, masks and gates that are worked out in one pass.
     """
-    plan: Any = getattr(model, "plan", None)
-    copies_of: Any = getattr(model, "task_copies", None)
-    if plan is None or copies_of is None:
-        return None
-    last = max((n for n, stage in enumerate(plan.stages, start=1) if stage.mixing is not None), default=0)
-    return {id(p) for task in model.tasks for copy in copies_of(task)[:last] for p in copy.parameters()}
+    own: Any = getattr(model, "heard_modules", None)
+    modules: list[nn.Module] = []
+    if own is not None:
+        for task in model.tasks:
+            found = own(task)
+            if found is None:
+                return None
+            modules += found
+    else:
+        plan: Any = getattr(model, "plan", None)
+        copies_of: Any = getattr(model, "task_copies", None)
+        if plan is None or copies_of is None:
+            return None
+        mixed = (n for n, stage in enumerate(plan.stages, start=1) if stage.mixing is not None)
+        last = max(mixed, default=0)
+        modules = [copy for task in model.tasks for copy in copies_of(task)[:last]]
+    return {id(p) for module in modules for p in module.parameters()}
 
 
 def leaves(tensor: Tensor) -> set[int]:

@@ -8,10 +8,10 @@ as long as over tensors of one; what treats every value alike therefore works in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Order = tuple[int, ...]
 """Axes from the slowest to the fastest in memory, the batch axis first."""
@@ -71,6 +71,25 @@ def row_blocks(tensors: Sequence[Tensor], row_bytes: int | None = None) -> Itera
 def written_out() -> bool:
     """Whether plain operations are asked for: compilers and exporters follow them, and vmap needs them."""
     return torch.compiler.is_compiling() or torch._C._is_tracing() or transformed()
+
+
+def has_hooks(modules: Iterable[nn.Module]) -> bool:
+    """Whether someone wants to be told when one of the modules, or one inside it, is called.
+
+    Example:
+        >>> layer = torch.nn.Linear(1, 1)
+        >>> handle = layer.register_forward_pre_hook(lambda module, inputs: None)
+        >>> has_hooks([torch.nn.Sequential(layer)]), has_hooks([torch.nn.Linear(1, 1)])
+        (True, False)
+    """
+    return any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for parent in modules
+        for module in parent.modules()
+    )
 
 
 def pulled_back(

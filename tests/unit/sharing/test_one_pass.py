@@ -239,3 +239,24 @@ def test_a_gate_passes_its_inputs_on_with_both_gradients(heard: str, last: bool)
         torch.autograd.grad(loss_of(passed, weights), leaves, materialize_grads=True, allow_unused=True),
         torch.autograd.grad(loss_of(inputs, expected), leaves, materialize_grads=True, allow_unused=True),
     )
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["gate", "layer"])
+def test_a_hook_at_a_gate_is_called_and_changes_nothing(inside: bool) -> None:
+    network, inputs = network_of("ple", "conv2d", 2), inputs_of("conv2d").requires_grad_()
+    before, seen = network(inputs), []
+    gates = [module for module in network.modules() if isinstance(module, Gate)]
+    watched = [gate.linear if inside else gate for gate in gates]
+    for module in watched:
+        module.register_forward_pre_hook(lambda module, _inputs: seen.append(module))
+    torch.testing.assert_close(network(inputs), before, rtol=1e-12, atol=1e-12)
+    assert {id(module) for module in seen} == {id(module) for module in watched}
+
+
+@pytest.mark.parametrize("name", ["mtan", "mmoe", "ple", "cross_stitch"])
+@pytest.mark.parametrize("kind", ["mlp", "conv2d"])
+def test_a_batch_without_rows_passes_and_has_no_gradient(name: str, kind: str) -> None:
+    network = network_of(name, kind, 2).eval()
+    predictions = network(inputs_of(kind)[:0])
+    assert {task: len(output) for task, output in predictions.items()} == dict.fromkeys(network.tasks, 0)
+    assert not any(gradient.any() for gradient in gradients(network, predictions.values()).values())

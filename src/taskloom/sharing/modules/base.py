@@ -136,6 +136,15 @@ class ModuleNetwork(MultiTaskNetwork):
 
     # -- parameters
 
+    def heard_modules(self, task: str) -> list[nn.Module] | None:
+        """Of the modules that the task owns, those that other tasks hear too; None: autograd's graph tells.
+
+        An architecture has to say it where several tasks go through one node of that graph, whose inputs all
+        seem to reach all of its outputs.
+        """
+        del task
+        return None
+
     @abstractmethod
     def task_modules(self, task: str) -> list[nn.Module]:
         """The modules that this task owns where there are several tasks; its head among them."""

@@ -130,17 +130,32 @@ class ExpertNetwork(ModuleNetwork):
         return super().from_features(self.by_task(towers))
 
     def task_modules(self, task: str) -> list[nn.Module]:
-        position = self.tasks.index(task)
-        own = [
-            self.copies_of(index)[expert]
-            for level in self.levels
-            for index in level
-            for expert in self._choices[position][self.shared_experts :]
-        ]
-        key = self._task_keys[task]
-        gates = [gates[key] for gates in map(self._gates_of, range(len(self.levels))) if key in gates]
+        position, number = self.tasks.index(task), len(self.levels)
         towers = [self.copies_of(index)[position] for index in self._after]
+        own, gates = self._own_experts(task, number), self._own_gates(task, number)
         return [*own, *gates, *towers, self.head_of(task)]
+
+    def heard_modules(self, task: str) -> list[nn.Module]:
+        # Through y_0 of all levels but the last; a gate by way of its task's experts one level further on.
+        number = len(self.levels)
+        gates = self._own_gates(task, number - 2) if self.task_experts else []
+        return [*self._own_experts(task, number - 1), *gates]
+
+    def _own_experts(self, task: str, num_levels: int) -> list[nn.Module]:
+        """The task's own experts in the first levels."""
+        choice = self._choices[self.tasks.index(task)]
+        return [
+            self.copies_of(index)[expert]
+            for level in self.levels[:num_levels]
+            for index in level
+            for expert in choice[self.shared_experts :]
+        ]
+
+    def _own_gates(self, task: str, num_levels: int) -> list[nn.Module]:
+        """The task's gates in the first levels, where it has any."""
+        key = self._task_keys[task]
+        found = map(self._gates_of, range(num_levels))
+        return [gates[key] for gates in found if key in gates]
 
     def entrance(self, task: str) -> nn.Module:
         if not self._after:

@@ -15,6 +15,7 @@ from taskloom.errors import ConfigError
 from taskloom.sharing.memory import (
     Order,
     empty_in_order,
+    has_hooks,
     in_order,
     memory_order,
     row_blocks,
@@ -91,7 +92,7 @@ class Gate(nn.Module):
             The inputs, and the weights [N, K].
         """
         plain = written_out() or inputs.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-        if plain or not inputs.requires_grad or self.gate_input == "pooled" or self._forward_hooks:
+        if plain or not inputs.requires_grad or self.gate_input == "pooled" or has_hooks([self]):
             return inputs, self(inputs)
         passed: Tensor
         scores: Tensor

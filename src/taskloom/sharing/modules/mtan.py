@@ -13,7 +13,7 @@ from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.keys import module_keys
-from taskloom.sharing.memory import written_out
+from taskloom.sharing.memory import has_hooks, written_out
 from taskloom.sharing.modules.attending import Mask, attend
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
@@ -46,7 +46,7 @@ class ChannelLinear(nn.Linear):
         weight = self.weight.expand(len(rows), -1, -1)
         bias = self._parameters["bias"]
         outputs = weight @ rows if bias is None else torch.baddbmm(bias[None, :, None], weight, rows)
-        return outputs.reshape(len(inputs), -1, *inputs.shape[2:])
+        return outputs.reshape(len(inputs), self.out_features, *inputs.shape[2:])
 
 
 class Attention(nn.Module):
@@ -105,20 +105,18 @@ def can_attend(outputs: Tensor, masks: Sequence[nn.Module]) -> bool:
     """Whether the tasks' masks on a stage may run together (`attend`), module by module otherwise.
 
     Batch norm needs the whole batch before the next layer, hooks want every module called, autocast chooses
-    a precision per operation, and a GPU has other kernels.
+    a precision per operation, a GPU has other kernels, and a batch without rows has no block of them.
     """
+    if len(outputs) == 0:
+        return False
     if written_out() or outputs.device.type != "cpu" or torch.is_autocast_enabled("cpu") or outputs.dim() > 4:
         return False
     for mask in masks:
         if not isinstance(mask, Attention) or not isinstance(mask.norm, nn.Identity):
             return False
-        if any(module._forward_hooks or module._forward_pre_hooks for module in mask.modules()):
-            return False
-        if any(module._backward_hooks or module._backward_pre_hooks for module in mask.modules()):
-            return False
         if mask.reads.weight.dtype != outputs.dtype:
             return False
-    return True
+    return not has_hooks(masks)
 
 
 class ChannelNorm(nn.BatchNorm1d):
@@ -223,6 +221,10 @@ class AttentionNetwork(ModuleNetwork):
     def task_modules(self, task: str) -> list[nn.Module]:
         position = self.tasks.index(task)
         return [*(self._masks(index)[position] for index in self._attended), self.head_of(task)]
+
+    def heard_modules(self, task: str) -> list[nn.Module]:
+        del task
+        return []
 
     def describe(self) -> str:
         """A table of stages by tasks; every task reads the trunk's stages, some through a mask."""
