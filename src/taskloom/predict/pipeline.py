@@ -270,7 +270,8 @@ class _Run:
         nothing = [None] * len(self.readings.columns)
         if not faces:
             empty = [None] * (len(FRAME_COLUMNS) - len(head) - 1)
-            self.table.write([*head, *empty, seen.detected, *nothing, frame.problem])
+            searched = seen.detected and frame.problem is None
+            self.table.write([*head, *empty, searched, *nothing, frame.problem])
         for face in faces:
             place = [face.number, *(round(value, 2) for value in face.box), digits(face.score), seen.detected]
             cells = nothing

@@ -225,6 +225,7 @@ def test_a_folder_gives_an_image_each_and_lists_what_cannot_be_read(tmp_path: Pa
     ]
     assert rows[1]["problem"] == "the file is cut off"
     assert rows[2]["problem"] == "the file is empty"
+    assert [row["detected"] for row in rows[1:3]] == [False, False]  # nothing was searched
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a.png", "d.png"]
     assert summary.notes[-1].startswith(
         "2 of 4 images could not be read; the first, b.jpg: the file is cut off"
