@@ -124,7 +124,7 @@ _UNREADABLE = "cannot be read as weights; it is cut off or of another format."
 def _is_pickle(path: Path) -> bool:
     """Whether a file begins as those of `torch.save` do, of today (an archive) or of old, or as a pickle."""
     with path.open("rb") as file:
-        return file.read(2)[:1] in (b"P", b"\x80")
+        return file.read(1) in (b"P", b"\x80")
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:

@@ -141,8 +141,9 @@ def _from_names(folder: Path, files: list[str]) -> FaceTable:
 def _notes(files: list[str], labels: Sequence[tuple[int | None, ...]]) -> Iterator[str]:
     """Which names lack labels, and which hold one that cannot be."""
     holes = [(name, found) for name, found in zip(files, labels, strict=True) if None in found]
-    whole = [(name, found) for name, found in holes if len(name.split(".", 1)[0].split("_")) == _FIELDS]
-    lacking = [entry for entry in holes if entry not in whole]
+    has_all = [len(name.split(".", 1)[0].split("_")) == _FIELDS for name, _ in holes]
+    whole = [entry for entry, has in zip(holes, has_all, strict=True) if has]
+    lacking = [entry for entry, has in zip(holes, has_all, strict=True) if not has]
     if lacking:
         verb = "lacks" if len(lacking) == 1 else "lack"
         yield f"{len(lacking)} of {counted(len(files), 'file name')} {verb} fields: {_missing(lacking)}."
