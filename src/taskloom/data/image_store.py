@@ -179,7 +179,9 @@ def prepare_images(
 def _read_description(folder: Path, *, older: bool = False) -> dict[str, Any]:
     path = folder / "store.json"
     if not path.is_file():
-        raise DataError(f"{folder}: no prepared images there (store.json is missing).")
+        raise DataError(
+            f"{folder}: no prepared images there (store.json is missing); `taskloom prepare` makes them."
+        )
     try:
         about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -215,7 +215,9 @@ def read_table(
         raise ConfigError(f'data.decimal: "." or "," expected, found {decimal!r}.')
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: a table (CSV, TSV or Parquet) expected, found {found}.")
+        bare = not path.exists() and path.parent == Path()
+        advice = "; where it is in another folder, name that too (`--data DIR` of a study)" if bare else ""
+        raise DataError(f"{path}: a table (CSV, TSV or Parquet) expected, found {found}{advice}.")
     marks = tuple("" if mark is None else str(mark).strip() for mark in missing)
     if path.suffix.lower() in PARQUET_SUFFIXES:
         try:

@@ -109,6 +109,8 @@ def test_a_broken_text_table_is_refused(tmp_path: Path, text: str, words: list[s
 def test_missing_files_folders_and_broken_parquet_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.csv.*no such file"):
         read_table(tmp_path / "nothing.csv")
+    with pytest.raises(DataError, match=r"no such file; where it is in another folder.*--data DIR"):
+        read_table("nothing.csv")
     with pytest.raises(DataError, match="found a folder"):
         read_table(tmp_path)
     with pytest.raises(DataError, match=r"not a readable Parquet file.*; copy or write it again"):
