@@ -252,6 +252,10 @@ class SkippingNetwork(ModuleNetwork):
     def task_modules(self, task: str) -> list[nn.Module]:
         return [self.policies[self._task_keys[task]], self.head_of(task)]
 
+    def heard_modules(self, task: str) -> list[nn.Module]:
+        del task
+        return []
+
     def special_groups(self) -> list[ParameterGroup]:
         logits = [policy.logits for policy in self._policies() if policy.logits.requires_grad]
         return [ParameterGroup("policy", logits, self.lr_multiplier, decays=False)]
