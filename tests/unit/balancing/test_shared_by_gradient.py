@@ -33,7 +33,7 @@ def built(name: str, settings: dict[str, Any]) -> MultiTaskNetwork:
 
 @pytest.mark.parametrize(("name", "settings"), [*NETWORKS, ("adashare", {})])
 def test_only_what_another_task_hears_is_shared(name: str, settings: dict[str, Any]) -> None:
-    # All tasks go through one node of autograd's graph, which alone would call every mask, gate and policy shared.
+    # All tasks go through one node of autograd's graph, which alone would call masks and policies shared.
     model, rows = built(name, settings), batch()
     rows.inputs = rows.inputs.double()
     seam = find_seam(losses_of(model, rows), model)
