@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from torch import Tensor
 
 from taskloom.explain.activation_maps import activation_maps
+from taskloom.report.pages import fill
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.tasks import Binary, Landmarks, Multiclass, Multilabel, Task
 
@@ -85,16 +85,7 @@ def explain_page(
         )
         for row in range(len(pictures))
     ]
-    environment = Environment(
-        loader=PackageLoader("taskloom.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("explain.html.j2").render(
-        title=title, heads=heads, rows=rows, size=SHOWN_PIXELS
-    )
+    return fill("explain.html.j2", title=title, heads=heads, rows=rows, size=SHOWN_PIXELS)
 
 
 def _said(column: Column, scores: Tensor, targets: Sequence[str]) -> list[str]:

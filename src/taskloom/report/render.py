@@ -5,29 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from taskloom.report import configurations, course, plots, words
 from taskloom.report.coupled import coupling_view
 from taskloom.report.landmark_points import landmark_views
 from taskloom.report.matrix import relative_gain, verdict_matrix
 from taskloom.report.mixing_words import meaning_of
 from taskloom.report.model import GainRow, ReportData, TaskRow
+from taskloom.report.pages import fill
 from taskloom.report.subgroups import confusion_views, gallery_views, subgroup_views
 
 
 def render(data: ReportData) -> str:
     """Returns the page as HTML; it loads nothing from anywhere."""
-    environment = Environment(
-        loader=PackageLoader("taskloom.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     judged = [task for task in data.tasks if not task.auxiliary]
     rows = [data.overall, *judged] if data.overall else judged
-    return environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
         data=data,
         words=words,
         rows=rows,
