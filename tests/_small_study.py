@@ -29,6 +29,18 @@ cells:
   - cross_stitch: {per: layer}
 """
 NUM_RUNS = 2 * (2 + 2)
+FACES = """\
+data: {reader: utkface, size: 32}
+tasks:
+  age:    {kind: regression, unit: years}
+  gender: {kind: binary}
+split: {by: rows, test: 0.4, validation: 0.2}
+encoder: {name: vgg5}
+training: {epochs: 1, batch: 16, device: cpu}
+repeats: 1
+cells:
+  - hard_sharing: {stages: 3}
+"""
 
 
 def write_table(tmp_path: Path) -> Path:

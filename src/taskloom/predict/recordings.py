@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from taskloom.data.normalize import Normalizer
 from taskloom.data.readers.edf import read_edf
@@ -92,7 +93,7 @@ def predict_recordings(
                 problems.append((name, str(error)))
                 out.write([name, None, None, None, *none, str(error)])
                 continue
-            states = _states(model, recording.windows, readings, where)
+            states = _states(model, recording, readings, where)
             for number, (state, (start, end)) in enumerate(zip(states, recording.times, strict=True)):
                 out.write([name, number, digits(start), digits(end), *readings.cells(state), None])
             whole = readings.cells(states.mean(axis=0))
@@ -107,13 +108,11 @@ def predict_recordings(
     return RecordingSummary(len(files) - len(problems), windows, tuple(problems), str(where))
 
 
-def _states(
-    model: torch.nn.Module, windows: NDArray[np.float32], readings: Readings, where: torch.device
-) -> State:
+def _states(model: torch.nn.Module, recording: ReadWindows, readings: Readings, where: torch.device) -> State:
     found = []
-    for start in range(0, len(windows), _BATCH):
+    for windows in recording.batches(_BATCH):
         with torch.inference_mode():
-            outputs = model(torch.from_numpy(windows[start : start + _BATCH]).to(where))
+            outputs = model(windows.to(where))
         for name, output in outputs.items():
             if output.ndim != 2:
                 raise DataError(
@@ -126,17 +125,31 @@ def _states(
 
 @dataclass(frozen=True)
 class ReadWindows:
-    """A recording ready for the network.
+    """A recording of which windows can be cut.
 
     Args:
-        windows: Normalised, [N, window_samples, channels].
+        samples: After the signal steps, [n, channels].
+        starts: First sample of every window, [N].
+        length: Samples of a window.
+        normalizer: What windows are normalised by; None for nothing.
         times: Start and end of every window in seconds of the file.
         seconds: Length of the file.
     """
 
-    windows: NDArray[np.float32]
+    samples: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    length: int
+    normalizer: Normalizer | None
     times: tuple[tuple[float, float], ...]
     seconds: float
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Normalised windows [up to size, length, channels], cut as they are asked for: overlap costs no
+        memory."""
+        for first in range(0, len(self.starts), size):
+            starts = self.starts[first : first + size]
+            windows = torch.from_numpy(np.stack([self.samples[at : at + self.length] for at in starts]))
+            yield windows if self.normalizer is None else self.normalizer.apply_(windows)
 
 
 @dataclass(frozen=True)
@@ -231,11 +244,9 @@ class Preparation:
                 f"{path.name}: {len(prepared) / self.rate_hz:g} s, shorter than a window of "
                 f"{length / self.rate_hz:g} s."
             )
-        windows = np.stack([prepared[start : start + length] for start in starts])
-        if self.normalizer is not None:
-            windows = self.normalizer.apply_(torch.from_numpy(windows)).numpy()
         seconds = len(samples) / self.native_rate_hz
-        return ReadWindows(windows, tuple(self._times(starts, len(samples), seconds)), seconds)
+        times = tuple(self._times(starts, len(samples), seconds))
+        return ReadWindows(prepared, starts, length, self.normalizer, times, seconds)
 
     def _times(self, starts: NDArray[np.int64], native: int, seconds: float) -> Iterator[tuple[float, float]]:
         before = self.steps.crop_start_seconds(native, self.native_rate_hz)

@@ -15,7 +15,17 @@ import numpy as np
 
 from taskloom.metrics.base import checked_rows, ratio, sum_by_group
 from taskloom.metrics.landmarks import point_errors, row_errors
-from taskloom.study.paired import Decided, Floats, Row, Sample, Sides, sides_of, signed, surrogate, weights_of
+from taskloom.study.paired import (
+    Decided,
+    Floats,
+    Row,
+    Sample,
+    Sides,
+    judged_sides,
+    signed,
+    surrogate,
+    weights_of,
+)
 from taskloom.study.verdicts import Groups
 from taskloom.tasks import Landmarks, TaskSet
 
@@ -47,17 +57,11 @@ def landmark_tables(
         chosen: Per task the id of the cell that is best on validation.
     """
     tables = []
-    for name, task in tasks.items():
-        if not task.judged or not isinstance(task, Landmarks):
-            continue
-        sides = sides_of(folder, task, done, chosen.get(name, ""))
-        if sides is None:
-            continue
+    for task, cell, sides in judged_sides(folder, tasks, done, chosen, (Landmarks,)):
+        assert isinstance(task, Landmarks)
         test_over_train = facts["test_over_train"] if facts["repeats"] > 1 else None
         points = _points(task, sides, test_over_train)
-        tables.append(
-            {"task": name, "cell": chosen.get(name, ""), "reference": _reference(task), "points": points}
-        )
+        tables.append({"task": task.name, "cell": cell, "reference": _reference(task), "points": points})
     return tables
 
 

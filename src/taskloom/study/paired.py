@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,32 @@ def decided_by(folder: Path, task: Task, run: RunRecord) -> Decided | None:
     return None if outputs is None or outputs.ndim != 2 else Decided(run.repeat, outputs, rows)
 
 
-def sides_of(folder: Path, task: Task, done: Groups, cell: str) -> Sides | None:
-    """The runs of a task alone and in a cell, of the same repeats; None where neither has kept anything."""
+def judged_sides(
+    folder: Path,
+    tasks: TaskSet,
+    done: Groups,
+    chosen: Mapping[str, str],
+    kinds: tuple[type[Task], ...] = (Task,),
+) -> Iterator[tuple[Task, str, Sides]]:
+    """Every judged task of which runs have kept something, its chosen cell, and its runs alone and in it.
+
+    Args:
+        folder: The study's folder.
+        tasks: Its tasks.
+        done: Its finished runs.
+        chosen: Per task the id of the cell that is best on validation; without one the cell is "".
+        kinds: Only tasks of these kinds.
+    """
+    for name, task in tasks.items():
+        if task.judged and isinstance(task, kinds):
+            cell = chosen.get(name, "")
+            sides = _sides(folder, task, done, cell)
+            if any(sides.values()):
+                yield task, cell, sides
+
+
+def _sides(folder: Path, task: Task, done: Groups, cell: str) -> Sides:
+    """The runs of a task alone and in a cell, of the same repeats."""
     sides: Sides = {}
     for side, key in (("alone", SINGLE_TASK), ("shared", cell)):
         runs = sorted(done.get((key, task.name), []), key=lambda run: run.repeat) if key else []
@@ -146,7 +171,7 @@ def sides_of(folder: Path, task: Task, done: Groups, cell: str) -> Sides | None:
     common = {one.repeat for one in sides["alone"]} & {one.repeat for one in sides["shared"]}
     if common:
         sides = {side: [one for one in found if one.repeat in common] for side, found in sides.items()}
-    return sides if any(sides.values()) else None
+    return sides
 
 
 def signed(sample: Sample, sign: float) -> Sample:

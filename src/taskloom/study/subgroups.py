@@ -25,7 +25,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from taskloom.metrics import METRICS
-from taskloom.study.paired import ALPHA, Decided, Row, Sample, Sides, sides_of, signed, surrogate, weights_of
+from taskloom.study.paired import (
+    ALPHA,
+    Decided,
+    Row,
+    Sample,
+    Sides,
+    judged_sides,
+    signed,
+    surrogate,
+    weights_of,
+)
 from taskloom.study.subgroup_ways import MOST_SUBGROUPS, Way, ways_to_look
 from taskloom.study.test_rows import TestRows
 from taskloom.study.verdicts import Groups
@@ -61,17 +71,12 @@ def subgroup_tables(
         chosen: Per task the id of the cell that is best on validation.
     """
     tables = []
-    for name, task in tasks.items():
-        if not task.judged:
-            continue
-        sides = sides_of(folder, task, done, chosen.get(name, ""))
-        if sides is None:
-            continue
+    for task, cell, sides in judged_sides(folder, tasks, done, chosen):
         rows = [run.rows for runs in sides.values() for run in runs]
         for by in ways_to_look(tasks, facts.get("subgroups", {}), rows):
             table = _table(task, by, sides, facts["test_over_train"] if facts["repeats"] > 1 else None)
             if table is not None:
-                tables.append({**table, "cell": chosen.get(name, "")})
+                tables.append({**table, "cell": cell})
     return tables
 
 
@@ -81,17 +86,14 @@ def confusions(folder: Path, tasks: TaskSet, done: Groups, chosen: Mapping[str, 
     A row: `task`, `cell`, `classes`, `alone` and `shared`: mean counts over repeats [true][decided], or null.
     """
     rows = []
-    for name, task in tasks.items():
-        if not task.judged or not isinstance(task, Binary | Multiclass):
-            continue
-        sides = sides_of(folder, task, done, chosen.get(name, ""))
-        if sides is None or len(task.class_names) > MOST_SUBGROUPS:
+    for task, cell, sides in judged_sides(folder, tasks, done, chosen, (Binary, Multiclass)):
+        if len(task.class_names) > MOST_SUBGROUPS:
             continue
         found = {
             side: None if not runs else np.mean([_confusion(task, run) for run in runs], axis=0).tolist()
             for side, runs in sides.items()
         }
-        rows.append({"task": name, "cell": chosen.get(name, ""), "classes": list(task.class_names), **found})
+        rows.append({"task": task.name, "cell": cell, "classes": list(task.class_names), **found})
     return rows
 
 

@@ -20,6 +20,7 @@ from taskloom.data.sources import load
 from taskloom.deploy import load_bundle, save_bundle
 from taskloom.errors import DataError
 from taskloom.predict import predict_recordings
+from taskloom.predict.recordings import ReadWindows
 
 RUNNER = CliRunner()
 PATTERN = r"(?P<digit>\d)_(?P<index>\d+)"
@@ -152,6 +153,16 @@ def test_windows_are_those_that_evaluation_sees(
         seconds = (starts - record.start) / windows.store.rate_hz + cropped  # type: ignore[attr-defined]
         np.testing.assert_allclose(each.start_s, seconds, rtol=1e-5)
         assert (each.end_s <= whole.end_s + 1e-9).all()
+
+
+def test_overlapping_windows_are_cut_a_batch_at_a_time() -> None:
+    samples = np.arange(40, dtype=np.float32).reshape(20, 2)
+    starts = np.arange(0, 17, 2)  # nine windows of four samples, each sample in two of them
+    recording = ReadWindows(samples, starts, 4, None, tuple((at, at + 4.0) for at in starts), 20.0)
+    batches = list(recording.batches(4))
+    assert [len(batch) for batch in batches] == [4, 4, 1]
+    naive = np.stack([samples[start : start + 4] for start in starts])
+    np.testing.assert_array_equal(torch.cat(batches).numpy(), naive)
 
 
 def test_a_file_that_does_not_fit_is_a_row_with_its_problem(tmp_path: Path) -> None:

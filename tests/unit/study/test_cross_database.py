@@ -21,18 +21,6 @@ from taskloom.study.explained import explain_bundles, explain_study
 from taskloom.study.runs import data_request
 from taskloom.training import evaluate
 
-FACES = """\
-data: {reader: utkface, size: 32}
-tasks:
-  age:    {kind: regression, unit: years}
-  gender: {kind: binary}
-split: {by: rows, test: 0.4, validation: 0.2}
-encoder: {name: vgg5}
-training: {epochs: 1, batch: 16, device: cpu}
-repeats: 1
-cells:
-  - hard_sharing: {stages: 3}
-"""
 STANDARDIZATION = {"mean": [0.5, 0.4, 0.3], "deviation": [0.2, 0.25, 0.3]}
 
 
@@ -96,7 +84,7 @@ def test_other_faces_are_evaluated_as_a_naive_loop_does(faces: Path, bundle: Bun
 
 
 def test_another_study_is_standardised_as_the_bundle_was(faces: Path, bundle: Bundle) -> None:
-    study = _small_study.read(text=FACES)
+    study = _small_study.read(text=_small_study.FACES)
     splits = data_request(study, 0, faces / "utk", faces / "stores").load()
     names = NameMap.read(["sex=gender", "sex:female=woman"], bundle.tasks)
     other = other_study(bundle, splits, "test", names, Path("faces.yaml"))
@@ -138,7 +126,7 @@ def test_mistakes_are_named(faces: Path, bundle: Bundle) -> None:
 
 
 def test_the_page_shows_tasks_and_models_side_by_side(faces: Path) -> None:
-    study = _small_study.read(text=FACES)
+    study = _small_study.read(text=_small_study.FACES)
     _small_study.run_study(study, faces / "out", _small_study.Watcher(), data=faces / "utk")
     page = explain_study(faces / "out", data=faces / "utk", images=3)
     assert page.count("data:image/jpeg") == 3 * (1 + 2 * 2)  # the image; two tasks, alone and shared

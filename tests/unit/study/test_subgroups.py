@@ -27,19 +27,6 @@ from taskloom.study.test_rows import load_test_rows, save_test_rows
 from taskloom.study.worst_mistakes import FILE
 from taskloom.tasks import TaskSet
 
-FACES = """\
-data: {reader: utkface, size: 32}
-tasks:
-  age:    {kind: regression, unit: years}
-  gender: {kind: binary}
-split: {by: rows, test: 0.4, validation: 0.2}
-encoder: {name: vgg5}
-training: {epochs: 1, batch: 16, device: cpu}
-repeats: 1
-cells:
-  - hard_sharing: {stages: 3}
-"""
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -178,7 +165,7 @@ def test_the_shown_metric_does_not_hang_on_how_common_a_class_is() -> None:
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("faces")
     simulate_utkface(place / "utk", images=60, size=48, lacking=2)
-    study = _small_study.read(text=FACES)
+    study = _small_study.read(text=_small_study.FACES)
     _small_study.run_study(study, place / "out", _small_study.Watcher(), data=place / "utk")
     return place
 
@@ -193,7 +180,7 @@ def test_the_gallery_holds_the_worst_of_the_test_images(faces: Path) -> None:
     truth = rows.labels.values["age"]
     worst = (truth - said).abs().argsort(descending=True, stable=True)[:12].tolist()
     assert [row["truth"] for row in gallery] == [f"{float(truth[row]):.4g} years" for row in worst]
-    request = _small_study.read(text=FACES)
+    request = _small_study.read(text=_small_study.FACES)
     from taskloom.study.runs import data_request
 
     test = data_request(request, 0, faces / "utk", faces / "stores").load().test
@@ -218,7 +205,7 @@ def test_confidence_is_the_probability_of_the_decided_class(faces: Path) -> None
 def test_a_gallery_that_is_not_wanted_leaves_no_picture(faces: Path) -> None:
     out = faces / "out"
     assert (out / FILE).is_file()
-    study = _small_study.read("report.gallery=false", text=FACES)
+    study = _small_study.read("report.gallery=false", text=_small_study.FACES)
     watcher = _small_study.Watcher()
     _small_study.run_study(study, out, watcher, data=faces / "utk")
     assert watcher.ended == []  # no run depends on it
@@ -226,7 +213,7 @@ def test_a_gallery_that_is_not_wanted_leaves_no_picture(faces: Path) -> None:
     assert summary_of(out)["gallery"] == []
     assert "data:image/jpeg" not in render_report(out).read_text()
     assert summary_of(out)["course"] is None
-    few = _small_study.read("report.gallery=3", text=FACES)
+    few = _small_study.read("report.gallery=3", text=_small_study.FACES)
     _small_study.run_study(few, out, _small_study.Watcher(), data=faces / "utk")
     assert len([row for row in summary_of(out)["gallery"] if row["task"] == "age"]) == 3
 

@@ -18,6 +18,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from taskloom.data.readers import ReadRecording
+from taskloom.data.readers.after_steps import AfterSteps
 from taskloom.data.readers.deap_pickle import read_array_pickle
 from taskloom.data.signals import SignalSteps
 from taskloom.errors import ConfigError, DataError, did_you_mean
@@ -62,7 +63,7 @@ BROKEN_MAT = (
 _FILE_NAME = re.compile(r"s(?P<number>\d{2})\.(?P<format>dat|mat)")
 
 
-class DeapReader:
+class DeapReader(AfterSteps):
     """Reads a folder of DEAP's files, one file at a time.
 
     Every rating gives three labels: the number under its own name, `{rating}_binary` (low, high) and
@@ -119,16 +120,9 @@ class DeapReader:
         self.num_trials = trials
         self.files = _find_files(self.root, format)
         self.steps = steps or SignalSteps()
+        self.native_rate_hz = RATE_HZ
         self.steps.check(RATE_HZ)
         self.notes: list[str] = []
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self.steps.channels_after(self._channels, RATE_HZ)
-
-    @property
-    def rate_hz(self) -> float:
-        return self.steps.rate_after(RATE_HZ)
 
     @property
     def label_classes(self) -> Mapping[str, Sequence[str]]:

@@ -16,6 +16,7 @@ import pyedflib
 from numpy.typing import NDArray
 
 from taskloom.data.readers import ReadRecording
+from taskloom.data.readers.after_steps import AfterSteps
 from taskloom.data.readers.edf_header import EdfHeader, read_header
 from taskloom.data.readers.edf_labels import LabelSettings, RecordingLabels, layout_settings
 from taskloom.data.signals import SignalSteps
@@ -39,7 +40,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 """Settings of well-known data sets. "eegmat": EEG during mental arithmetic (PhysioNet, Zyma et al. 2019)."""
 
 
-class EdfReader:
+class EdfReader(AfterSteps):
     """Reads a folder of .edf files, one at a time.
 
     Args:
@@ -95,14 +96,6 @@ class EdfReader:
         self.steps = steps or SignalSteps()
         self.steps.check(self.native_rate_hz)
         self.notes: list[str] = list(self._labels.notes)
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self.steps.channels_after(self._channels, self.native_rate_hz)
-
-    @property
-    def rate_hz(self) -> float:
-        return self.steps.rate_after(self.native_rate_hz)
 
     @property
     def label_classes(self) -> Mapping[str, Sequence[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.data.readers import ReadRecording
+from taskloom.data.readers.after_steps import AfterSteps
 from taskloom.data.readers.recordings_files import (
     SUFFIXES,
     FileContent,
@@ -26,7 +27,7 @@ from taskloom.data.signals import SignalSteps
 from taskloom.errors import ConfigError, DataError, did_you_mean
 
 
-class RecordingsReader:
+class RecordingsReader(AfterSteps):
     """Reads a folder of recordings, one file at a time.
 
     Labels come from any of three places: `table` (of whole recordings), `intervals` (stretches of time), and
@@ -90,14 +91,6 @@ class RecordingsReader:
             note for source in (self._table, self._intervals) if source is not None for note in source.notes
         ]
         self._check_names()
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self.steps.channels_after(self._channels, self.native_rate_hz)
-
-    @property
-    def rate_hz(self) -> float:
-        return self.steps.rate_after(self.native_rate_hz)
 
     @property
     def tracks(self) -> Mapping[str, Mapping[int, str]]:

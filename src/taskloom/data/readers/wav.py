@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.data.readers import ReadRecording
+from taskloom.data.readers.after_steps import AfterSteps
 from taskloom.data.readers.edf_labels import LabelSettings, RecordingLabels, layout_settings
 from taskloom.data.readers.wav_file import WavHeader, read_wav, read_wav_header
 from taskloom.data.signals import SignalSteps
@@ -28,7 +29,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 """Settings of well-known data sets. "fsdd": spoken digits (Jackson et al.), test set: index 0 to 4."""
 
 
-class WavReader:
+class WavReader(AfterSteps):
     """Reads a folder of .wav files, one at a time.
 
     Args:
@@ -84,14 +85,6 @@ class WavReader:
         self.native_rate_hz = float(first.rate_hz)
         self.steps.check(self.native_rate_hz)
         self.notes: list[str] = list(self._labels.notes)
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self.steps.channels_after(self._channels, self.native_rate_hz)
-
-    @property
-    def rate_hz(self) -> float:
-        return self.steps.rate_after(self.native_rate_hz)
 
     @property
     def label_classes(self) -> Mapping[str, Sequence[str]]:
