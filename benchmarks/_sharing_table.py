@@ -51,7 +51,7 @@ COLUMNS = ("single_task", "cross_stitch", "soft_sharing", "proportional_addition
 
 OF_T_STEPS = ("cross_stitch", "soft_sharing")
 OF_FLOPS = {"hard_sharing": 1.10, "mmoe": 1.15, "ple": 1.15, "mtan": 1.15}
-ENCODERS = ("opportunity", "deap", "resnet18")
+ENCODERS = ("opportunity", "deap", "resnet18", "resnet18_quarter")
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ class Problem:
     """A network with inputs and labels for T tasks.
 
     Args:
-        name: One of `ENCODERS`: networks C.7 and C.8 of thesis 002, or a ResNet-18 with a quarter of its
-            filters on images of 32 x 32.
+        name: One of `ENCODERS`: networks C.7 and C.8 of thesis 002; ResNet-18 as it was published (64 to 512
+            filters, ImageNet's stem) on images of 64 x 64, the size in `recipes/utkface.yaml`; or one with a
+            quarter of the filters and the small stem on images of 32 x 32.
         num_tasks: T.
         quick: A quarter of the batch.
     """
@@ -94,9 +95,11 @@ class Problem:
     def __init__(self, name: str, num_tasks: int, *, quick: bool) -> None:
         draw = torch.Generator().manual_seed(0)
         shape: tuple[int, ...]
-        if name == "resnet18":
-            shape, batch, self.head = (3, 32, 32), 64, HeadSpec(())
-            self.encoder: Encoder = encoders.build("resnet18", shape, stem="small", width=0.25)
+        if name.startswith("resnet18"):
+            quarter = name == "resnet18_quarter"
+            shape, batch, self.head = (3, 32, 32) if quarter else (3, 64, 64), 64, HeadSpec(())
+            small: dict[str, Any] = {"stem": "small", "width": 0.25} if quarter else {}
+            self.encoder: Encoder = encoders.build("resnet18", shape, **small)
             classes: tuple[int, ...] = (10,)
         else:
             network = TABLES["C.7" if name == "opportunity" else "C.8"]

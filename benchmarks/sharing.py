@@ -1,7 +1,8 @@
 """A training step of every architecture beside single-task steps in plain PyTorch: forward, backward, Adam.
 
 Networks: C.7 of thesis 002 (OPPORTUNITY, windows [100, 64, 107], heads of 1000 and 500), C.8 (DEAP, windows
-[32, 128, 40], heads of 56), and a ResNet-18 of a quarter of the filters (images [64, 3, 32, 32]).
+[32, 128, 40], heads of 56), `resnet18` (64 to 512 filters, ImageNet's stem, images [64, 3, 64, 64]) and
+`resnet18_quarter` (a quarter of the filters, small stem, images [64, 3, 32, 32]).
 
 - `<architecture>_<encoder>_T<n>`: step / T separate networks of the same stages, trained one after the other;
   where tasks share a trunk (all but cross-stitch, ties, proportional addition, sluice) / one such network.
