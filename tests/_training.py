@@ -100,5 +100,8 @@ class TinyNetwork(nn.Module):
     def set_epoch(self, epoch: int) -> None:
         pass
 
+    def set_step(self, step: int | None) -> None:
+        pass
+
     def mixing_matrices(self) -> dict[str, Tensor]:
         return {"shared": torch.eye(len(self.tasks))}

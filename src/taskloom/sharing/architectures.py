@@ -39,6 +39,7 @@ from taskloom.sharing.settings import (
     stage_set,
     tie_specs,
 )
+from taskloom.sharing.ties import check_every
 from taskloom.tasks import TaskSet
 
 
@@ -231,6 +232,7 @@ def soft_sharing(
     tie: str = "trace_norm",
     weight: float | Mapping[str, float] = 0.001,
     stages: Stages = "all",
+    every: int = 1,
     tie_settings: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Every task alone, copies of a stage pulled together by a penalty (thesis 002, equation 3.4).
@@ -242,18 +244,25 @@ def soft_sharing(
         weight: Its factor, at least 0; or one per tied stage, as `{stage: factor}` by name or number.
         stages: Numbers from 1 or names of the tied stages; "all" are those with weights of two axes or more.
             Thesis 002 ties the convolutions.
+        every: The penalty is evaluated at every k-th training step, with k times its weight; see `Tie`.
         tie_settings: Other settings of the penalty.
 
     Raises:
-        ConfigError: An unknown tie or stage, a negative weight, or a stage without weights.
+        ConfigError: An unknown tie or stage, a negative weight, an `every` below 1, or a stage without
+            weights.
     """
-    if tie_settings is not None and (not isinstance(tie_settings, Mapping) or "weight" in tie_settings):
+    if tie_settings is not None and (
+        not isinstance(tie_settings, Mapping) or {"weight", "every"} & {*tie_settings}
+    ):
         raise ConfigError(
-            "soft_sharing.tie_settings: the tie's settings by name expected, without `weight`, which stands "
-            f"beside them; found {tie_settings!r}."
+            "soft_sharing.tie_settings: the tie's settings by name expected, without `weight` and `every`, "
+            f"which stand beside them; found {tie_settings!r}."
         )
+    settings = dict(tie_settings or {})
+    if check_every(every, "soft_sharing.every") > 1:
+        settings["every"] = every
     partitions = [alone(tasks)] * len(encoder.stages)
-    ties = tie_specs(tie, weight, stages, tie_settings or {}, encoder, partitions, "soft_sharing")
+    ties = tie_specs(tie, weight, stages, settings, encoder, partitions, "soft_sharing")
     return Plan(tasks.names, stage_plans(partitions, ties=ties))
 
 

@@ -137,6 +137,17 @@ class MultiTaskNetwork(nn.Module, ABC):
         for reversal in self.reversals.values():
             reversal.progress(progress)
 
+    def set_step(self, step: int | None) -> None:
+        """Called before every training step with its number from 0, for ties that rest in between (`every`).
+
+        A batch in parts is one step, and so is a batch that several processes share. In a loop of one's own
+        that never calls it, ties are evaluated at every step.
+
+        Args:
+            step: Steps of training that are done; None after the last one of an epoch, so that `penalty` is
+                the whole penalty.
+        """
+
     def entrance(self, task: str) -> nn.Module:
         """The first module that the task uses alone: where the reversal of an adversarial one stands.
 

@@ -306,6 +306,11 @@ class PlanNetwork(MultiTaskNetwork):
             total = total + tie.penalty(list(self.stages[key].children()))
         return total
 
+    def set_step(self, step: int | None) -> None:
+        for tie in self.ties.values():
+            assert isinstance(tie, Tie)
+            tie.step = step
+
     def mixing_matrices(self) -> dict[str, Tensor]:
         """Copies of the mixing matrices by stage name, [T, T] or [C, T, T].
 

@@ -71,12 +71,17 @@ class TieSpec:
     Args:
         name: Its registered name.
         weight: Factor on the penalty; 0 is no tie.
-        settings: Its other settings.
+        settings: Its other settings, `every` among them.
     """
 
     name: str = "trace_norm"
     weight: float = 0.001
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """A few words for the table of stages by tasks."""
+        every = self.settings.get("every", 1)
+        return f"{self.name} {self.weight:g}" + ("" if every == 1 else f" every {every}")
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ class Plan:
                 for task in self.tasks
             ]
             mixing = "-" if stage.mixing is None else stage.mixing.describe()
-            tie = "-" if stage.tie is None else f"{stage.tie.name} {stage.tie.weight:g}"
+            tie = "-" if stage.tie is None else stage.tie.describe()
             rows.append([name, *letters, mixing, tie])
         rows.append(["head", *(_letter(index) for index in range(len(self.tasks))), "-", "-"])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

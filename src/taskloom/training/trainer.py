@@ -275,11 +275,13 @@ class Trainer:
             if self.model.reversals:
                 done = epoch - 1 + (step - 1) / len(self.train_loader)
                 self.model.set_progress(done / self.config.epochs)
+            self.model.set_step((epoch - 1) * len(self.train_loader) + step - 1)
             for part, resting in self.turns.of(moved):
                 self.state.losses = self.step(part, watch, step, resting)
             self.state.step = step
             for callback in self.after_batch:
                 callback.batch_end(self.state)
+        self.model.set_step(None)
         return watch.means()
 
     def step(

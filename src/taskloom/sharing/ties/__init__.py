@@ -13,6 +13,8 @@ W_t is the weight of copy t, summed over the weights of a stage; biases are left
 | `row_sparse` | norm_q of the norm_p of the rows of W = [features, tasks] | 000, 3.2.1 |
 | `low_rank` | min over Theta, V of norm_F(W - Theta^T V)^2 = tail of squared singular values | 000, 3.2.2 |
 
+Every tie has `every` besides: k evaluates it at every k-th training step with k times the weight (see `Tie`).
+
 norm_* is the sum of the singular values; 3.3, 3.4 and 7 are equations, the other numbers sections.
 """
 
@@ -27,7 +29,7 @@ from taskloom.registry import Registry
 from taskloom.sharing.ties.affine import ExponentialAffine
 from taskloom.sharing.ties.distances import L1, L2
 from taskloom.sharing.ties.features import LowRank, RowSparse, feature_matrix
-from taskloom.sharing.ties.tie import Tie, matching_weights
+from taskloom.sharing.ties.tie import Tie, check_every, matching_weights
 from taskloom.sharing.ties.trace_norm import (
     TraceNorm,
     last_axis_trace_norm,
@@ -49,25 +51,33 @@ TIES.register("row_sparse")(RowSparse)
 TIES.register("low_rank")(LowRank)
 
 
-def build(name: str, **settings: Any) -> Tie:
+def build(name: str, *, every: int = 1, **settings: Any) -> Tie:
     """Builds a tie by its registered name.
+
+    Args:
+        name: A name of `TIES`.
+        every: The tie is evaluated at every k-th training step with k times its weight; see `Tie`.
+        **settings: The tie's own settings.
 
     Raises:
         ConfigError: Unknown tie, unknown setting, or a setting out of range.
 
     Example:
-        >>> build("trace_norm", weight=0.01)
-        TraceNorm(weight=0.01, unfolding=tucker)
+        >>> build("trace_norm", weight=0.01, every=8)
+        TraceNorm(weight=0.01, every=8, unfolding=tucker)
     """
     make = TIES[name]
-    known = list(inspect.signature(make).parameters)
+    known = [*inspect.signature(make).parameters, "every"]
+    check_every(every, f"{name}.every")
     for setting in settings:
         if setting not in known:
             raise ConfigError(
                 f"`{setting}` is not a setting of tie {name}.{did_you_mean(setting, known)} "
                 f"Settings: {', '.join(known)}."
             )
-    return make(**settings)
+    tie = make(**settings)
+    tie.every = every
+    return tie
 
 
 __all__ = [
@@ -80,6 +90,7 @@ __all__ = [
     "Tie",
     "TraceNorm",
     "build",
+    "check_every",
     "feature_matrix",
     "last_axis_trace_norm",
     "matching_weights",
