@@ -12,6 +12,7 @@ from torchjd import scalarization
 from taskloom.balancing.base import BALANCERS, check_names, check_number, check_per_task
 from taskloom.balancing.gradients import add_gradient, leaves, parts
 from taskloom.balancing.numbers import Numbers, Weighed, at_least, module_of, numbers, softmax
+from taskloom.balancing.silence import silent_tasks
 from taskloom.balancing.weights import LossWeighting, check_state_tasks
 from taskloom.errors import ConfigError, TrainingError
 from taskloom.tasks import TaskSet
@@ -162,7 +163,9 @@ class GradNorm(LossWeighting):
             if value > 0:
                 self._first.setdefault(task, value)
         known = {task: value for task, value in zip(here, values, strict=True) if task in self._first}
-        trainable = {task: here[task] for task in known if here[task].sum.requires_grad}
+        silent = silent_tasks(model)  # a norm of 0 there would pull the mean down, and with it every weight
+        heard = {task: here[task] for task in known if task not in silent}
+        trainable = {task: loss for task, loss in heard.items() if loss.sum.requires_grad}
         self._rests = not _kernels(model)
         if len(trainable) > 1 and not self._rests:
             self.follow(self._norms(trainable, model), {task: known[task] for task in trainable})

@@ -15,6 +15,7 @@ from taskloom.balancing.features import check_has_feature
 from taskloom.balancing.gradients import combine, gramian
 from taskloom.balancing.method import MatrixMethod, Weighting
 from taskloom.balancing.row_balancer import Place, RowBalancer
+from taskloom.balancing.silence import silent_tasks
 from taskloom.balancing.solvers import SolverError
 from taskloom.balancing.weightings import Smoothed
 from taskloom.errors import ConfigError, TrainingError
@@ -75,6 +76,7 @@ class GradientAggregation(RowBalancer):
             method = Smoothed(method, self.smooth)
         self._method = method
         self._step = 0
+        self._silent: set[str] = set()
         self._conflicts = Conflicts(())
 
     def check_tasks(self, tasks: TaskSet) -> None:
@@ -121,6 +123,7 @@ class GradientAggregation(RowBalancer):
         if self._names != self.names_of(model.tasks):
             self.start(model)
         self._step += 1
+        self._silent = silent_tasks(model)
         try:
             # First: the last backward pass of the tasks lets go of the graph.
             at_leaf = None if beside is None else self._add_beside(beside, model)
@@ -149,18 +152,34 @@ class GradientAggregation(RowBalancer):
         self._conflicts.add(products, index)
         if not np.trace(products) > 0:
             return torch.zeros_like(matrix[0])
+        rows = self._heard_rows(products)
+        if len(rows) < len(tasks):
+            products, index = products[np.ix_(rows, rows)], [index[row] for row in rows]
         try:
             if isinstance(self._method, MatrixMethod):
-                return self._method.aggregate(matrix, index)
-            weights = self._method.weights(products, index)
-            if not np.isfinite(weights).all():
-                raise SolverError(f"its weights are {weights.tolist()}")
-        except SolverError as error:
+                return self._method.aggregate(matrix if len(rows) == len(tasks) else matrix[rows], index)
+            found = self._method.weights(products, index)
+            if not np.isfinite(found).all():
+                raise SolverError(f"its weights are {found.tolist()}")
+        except (SolverError, np.linalg.LinAlgError) as error:
+            named = ", ".join(tasks[row] for row in rows)
             raise TrainingError(
-                f"balancing {self.name}: {error}, at step {self._step:,} for the tasks {', '.join(tasks)}."
+                f"balancing {self.name}: {error}, at step {self._step:,} for the tasks {named}."
             ) from error
-        self._conflicts.add_weights(weights, index)
+        self._conflicts.add_weights(found, index)
+        weights = np.zeros(len(tasks))
+        weights[rows] = found
         return combine(weights, matrix)
+
+    def _heard_rows(self, products: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
+        """The rows that the method gets: all but the zeros of tasks that are set to say nothing.
+
+        A gradient of zeros says that its task is at a minimum, and many methods then stop for it, or have no
+        solution; of a task that is not to be heard at all it says nothing.
+        """
+        rows = range(len(products))
+        heard = [row for row in rows if products[row, row] > 0 or self._rows.tasks[row] not in self._silent]
+        return heard if len(heard) >= self._method.least_tasks(len(self._names)) else list(rows)
 
     def _products(self, matrix: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
         """The Gramian over all processes, without the factor of 16-bit precision."""

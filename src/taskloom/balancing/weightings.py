@@ -114,7 +114,8 @@ class NashMTL(Weighting):
 
     Args:
         max_norm: Largest length of the update; 0 sets no limit. G enters divided by its Frobenius norm.
-        update_every: Steps from one solution to the next; the weights are kept in between.
+        update_every: Steps from one solution to the next; the weights are kept in between, unless a task is
+            there that has none yet.
     """
 
     def __init__(self, max_norm: float, update_every: int) -> None:
@@ -123,11 +124,11 @@ class NashMTL(Weighting):
 
     def start(self, num_tasks: int, seed: int) -> None:
         del seed
-        self._step, self._weights = 0, np.ones(num_tasks)
+        self._step, self._weights = 0, np.full(num_tasks, np.nan)
 
     def weights(self, gramian: Array, index: Sequence[int]) -> Array:
         places = list(index)
-        if self._step % self.update_every == 0:
+        if self._step % self.update_every == 0 or np.isnan(self._weights[places]).any():
             self._weights[places] = fair(gramian / np.linalg.norm(gramian))
         self._step += 1
         weights = self._weights[places]

@@ -1,0 +1,130 @@
+"""A task set to say nothing (reversed by 0, or of weight 0) counts in no method; solvers that fail."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from _balancing import NEEDS_ALL, batch, gradients, losses_of, make, network
+from _training import TASKS
+from taskloom import Multiclass, Reversal, TaskSet
+from taskloom.balancing import GradientAggregation
+from taskloom.balancing.gradients import leaves
+from taskloom.balancing.weightings import NashMTL
+from taskloom.errors import TrainingError
+from taskloom.losses import weighted
+from taskloom.sharing import MultiTaskNetwork
+
+REVERSED = dataclasses.replace(
+    TASKS["mood"], role="adversarial", reversal=Reversal("linear", warmup=0.5), loss="", metric=""
+)
+WEIGHTLESS = Multiclass("mood", 3, role="auxiliary", weight=0.0)
+METHODS = (
+    "nash_mtl",
+    "fairgrad",
+    "mgda",
+    "cagrad",
+    "upgrad",
+    "aligned_mtl",
+    "gradient_mean",
+    "config",
+    "graddrop",
+)
+
+
+def with_mood(mood: Multiclass) -> TaskSet:
+    return TaskSet(TASKS["age"], TASKS["gender"], mood)
+
+
+def update(name: str, model: MultiTaskNetwork, **settings: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Gradients on what is shared after one step, and the tasks that got a weight."""
+    balancer = make(name, **settings)
+    balancer.start(model, seed=2)
+    model.zero_grad()
+    losses = weighted(losses_of(model, batch(), balancer), model.tasks)
+    balancer.backward(losses, model)
+    shared = {name: found for name, found in gradients(model).items() if ".shared." in name}
+    heard = [key.split("/")[1] for key in balancer.report_state() if key.startswith("weight/")]
+    return shared, heard
+
+
+@pytest.mark.parametrize("mood", [REVERSED, WEIGHTLESS])
+@pytest.mark.parametrize(("name", "settings"), [*((n, {}) for n in METHODS), ("mgda", {"at": "features"})])
+def test_what_is_shared_moves_as_without_the_silent_task(
+    name: str, settings: dict[str, str], mood: Multiclass
+) -> None:
+    assert isinstance(mood, Multiclass)
+    model, small = network(tasks=with_mood(mood)), network(tasks=TASKS.subset(["age", "gender"]))
+    model.set_progress(0.25)
+    small.load_state_dict({k: v for k, v in model.state_dict().items() if "mood" not in k})
+    (found, heard), (expected, _) = update(name, model, **settings), update(name, small, **settings)
+    assert any(gradient.any() for gradient in expected.values())
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(found[parameter], gradient, rtol=1e-5, atol=1e-8)
+    assert heard in (["age", "gender"], [])  # GradDrop gives no weights
+
+
+def test_the_silent_task_learns_in_its_own_head_and_speaks_after_the_warm_up() -> None:
+    model = network(tasks=with_mood(REVERSED))
+    balancer = make("nash_mtl")
+    for progress, heard in ((0.25, False), (0.75, True)):
+        model.set_progress(progress)
+        model.zero_grad()
+        balancer.backward(losses_of(model, batch(), balancer), model)
+        assert all(found.any() for name, found in gradients(model).items() if "heads.mood" in name)
+        assert ("weight/mood" in balancer.report_state()) is heard
+
+
+@pytest.mark.parametrize("name", NEEDS_ALL)
+def test_methods_that_need_every_task_get_every_task(name: str) -> None:
+    model = network(tasks=with_mood(REVERSED))
+    model.set_progress(0.0)
+    found, _ = update(name, model)
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+def test_gradnorm_leaves_weights_of_the_others_to_the_others() -> None:
+    model = network(tasks=with_mood(REVERSED))
+    model.set_progress(0.0)
+    balancer = make("gradnorm", lr=0.1)
+    balancer.start(model)
+    for seed in range(5):
+        balancer.backward(losses_of(model, batch(seed=seed), balancer), model)
+    weights = balancer.report_state()
+    assert weights["weight/mood"] == 1.0
+    assert weights["weight/age"] + weights["weight/gender"] == pytest.approx(2.0)
+
+
+def test_a_gradient_of_zeros_of_any_other_task_is_still_no_solution() -> None:
+    model, balancer = network(), make("nash_mtl")
+    losses = losses_of(model, batch(), balancer)
+    assert leaves(losses["age"].sum)
+    silenced = {**losses, "age": dataclasses.replace(losses["age"], sum=losses["age"].sum * 0.0)}
+    with pytest.raises(TrainingError, match="the gradient of one task is 0, at step 1 for the tasks age"):
+        balancer.backward(silenced, model)
+
+
+def test_a_failure_of_linear_algebra_names_method_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, balancer = network(), make("fairgrad")
+    assert isinstance(balancer, GradientAggregation)
+
+    def fails(*_: object) -> None:
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(balancer._method, "weights", fails)
+    with pytest.raises(TrainingError, match=r"balancing fairgrad: Singular matrix, at step 1 for .* age,"):
+        balancer.backward(losses_of(model, batch(), balancer), model)
+
+
+def test_a_task_without_a_bargain_yet_is_not_given_a_weight_in_silence() -> None:
+    """Between two solutions a task may come that stood in none: it is solved for then."""
+    method, fresh = NashMTL(0.0, update_every=10), NashMTL(0.0, update_every=1)
+    gramian = np.diag([4.0, 0.25, 100.0])
+    method.start(3, 0)
+    fresh.start(3, 0)
+    first = method.weights(gramian[:2, :2], [0, 1])
+    np.testing.assert_array_equal(method.weights(2 * gramian[:2, :2], [0, 1]), first)
+    np.testing.assert_allclose(method.weights(gramian, [0, 1, 2]), fresh.weights(gramian, [0, 1, 2]))
