@@ -14,6 +14,7 @@
 | `method` | what a method is: weights from the Gramian, or an aggregation of the matrix |
 | `weightings`, `solvers` | the methods without a network: weights from the Gramian |
 | `torchjd_methods` | TorchJD's own methods and solvers inside ours |
+| `in_parts` | a batch in parts, where weights do not follow its losses |
 | `silence` | tasks that are set to say nothing to what is shared |
 | `conflicts` | cosines and conflicts between tasks, for the report |
 """

@@ -106,13 +106,17 @@ class GradientAggregation(RowBalancer):
 
     # -- one step
 
+    def check_parts(self) -> None:
+        if self.at == "features":
+            raise ConfigError(
+                f"balancing.{self.name}: a batch in parts has no one shared feature; use `at: parameters` "
+                "or a smaller batch."
+            )
+
     def accumulate(
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
-        if self.at == "features":
-            raise ConfigError(
-                f"balancing.{self.name}: a batch in parts has no one shared feature; use `at: parameters`."
-            )
+        self.check_parts()
         if beside is not None:
             self._add_beside(beside, model)
         self._collect(losses, model)

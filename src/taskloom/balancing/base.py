@@ -134,10 +134,20 @@ class Balancer(ABC):
             ConfigError: The method looks at the values of the losses, which are known with the last part.
         """
         del losses, model, beside
-        raise ConfigError(
-            f"{type(self).__name__} cannot take a batch in parts: its weights depend on the losses of the "
-            "whole batch; use a smaller batch, or a method that does not look at loss values."
-        )
+        self.check_parts()
+        raise NotImplementedError(f"{type(self).__name__} says it can take a batch in parts")
+
+    def check_parts(self) -> None:
+        """Refuses what `accumulate` would.
+
+        Raises:
+            ConfigError: The method cannot take a batch in parts; says why.
+        """
+        if type(self).accumulate is Balancer.accumulate:
+            raise ConfigError(
+                f"{type(self).__name__} cannot take a batch in parts: it weighs tasks by the losses of the "
+                "whole batch, which are known with its last part; use a smaller batch, or another method."
+            )
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         """Begins a run: checks the tasks and sets what is learned or remembered to its start.

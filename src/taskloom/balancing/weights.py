@@ -25,6 +25,7 @@ from taskloom.balancing.base import (
     check_per_task,
 )
 from taskloom.balancing.gradients import add_gradient
+from taskloom.balancing.in_parts import InParts
 from taskloom.balancing.numbers import Numbers, Weighed, as_tensor, at_least, module_of, numbers, softmax
 from taskloom.errors import ConfigError
 from taskloom.tasks import Landmarks, Regression, TaskSet
@@ -170,7 +171,7 @@ class LossWeighting(Balancer):
         return numbers(self.processes.mean(torch.as_tensor(means)))
 
 
-class LearnedVector(LossWeighting):
+class LearnedVector(InParts, LossWeighting):
     """Base of methods that learn one number per task with the network.
 
     The numbers are an optimiser group of their own, "balancer": `training.lr_multipliers` can set its rate.
@@ -355,7 +356,7 @@ class ImpartialLosses(LearnedVector):
 
 
 @BALANCERS.register("mean")
-class MeanLoss(LossWeighting):
+class MeanLoss(InParts, LossWeighting):
     """The mean over the tasks present in the batch of their mean losses (thesis 001's "average loss")."""
 
     def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
@@ -364,7 +365,7 @@ class MeanLoss(LossWeighting):
 
 
 @BALANCERS.register("random_weights")
-class RandomWeights(LossWeighting):
+class RandomWeights(InParts, LossWeighting):
     """Random loss weighting (Lin et al. 2022, algorithm 2): new weights softmax(normal) at every step.
 
     The weights over the tasks present sum to 1. Drawn from the run's seed, the same in every process.
@@ -383,6 +384,13 @@ class RandomWeights(LossWeighting):
         drawn = torch.randn(len(self._names), generator=self._generator)[index]
         on = present.device if isinstance(present, Tensor) else "cpu"
         return Weighed(softmax(numbers(drawn.to(on)), present) * present)
+
+    def accumulate(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
+    ) -> None:
+        drawn_from = self._generator.get_state()
+        super().accumulate(losses, model, beside)
+        self._generator.set_state(drawn_from)  # all parts of a batch have the same weights
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self._generator.get_state()}

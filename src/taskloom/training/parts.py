@@ -36,11 +36,10 @@ def check_parts(config: TrainingConfig, balancer: Balancer, *, beside: bool) -> 
     if config.devices > 1:
         # The shares of a batch differ in rows, so the processes might differ in their number of parts.
         raise ConfigError(f"{where}: several processes divide the batch already; leave one of the two out.")
-    if type(balancer).accumulate is Balancer.accumulate:
-        raise ConfigError(
-            f"{where}: {type(balancer).__name__} weighs tasks by the losses of the whole batch, which "
-            "are known with its last part; use a smaller batch, or another method."
-        )
+    try:
+        balancer.check_parts()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     augment = config.augment or AugmentConfig()
     if augment.mixup is not None or augment.mixaugment is not None:
         raise ConfigError(

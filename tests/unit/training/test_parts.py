@@ -82,7 +82,7 @@ def test_refuses_what_cannot_be_right(settings: dict[str, Any], sentence: str) -
 
 def test_refuses_weights_that_follow_the_losses_of_the_batch() -> None:
     with pytest.raises(ConfigError, match=r"accumulate: 2: .* last part"):
-        _trained({"accumulate": 2}, rows_with_holes(16, seed=1), "uncertainty")
+        _trained({"accumulate": 2}, rows_with_holes(16, seed=1), "famo")
 
 
 def test_identity_and_checkpoints_know_only_what_is_set() -> None:
