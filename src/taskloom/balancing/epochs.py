@@ -319,8 +319,10 @@ class Curriculum(EpochWeights):
         check_names("balancing.curriculum.order", named, self.names_of(tasks))
         for task in tasks:
             if named.count(task) != 1:
-                how = "twice" if named.count(task) else "not at all"
-                raise ConfigError(f"balancing.curriculum.order: task {task} is named {how}; once expected.")
+                how = "more than once" if named.count(task) else "nowhere"
+                raise ConfigError(
+                    f"balancing.curriculum.order: every task is to be named once, but {task} is named {how}."
+                )
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         self._groups, self._first = self.order, {}

@@ -42,6 +42,7 @@ from taskloom.study.verdicts import (
     overall,
     task_gains,
 )
+from taskloom.study.warm_facts import warm_start_warnings
 from taskloom.study.worst_mistakes import gallery_rows
 from taskloom.tasks import TaskSet
 from taskloom.training.checkpoints import write_atomically
@@ -125,7 +126,7 @@ def summarize(
         "clusters": facts["clusters"],
         "design": _design(facts),
         "failed": [f"{r.cell_name}, repeat {r.repeat + 1} (run {r.id[:4]}): {r.message}" for r in failed],
-        "warnings": _warnings(facts, missing, failed),
+        "warnings": [*_warnings(facts, missing, failed), *warm_start_warnings(records)],
         "data_notes": facts["data_notes"],
         "environment": _environment(records, facts),
         "study_file": facts["study_file"],

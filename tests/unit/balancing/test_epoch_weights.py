@@ -112,8 +112,8 @@ def test_weights_multiply_the_losses() -> None:
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        (["age", "gender"], "task mood is named not at all"),
-        (["age", "gender", "mood", "age"], "task age is named twice"),
+        (["age", "gender"], "to be named once, but mood is named nowhere"),
+        (["age", "gender", "mood", "age"], "to be named once, but age is named more than once"),
         (["age", "gendre", "mood"], r"gendre: there is no such task\. Did you mean `gender`\?"),
     ],
 )

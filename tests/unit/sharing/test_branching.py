@@ -373,3 +373,10 @@ def test_a_stage_that_spoils_what_another_branch_reads() -> None:
     encoder = tl.encoders.from_modules([nn.Linear(4, 8), nn.ReLU(inplace=True)], (4,))
     with pytest.raises(ConfigError, match="works in place on its input, which several branches read"):
         build("adaptive_branching", encoder, planted_tasks(2), after_epochs=[1])
+
+
+def test_a_setting_without_which_it_cannot_be_built() -> None:
+    with pytest.raises(ConfigError, match=r"adaptive_branching\.after_epochs is missing; give it a value"):
+        tl.sharing.build(
+            "adaptive_branching", tl.encoders.mlp((5,), hidden=[4, 4]), tl.TaskSet(tl.Binary("a"))
+        )

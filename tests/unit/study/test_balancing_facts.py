@@ -98,6 +98,10 @@ def test_the_note_on_learned_weights() -> None:
     assert row["remark"] == LEARNED_WEIGHTS
     assert "at lambda 0.1 " in learned_weights_note({"balancing": {"learned_weights": {}}}, history(*states))
     assert learned_weights_note({"balancing": {"mean": {}}}, history(*states)) == ""
+    # An auxiliary task's own factor comes before the learned weight: 0.2 times 0.5 is what counts.
+    tasks = {"age": {"kind": "regression"}, "sex": {"kind": "binary", "role": "auxiliary", "weight": 0.2}}
+    resolved = {"balancing": balancing, "tasks": tasks}
+    assert "(age 1, sex 0.1)" in learned_weights_note(resolved, history(*states))
 
 
 def end(converged: int, stopped: int | None) -> dict[str, int | None]:

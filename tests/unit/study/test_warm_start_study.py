@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from taskloom.study.results import ResultsStore, RunRecord, run_folder
 from taskloom.study.runner import plan_study, run_study
 from taskloom.study.runs import RunSpec
 from taskloom.study.single import train_cell
+from taskloom.study.warm_facts import warm_start_warnings
 from taskloom.study.warm_start import started, weights_of_run
 from taskloom.study.worker import DataCache, build_network
 from taskloom.training.checkpoints import load_checkpoint
@@ -191,3 +193,17 @@ def test_identity_follows_the_baselines_training(tmp_path: Path) -> None:
     kept = [f"cells.{entry}.training={own}" for entry in (0, 1)]
     before, after = ids(*kept), ids(*kept, "training.epochs=4")
     assert not set(before.values()) & set(after.values())
+
+
+def test_the_report_says_that_longer_training_may_be_the_gain(done: Path) -> None:
+    # Alone 3 epochs; the second placement of the chain comes after one of 3 that came after those alone.
+    with ResultsStore(done / "out" / "results.sqlite", read_only=True) as store:
+        kept = store.records()
+    assert warm_start_warnings(kept) == [
+        "3 cells begin with trained networks (warm_start), with up to 9 epochs of training one after the "
+        "other; networks alone have at most 3, so a gain may be that of longer training. "
+        "`hard_sharing: {stages: 0}` with `training: {epochs: 9}` beside it trains alone as long."
+    ]
+    summary = json.loads((done / "out" / "summary.json").read_text())
+    assert set(warm_start_warnings(kept)) <= set(summary["warnings"])
+    assert warm_start_warnings([record for record in kept if not record.resolved.get("starts")]) == []

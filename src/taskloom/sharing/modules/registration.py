@@ -39,7 +39,7 @@ class ModuleArchitecture:
         """Builds the network.
 
         Raises:
-            ConfigError: An unknown or unfit setting.
+            ConfigError: An unknown, missing or unfit setting.
         """
         for name in settings:
             if name not in self.settings:
@@ -47,6 +47,9 @@ class ModuleArchitecture:
                     f"{self.name}.{name} is not a setting.{did_you_mean(name, self.settings)} "
                     f"Settings of {self.name}: {', '.join(self.settings)}."
                 )
+        for name, parameter in inspect.signature(self._function).parameters.items():
+            if name in self.settings and parameter.default is parameter.empty and name not in settings:
+                raise ConfigError(f"{self.name}.{name} is missing; give it a value.")
         return self._function(encoder, tasks, head=head, **settings)
 
     def __repr__(self) -> str:
