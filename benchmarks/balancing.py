@@ -132,9 +132,9 @@ class Problem:
     def step(self, balancer: Balancer) -> Step:
         model = self.network()
         balancer.start(model)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-        if learned := list(balancer.parameters()):
-            optimizer.add_param_group({"params": learned})
+        # As `fit` groups them: what a balancer learns goes with the others of its rate and decay.
+        parameters = [*model.parameters(), *balancer.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True)
 
         def run() -> None:
             optimizer.zero_grad()

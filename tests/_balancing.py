@@ -153,11 +153,11 @@ def in_two_processes(
     return models
 
 
-def _backward_with(model: MultiTaskNetwork, mean: Callable[[Tensor], Tensor]) -> Callable[[Tensor], None]:
+def _backward_with(model: MultiTaskNetwork, mean: Callable[[Tensor], Tensor]) -> Callable[..., None]:
     """What DDP does: the mean of the gradients over the processes."""
 
-    def backward(total: Tensor) -> None:
-        total.backward()
+    def backward(total: Tensor, gradient: Tensor | None = None) -> None:
+        total.backward(gradient)
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad = mean(parameter.grad)

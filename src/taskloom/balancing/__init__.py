@@ -3,10 +3,11 @@
 | module | what is in it |
 |---|---|
 | `base` | `Balancer`, the registry `BALANCERS`, `build(name, settings)` |
-| `weights` | `WeightedSum`, mean, learned (thesis 001), uncertainty, IMTL-L, random |
+| `weights` | `WeightedSum`, mean, random, and the base of all weights on losses |
+| `learned` | a number per task learned with the network: thesis 001, uncertainty, IMTL-L |
 | `epochs` | weights per epoch: DWA, dynamic task prioritisation, self-paced, curriculum |
-| `adaptive` | weights per step: FAMO, GradNorm, TorchJD's scalarisations (STCH, ...) |
-| `numbers` | a few numbers per step: arrays on a CPU, tensors on a GPU |
+| `famo`, `adaptive` | weights per step: FAMO, GradNorm, TorchJD's scalarisations (STCH, ...) |
+| `numbers` | a few numbers per step: Python's own or arrays on a CPU, tensors on a GPU |
 | `methods` | gradient aggregation by name: UPGrad, MGDA, PCGrad, CAGrad, Nash-MTL, ... |
 | `aggregation` | `GradientAggregation`, the balancer all of these run in |
 | `row_balancer` | gradients per task collected for it, and put where they belong |
@@ -19,10 +20,11 @@
 | `conflicts` | cosines and conflicts between tasks, for the report |
 """
 
-from taskloom.balancing import adaptive, epochs, methods
+from taskloom.balancing import adaptive, epochs, famo, methods
 from taskloom.balancing.aggregation import GradientAggregation
 from taskloom.balancing.base import BALANCERS, Balancer, Processes, build
-from taskloom.balancing.weights import LearnedWeights, LossWeighting, WeightedSum
+from taskloom.balancing.learned import LearnedWeights
+from taskloom.balancing.weights import LossWeighting, WeightedSum
 
 __all__ = [
     "BALANCERS",
@@ -35,5 +37,6 @@ __all__ = [
     "adaptive",
     "build",
     "epochs",
+    "famo",
     "methods",
 ]

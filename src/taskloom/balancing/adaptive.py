@@ -1,4 +1,4 @@
-"""Weights that follow the losses step by step: FAMO, GradNorm, and TorchJD's scalarisations."""
+"""Weights that follow gradient norms or a function of the losses: GradNorm, TorchJD's scalarisations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchjd import scalarization
 
 from taskloom.balancing.base import BALANCERS, check_names, check_number, check_per_task
 from taskloom.balancing.gradients import add_gradient, leaves, parts
-from taskloom.balancing.numbers import Numbers, Weighed, at_least, module_of, numbers, softmax
+from taskloom.balancing.numbers import Numbers, Weighed, numbers
 from taskloom.balancing.silence import silent_tasks
 from taskloom.balancing.weights import LossWeighting, check_state_tasks
 from taskloom.errors import ConfigError, TrainingError
@@ -20,97 +20,6 @@ from taskloom.tasks import TaskSet
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
     from taskloom.sharing.network import MultiTaskNetwork
-
-_TINY = 1e-8
-_OF_FAMO = ("logits", "before", "seen", "steps", "moments")
-
-
-@BALANCERS.register("famo")
-class FAMO(LossWeighting):
-    """FAMO (Liu et al. 2023, algorithm 1): all losses fall at an equal rate, from their values alone.
-
-    total = c sum over tasks of z_i log(L_i), z = softmax(w), c = 1 / sum(z_i / L_i) as a constant. w follows
-    d_i = log L_i(before) - log L_i(after an update) by Adam: gradient of z times d, plus `weight_decay` w.
-
-    The losses "after" are those of the next batch, which cost nothing; the official code runs the same
-    batch a second time, a forward pass more per step. Batch noise in d is averaged out by Adam. A task
-    absent in either batch has no d, and its w rests.
-
-    Args:
-        lr: Learning rate for w, above 0.
-        weight_decay: Pulls w to 0; 0 or more.
-    """
-
-    def __init__(self, lr: float = 0.025, weight_decay: float = 1e-3) -> None:
-        super().__init__()
-        self.lr = check_number("balancing.famo.lr", lr, above=0)
-        self.weight_decay = check_number("balancing.famo.weight_decay", weight_decay, least=0)
-        self._clear(0, torch.device("cpu"))
-
-    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
-        super().start(model, seed=seed)
-        self._clear(len(self._names), next(iter(model.parameters())).device)
-
-    def _clear(self, num_tasks: int, device: torch.device) -> None:
-        zeros = torch.zeros(num_tasks, dtype=torch.float64, device=device)
-        # Steps, too, are counted per task: an absent one rests.
-        self._logits, self._before, self._steps = (numbers(zeros.clone()) for _ in range(3))
-        self._moments = numbers(torch.stack([zeros, zeros]))
-        self._rates = numbers(zeros.new_tensor([[0.1], [0.001]]))
-        self._powers = numbers(zeros.new_tensor([[1.0], [2.0]]))
-        self._seen = numbers(zeros > 0)
-
-    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
-        module = module_of(means)
-        means = self.joint(means)
-        if len(index) == len(self._names):
-            return Weighed(self._follow_losses(means, present, module))
-        # Tasks without a loss in this call are absent ones.
-        all_means, all_present = module.zeros_like(self._logits), module.zeros_like(self._seen)
-        all_means[index], all_present[index] = means, present
-        return Weighed(self._follow_losses(all_means, all_present, module)[index])
-
-    def _follow_losses(self, means: Numbers, present: Numbers, module: Any) -> Numbers:
-        """The weights [T] of this step, once w has followed how the losses [T] fell."""
-        kept = at_least(means, 0.0) + _TINY
-        logs = module.log(kept)
-        self.follow(self._before - logs, present & self._seen)
-        self._before = module.where(present, logs, self._before)
-        self._seen = self._seen | present
-        slopes = softmax(self._logits, present) * present / kept
-        return slopes / at_least(slopes.sum(), _TINY)
-
-    def follow(self, fallen: Numbers, measured: Numbers) -> None:
-        """One step of Adam on w.
-
-        Args:
-            fallen: d_i, by how much the logarithm of each loss fell, [T].
-            measured: For which tasks it is known, bool [T].
-        """
-        module = module_of(fallen)
-        shares = softmax(self._logits, measured) * measured
-        fallen = fallen * measured
-        gradient = shares * (fallen - shares @ fallen) + self.weight_decay * self._logits
-        # An absent task counts with a rate of 0 in all that follows: what is kept of it stays as it is.
-        self._steps = self._steps + measured
-        newest = gradient**self._powers  # itself, and its square
-        self._moments = self._moments + self._rates * measured * (newest - self._moments)
-        mean, square = self._moments / (1 - (1 - self._rates) ** at_least(self._steps, 1.0))
-        self._logits = self._logits - self.lr * measured * mean / (module.sqrt(square) + _TINY)
-
-    def report_state(self) -> dict[str, float]:
-        shares = softmax(self._logits, self._logits == self._logits).tolist()
-        return {f"weight/{task}": share for task, share in zip(self._names, shares, strict=True)}
-
-    def state_dict(self) -> dict[str, Any]:
-        state = {name: torch.as_tensor(getattr(self, f"_{name}")).clone() for name in _OF_FAMO}
-        return {"tasks": list(self._names), **state}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._names = check_state_tasks(self, state, self._names)
-        device = torch.as_tensor(self._logits).device
-        for name in _OF_FAMO:
-            setattr(self, f"_{name}", numbers(state[name].clone().to(device)))
 
 
 @BALANCERS.register("gradnorm")
@@ -153,7 +62,9 @@ class GradNorm(LossWeighting):
         given = torch.tensor([self._weights[self._names[place]] for place in index], dtype=torch.float64)
         return Weighed(numbers(given.to(means.device) if isinstance(means, Tensor) else given))
 
-    def _weighed(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, Weighed]:
+    def _weighed(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork
+    ) -> tuple[Tensor, Tensor, Weighed]:
         # The weights of this step are those of the steps before; what its norms say comes after.
         found = super()._weighed(losses, model)
         here = {task: loss for task, loss in losses.items() if int(loss.count) > 0}
@@ -203,13 +114,13 @@ class GradNorm(LossWeighting):
     def _through_all(self, model: MultiTaskNetwork) -> Any:
         """What `backward` calls: scaled, and averaged over processes, which DDP does not do here."""
 
-        def backpropagate(total: Tensor) -> None:
+        def backpropagate(total: Tensor, gradient: Tensor | None = None) -> None:
             if self.processes.count == 1:
-                self.scale(total).backward()  # type: ignore[no-untyped-call]
+                self.scale(total).backward(gradient)  # type: ignore[no-untyped-call]
                 return
             reached = leaves(total)
             parameters = [p for p in model.parameters() if id(p) in reached]
-            found = torch.autograd.grad(self.scale(total), parameters)
+            found = torch.autograd.grad(self.scale(total), parameters, gradient)
             flat = self.processes.mean(torch.cat([gradient.reshape(-1) for gradient in found]))
             for parameter, gradient in zip(parameters, parts(flat, parameters), strict=True):
                 add_gradient(parameter, gradient)

@@ -61,22 +61,25 @@ class EpochWeights(LossWeighting):
         given = torch.tensor([self._weights[self._names[place]] for place in index], dtype=torch.float64)
         return Weighed(numbers(given.to(means.device) if isinstance(means, Tensor) else given))
 
-    def _weighed(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, Weighed]:
+    def _weighed(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork
+    ) -> tuple[Tensor, Tensor, Weighed]:
         # Weights that stand for an epoch need no look at the losses: one product, as a plain sum.
         if list(losses) != self._tasks_in_tensor or self._as_tensor is None:
-            _, weighed = super()._weighed(losses, model)
+            _, _, weighed = super()._weighed(losses, model)
             like = next(iter(losses.values())).sum
             self._tasks_in_tensor, self._as_tensor = list(losses), as_tensor(weighed.weights, like)
         counts = torch.stack([loss.count for loss in losses.values()])
-        means = torch.stack([loss.sum for loss in losses.values()]) / counts.clamp(min=1)
-        return means @ self._as_tensor, Weighed(self._as_tensor)
+        sums = torch.stack([loss.sum for loss in losses.values()])
+        return sums, self._as_tensor / counts.clamp(min=1), Weighed(self._as_tensor)
 
     def accumulate(
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
         if self._names != self.names_of(model.tasks):
             self.start(model)
-        total, _ = self._weighed(losses, model)
+        sums, slopes, _ = self._weighed(losses, model)
+        total = sums @ slopes
         self.backpropagate(total if beside is None else total + beside)
 
     def report_state(self) -> dict[str, float]:

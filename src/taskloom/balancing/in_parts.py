@@ -33,7 +33,7 @@ class InParts(Balancer):
 
         def _weighed(
             self, losses: Mapping[str, SumCount], model: MultiTaskNetwork
-        ) -> tuple[Tensor, Weighed]: ...
+        ) -> tuple[Tensor, Tensor, Weighed]: ...
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
@@ -43,7 +43,8 @@ class InParts(Balancer):
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
         check_gradients(losses, model)
-        followed, _ = self._weighed(losses, model)
+        sums, slopes, _ = self._weighed(losses, model)
+        followed = sums @ slopes
         self.backpropagate(followed if beside is None else followed + beside)
         for name, loss in losses.items():
             earlier = self._earlier.get(name, torch.zeros_like(loss.sum))

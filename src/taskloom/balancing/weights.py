@@ -1,18 +1,18 @@
 """Weights on the losses: one sum, one backward pass.
 
-Fixed weights, learned ones, and those drawn at random. A task without a label in the batch adds nothing, and
-what is learned about it stays as it is.
+Fixed weights, equal ones, and those drawn at random; the base of all methods that weigh losses. A task
+without a label in the batch adds nothing, and what is learned about it stays as it is.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from taskloom.balancing.base import (
     BALANCERS,
@@ -24,11 +24,10 @@ from taskloom.balancing.base import (
     check_number,
     check_per_task,
 )
-from taskloom.balancing.gradients import add_gradient
 from taskloom.balancing.in_parts import InParts
-from taskloom.balancing.numbers import Numbers, Weighed, as_tensor, at_least, module_of, numbers, softmax
+from taskloom.balancing.numbers import FEW, Numbers, Weighed, as_tensor, at_least, numbers, softmax
 from taskloom.errors import ConfigError
-from taskloom.tasks import Landmarks, Regression, TaskSet
+from taskloom.tasks import TaskSet
 
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
@@ -122,6 +121,15 @@ class LossWeighting(Balancer):
             index: Place of each of the K tasks among all tasks.
         """
 
+    def weigh_few(self, means: list[float], present: list[bool], index: list[int]) -> Weighed | None:
+        """`weigh` of a few losses on a CPU in Python's own numbers, with lists; None: as arrays instead.
+
+        Raises:
+            ArithmeticError, ValueError: A loss is no finite number; nothing has been changed.
+        """
+        del means, present, index
+        return None
+
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
         self._tasks, self._names = model.tasks, self.names_of(model.tasks)
@@ -134,15 +142,23 @@ class LossWeighting(Balancer):
             self.start(model)
         self._tasks = model.tasks
         check_gradients(losses, model)
-        followed, weighed = self._weighed(losses, model)
-        total = followed.detach() if weighed.total is None else as_tensor(weighed.total, followed)
-        for term in (model.penalty(),) if beside is None else (model.penalty(), beside):
-            total = total + term.detach()
-            if term.requires_grad:  # the 0 of a network without ties needs no node of the graph
-                followed = followed + term
+        sums, slopes, weighed = self._weighed(losses, model)
+        total = sums.detach() @ slopes if weighed.total is None else weighed.total
+        if isinstance(total, Tensor):
+            total = total.to(sums.dtype)
+        terms = [model.penalty()] if beside is None else [model.penalty(), beside]
+        for term in terms:
+            total = term.detach() + total
         self.total = total
-        if followed.requires_grad:
+        added = [term for term in terms if term.requires_grad]
+        if added:
+            followed = sums @ slopes
+            for term in added:
+                followed = followed + term
             self.backpropagate(followed)
+        elif sums.requires_grad:
+            # The slopes are known: no product has to be made for autograd to take apart again.
+            self.backpropagate(sums, gradient=slopes)
         if weighed.slope is not None:
             self._learn(weighed.slope)
 
@@ -150,209 +166,38 @@ class LossWeighting(Balancer):
         """Takes the slope of the total in what is learned; of those that learn something."""
         raise NotImplementedError(f"{type(self).__name__} gave a slope and learns nothing")
 
-    def _weighed(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, Weighed]:
-        """A scalar whose gradient in the losses is that of the total, and the weights it has."""
+    def _weighed(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork
+    ) -> tuple[Tensor, Tensor, Weighed]:
+        """The sums of the losses [K], the slope of the total in each, and what was made of the means."""
         del model
         check_known(losses, self._names)
         tasks = tuple(losses)
         if tasks != self._places[0]:
             self._places = (tasks, [self._names.index(task) for task in tasks])
         sums = torch.stack([loss.sum for loss in losses.values()])
+        if sums.is_cpu and len(tasks) <= FEW and self.processes.count == 1:
+            counts_of_few = [int(loss.count) for loss in losses.values()]
+            values = sums.tolist()
+            means = [value / (count or 1) for value, count in zip(values, counts_of_few, strict=True)]
+            try:
+                weighed = self.weigh_few(means, [count > 0 for count in counts_of_few], self._places[1])
+            except (ArithmeticError, ValueError):
+                weighed = None  # infinity or no number, with which arrays go on
+            if weighed is not None:
+                pairs = zip(weighed.weights, counts_of_few, strict=True)
+                return sums, as_tensor([weight / (count or 1) for weight, count in pairs], sums), weighed
         counts = numbers(torch.stack([loss.count for loss in losses.values()]))
         divisors = at_least(counts, 1.0)
         with np.errstate(all="ignore"):  # what is not finite is told by the total, as with tensors
             weighed = self.weigh(numbers(sums) / divisors, counts > 0, self._places[1])
-        return sums @ as_tensor(weighed.weights / divisors, sums), weighed
+        return sums, as_tensor(weighed.weights / divisors, sums), weighed
 
     def joint(self, means: Numbers) -> Numbers:
         """The mean losses [K] of the joined batch."""
         if self.processes.count == 1:
             return means
         return numbers(self.processes.mean(torch.as_tensor(means)))
-
-
-class LearnedVector(InParts, LossWeighting):
-    """Base of methods that learn one number per task with the network.
-
-    The numbers are an optimiser group of their own, "balancer": `training.lr_multipliers` can set its rate.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._vector: nn.Parameter | None = None
-
-    def first_vector(self, num_tasks: int, generator: torch.Generator) -> Tensor:
-        """The numbers before the first step, [T]; zeros unless overridden."""
-        del generator
-        return torch.zeros(num_tasks)
-
-    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
-        super().start(model, seed=seed)
-        values = self.first_vector(len(self._names), torch.Generator().manual_seed(seed))
-        self._vector = nn.Parameter(values.to(next(iter(model.parameters())).device))
-
-    @property
-    def vector(self) -> nn.Parameter:
-        """What is learned, one number per task, [T]."""
-        if self._vector is None:
-            raise ConfigError(f"{type(self).__name__}: call start(model) before its parameters are used.")
-        return self._vector
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        return () if self._vector is None else (self._vector,)
-
-    def state_dict(self) -> dict[str, Any]:
-        if self._vector is None:
-            return {}
-        return {"tasks": list(self._names), "vector": self._vector.detach().clone()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if not state:
-            return
-        self._names = check_state_tasks(self, state, self._names)
-        if self._vector is None:
-            self._vector = nn.Parameter(state["vector"].clone())
-        with torch.no_grad():
-            self._vector.copy_(state["vector"])
-
-    def _picked(self, index: list[int]) -> Numbers:
-        """The learned numbers of the tasks at `index`, [K]."""
-        values = numbers(self.vector)
-        return values if len(index) == len(values) else values[index]
-
-    def _placed(self, slopes: Numbers, index: list[int]) -> Numbers:
-        """Slopes [K] of the tasks at `index` among those of all, [T]; 0 for the others."""
-        if len(index) == len(self.vector):
-            return slopes
-        placed = module_of(slopes).zeros_like(numbers(self.vector))
-        placed[index] = slopes
-        return placed
-
-    def _learn(self, slope: Numbers) -> None:
-        # The total is linear in the losses, so the mean over processes is the slope of the joined batch.
-        gradient = self.processes.mean(self.scale(as_tensor(slope, self.vector)))
-        add_gradient(self.vector, gradient)
-
-
-@BALANCERS.register("learned_weights")
-class LearnedWeights(LearnedVector):
-    """Loss weights learned with the network (thesis 001, equation 3.5).
-
-    total = sum over tasks of w_i L_i + lambda ||w||^2, with w_i > 0 and sum w_i = 1. The thesis passes the
-    losses through a linear layer without bias, starts it at random and states the sum; here w = softmax(z),
-    z starts so that w is uniform over the simplex, and gradient descent moves z. Over the tasks present in a
-    batch w is the softmax of their z alone: a loss that was not measured neither has a weight nor moves it.
-
-    Where the minimum is. For given losses the best w is the projection of -L / (2 lambda) onto the simplex:
-    w_i = max(0, (mu - L_i) / (2 lambda)). All tasks keep a weight only while lambda exceeds half the sum
-    over j of (max L - L_j); below that, the largest losses get none, and as lambda goes to 0 all weight goes
-    to the *smallest* loss: the method then prefers the task that is easy or measured in small units. With
-    lambda = 0.1 and two tasks that happens once their losses differ by 0.2. A large lambda gives 1 / T
-    each. How fast w gets there is the learning rate's business (`training.lr_multipliers.balancer`);
-    the weights of every epoch are recorded.
-
-    Args:
-        lambda_: Factor on ||w||^2, 0 or more; `lambda` in a study file. The thesis found 0.1 best of 0.001
-            to 1.
-        start: "random" (uniform over the simplex, from the run's seed) or "equal" (1 / T).
-
-    Raises:
-        ConfigError: lambda below 0, an unknown start.
-
-    Example:
-        >>> LearnedWeights(lambda_=0.1, start="equal").lambda_
-        0.1
-    """
-
-    def __init__(
-        self,
-        lambda_: float = 0.1,
-        start: Literal["random", "equal"] = "random",
-    ) -> None:
-        super().__init__()
-        self.lambda_ = check_number("balancing.learned_weights.lambda", lambda_, least=0)
-        if start not in ("random", "equal"):
-            raise ConfigError(f"balancing.learned_weights.start: random or equal expected, found {start!r}.")
-        self.begin = start
-
-    def first_vector(self, num_tasks: int, generator: torch.Generator) -> Tensor:
-        if self.begin == "equal":
-            return torch.zeros(num_tasks)
-        # Exponential variables over their sum are uniform on the simplex.
-        weights = -torch.log(1 - torch.rand(num_tasks, generator=generator))
-        return torch.log(weights.clamp(min=1e-6))
-
-    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
-        weights = softmax(self._picked(index), present)
-        lambda_ = self.lambda_ * present.any()
-        total = weights @ means + lambda_ * (weights @ weights)
-        slopes = means + 2 * lambda_ * weights  # in the weights; through the softmax to what is learned
-        return Weighed(weights, total, self._placed(weights * (slopes - weights @ slopes), index))
-
-    def report_state(self) -> dict[str, float]:
-        weights = self.vector.detach().softmax(0).tolist()
-        return {f"weight/{task}": weight for task, weight in zip(self._names, weights, strict=True)}
-
-
-@BALANCERS.register("uncertainty")
-class Uncertainty(LearnedVector):
-    """Homoscedastic uncertainty (Kendall, Gal and Cipolla 2018, equations 7 and 10).
-
-    total = sum over tasks of c_i exp(-s_i) L_i + s_i / 2, where s_i = log sigma_i^2 is learned and c_i is
-    1/2 for squared errors (regression, landmarks with loss mse) and 1 for every other loss. The optimum
-    for a given loss is s_i = log(2 c_i L_i): the weighted losses become equal.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._factors: Tensor | None = None
-        self._factor_numbers: Numbers | None = None
-
-    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
-        super().start(model, seed=seed)
-        squared = [
-            isinstance(task, Regression | Landmarks) and task.default_loss == "mse"
-            for task in model.tasks.values()
-        ] + [False] * (len(self._names) - len(model.tasks))
-        self._factors = self.vector.new_tensor([0.5 if is_squared else 1.0 for is_squared in squared])
-        self._factor_numbers = None
-
-    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
-        assert self._factors is not None
-        if self._factor_numbers is None:
-            self._factor_numbers = numbers(self._factors)
-        factors = self._factor_numbers
-        if len(index) != len(factors):
-            factors = factors[index]
-        logs = self._picked(index)
-        weights = present * factors * module_of(logs).exp(-logs)
-        weighted = weights * means
-        slope = self._placed(0.5 * present - weighted, index)
-        return Weighed(weights, (weighted + 0.5 * present * logs).sum(), slope)
-
-    def report_state(self) -> dict[str, float]:
-        assert self._factors is not None
-        weights = (self._factors * (-self.vector.detach()).exp()).tolist()
-        return {f"weight/{task}": weight for task, weight in zip(self._names, weights, strict=True)}
-
-
-@BALANCERS.register("imtl_l")
-class ImpartialLosses(LearnedVector):
-    """IMTL-L (Liu et al. 2021, section 3.2): total = sum over tasks of exp(s_i) L_i - s_i, s_i learned.
-
-    The optimum for a given loss is exp(s_i) = 1 / L_i: every weighted loss becomes 1.
-    """
-
-    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
-        logs = self._picked(index)
-        weights = present * module_of(logs).exp(logs)
-        weighted = weights * means
-        slope = self._placed(weighted - 1.0 * present, index)
-        return Weighed(weights, (weighted - present * logs).sum(), slope)
-
-    def report_state(self) -> dict[str, float]:
-        weights = self.vector.detach().exp().tolist()
-        return {f"weight/{task}": weight for task, weight in zip(self._names, weights, strict=True)}
 
 
 @BALANCERS.register("mean")

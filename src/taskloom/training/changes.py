@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -46,7 +46,8 @@ def follow(trainer: Trainer, change: Change | None = None) -> None:
     model, optimizer = trainer.model, trainer.state.optimizer
     if not isinstance(model, SelfChanging):
         return
-    regroup(optimizer, model, {} if change is None else change.origin)
+    learned = trainer.balancer.parameters()
+    regroup(optimizer, model, {} if change is None else change.origin, learned)
     trainer.state.history.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # Several processes exchange the gradients of a fixed set of parameters: it has changed.
     trainer.wrap(model, optimizer)
@@ -78,7 +79,10 @@ def look(trainer: Trainer) -> Look:
 
 
 def regroup(
-    optimizer: Optimizer, model: MultiTaskNetwork, origin: Mapping[nn.Parameter, nn.Parameter]
+    optimizer: Optimizer,
+    model: MultiTaskNetwork,
+    origin: Mapping[nn.Parameter, nn.Parameter],
+    learned: Iterable[nn.Parameter] = (),
 ) -> None:
     """Puts the network's present parameters into the optimiser's groups, which keep their rates.
 
@@ -89,11 +93,11 @@ def regroup(
         optimizer: Its groups have `names`, as `make_optimizer` gives them.
         model: The network, changed.
         origin: New parameters, and those whose state they begin with.
+        learned: What the balancer learns, which stays where it is.
     """
     present = {group.name: group.parameters for group in model.parameter_groups()}
+    present["balancer"] = list(learned)
     for group in optimizer.param_groups:
-        if "balancer" in group["names"]:
-            continue
         group["names"] = [name for name in group["names"] if name in present]
         group["params"] = [parameter for name in group["names"] for parameter in present[name]]
     for new, old in origin.items():

@@ -32,7 +32,8 @@ def make_optimizer(model: MultiTaskNetwork, config: TrainingConfig, balancer: Ba
     """Builds the optimiser over `model.parameter_groups()`, each with its own multiple of the learning rate.
 
     Groups of one multiple become one group of the optimiser (a dozen heads would cost a dozen updates); its
-    `names` are those of the network's groups. What the balancer itself learns is one more, named "balancer".
+    `names` are those of the network's groups. What the balancer itself learns is one more, named "balancer",
+    and goes with others of its rate that do not decay.
     Weight decay acts on groups that decay, and on the others only where `config.decay_mixing` asks for it.
 
     Raises:
@@ -43,21 +44,30 @@ def make_optimizer(model: MultiTaskNetwork, config: TrainingConfig, balancer: Ba
     merged: dict[tuple[float, bool], dict[str, Any]] = {}
     for group in model.parameter_groups():
         rate = settings["lr"] * group.lr_multiplier * factors.get(_kind(group.name), 1.0)
-        decays = group.decays or config.decay_mixing or settings["weight_decay"] == 0.0
-        no_decay = {} if decays else {"weight_decay": 0.0}
-        into = merged.setdefault((rate, decays), {"params": [], "lr": rate, "names": [], **no_decay})
+        into = _group_of(merged, rate, decays=group.decays or config.decay_mixing, settings=settings)
         into["params"].extend(group.parameters)
         into["names"].append(group.name)
-    groups = list(merged.values())
     if learned := list(balancer.parameters()):
         rate = settings["lr"] * factors.get("balancer", 1.0)
         # No weight decay: it would pull learned weights to equal ones, whatever the losses say.
-        groups.append({"params": learned, "lr": rate, "names": ["balancer"], "weight_decay": 0.0})
+        into = _group_of(merged, rate, decays=False, settings=settings)
+        into["params"].extend(learned)
+        into["names"].append("balancer")
+    groups = list(merged.values())
     # One kernel for all parameters; with a gradient scaler it would forbid clipping, and RMSprop has none.
     if config.optimizer.name != "rmsprop" and config.precision != "16-mixed":
         settings["fused"] = True
     optimizer: Optimizer = _OPTIMIZERS[config.optimizer.name](groups, **settings)
     return optimizer
+
+
+def _group_of(
+    groups: dict[tuple[float, bool], dict[str, Any]], rate: float, *, decays: bool, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The optimiser's group of this rate and decay, begun where it is the first."""
+    decays = decays or settings["weight_decay"] == 0.0
+    no_decay = {} if decays else {"weight_decay": 0.0}
+    return groups.setdefault((rate, decays), {"params": [], "lr": rate, "names": [], **no_decay})
 
 
 def lr_factors(model: MultiTaskNetwork, config: TrainingConfig) -> dict[str, float]:

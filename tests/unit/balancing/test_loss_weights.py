@@ -11,8 +11,9 @@ from _balancing import batch, descend, losses_of, make, network, step, weigh
 from _training import TASKS, TinyNetwork
 from taskloom import Regression, TaskSet
 from taskloom.balancing import LearnedWeights
-from taskloom.balancing.adaptive import FAMO, GradNorm
-from taskloom.balancing.weights import LearnedVector
+from taskloom.balancing.adaptive import GradNorm
+from taskloom.balancing.famo import FAMO
+from taskloom.balancing.learned import LearnedVector
 from taskloom.errors import ConfigError
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from _balancing import batch, losses_of, make, network, step, weigh
 from _training import TASKS, TinyNetwork
 from taskloom.balancing import LossWeighting
-from taskloom.balancing.adaptive import FAMO
+from taskloom.balancing.famo import FAMO
+from taskloom.balancing.learned import LearnedVector
 from taskloom.balancing.numbers import as_tensor, at_least, numbers, softmax
-from taskloom.balancing.weights import LearnedVector
 
 
 def objective(name: str, vector: Tensor, means: Tensor, present: Tensor) -> Tensor:
@@ -46,9 +46,12 @@ def test_slopes_are_those_of_autograd(name: str, present: list[bool], index: lis
     total = objective(name, vector, means, there)
     total.backward()
     assert means.grad is not None
-    assert found.total == pytest.approx(total.item(), rel=1e-6)
-    np.testing.assert_allclose(found.weights, means.grad[index], rtol=1e-6)
-    np.testing.assert_allclose(found.slope, vector.grad, rtol=1e-6, atol=1e-9)
+    few = balancer.weigh_few(given[index].tolist(), [present[place] for place in index], index)
+    assert few is not None
+    for weighed in (found, few):
+        assert weighed.total == pytest.approx(total.item(), rel=1e-6)
+        np.testing.assert_allclose(weighed.weights, means.grad[index], rtol=1e-6)
+        np.testing.assert_allclose(weighed.slope, vector.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_famo_follows_by_torchs_adam() -> None:
@@ -78,7 +81,7 @@ def test_tensors_and_arrays_are_weighed_alike(name: str) -> None:
     by_array = make(name)
     assert isinstance(by_array, LossWeighting)
     by_array.start(TinyNetwork(), seed=1)  # type: ignore[arg-type]
-    by_tensor = copy.deepcopy(by_array)
+    by_tensor, by_few = copy.deepcopy(by_array), copy.deepcopy(by_array)
     for attribute, value in vars(by_tensor).items():
         if isinstance(value, np.ndarray):
             setattr(by_tensor, attribute, torch.from_numpy(value.copy()))
@@ -87,13 +90,73 @@ def test_tensors_and_arrays_are_weighed_alike(name: str) -> None:
         means = draw.uniform(0.1, 2.0, size=3) * present
         found = by_array.weigh(means, np.array(present), [0, 1, 2])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("taskloom.balancing.weights.numbers", lambda tensor: tensor.detach().double())
+            for module in ("weights", "learned"):
+                patch.setattr(f"taskloom.balancing.{module}.numbers", lambda tensor: tensor.detach().double())
             other = by_tensor.weigh(torch.from_numpy(means), torch.tensor(present), [0, 1, 2])
+        few = by_few.weigh_few(means.tolist(), present, [0, 1, 2])
+        for mine, theirs in zip(found, few or found, strict=True):
+            if mine is not None:
+                np.testing.assert_allclose(mine, theirs, rtol=1e-6)  # an array of weights is float32
         for mine, theirs in zip(found, other, strict=True):
             assert (mine is None) == (theirs is None)
             if mine is not None:
                 assert isinstance(theirs, Tensor)
                 np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("index", [[0, 1, 2], [2, 0]])
+def test_famo_remembers_the_same_of_few_losses_as_of_many(index: list[int]) -> None:
+    """Its memory after steps with absent tasks, by Python's numbers and by arrays."""
+    by_array, by_few = FAMO(), FAMO()
+    for balancer in (by_array, by_few):
+        balancer.start(TinyNetwork())  # type: ignore[arg-type]
+    draw = np.random.default_rng(7)
+    for _ in range(20):
+        present = draw.uniform(size=len(index)) < 0.7
+        means = draw.uniform(0.0, 2.0, size=len(index)) * present
+        found = by_array.weigh(means, present, index)
+        few = by_few.weigh_few(means.tolist(), present.tolist(), index)
+        np.testing.assert_allclose(few.weights, found.weights, rtol=1e-12, atol=1e-15)
+    mine, theirs = by_few.state_dict(), by_array.state_dict()
+    assert mine.keys() == theirs.keys()
+    for key in mine.keys() - {"tasks"}:
+        assert mine[key].dtype == theirs[key].dtype
+        torch.testing.assert_close(mine[key], theirs[key], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("name", ["learned_weights", "uncertainty", "imtl_l", "famo"])
+def test_a_step_is_the_same_for_few_losses_and_for_many(
+    name: str, tie: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients, total and what is learned, with a batch that lacks a task; `tie`: with a term beside."""
+    results = []
+    for few in (True, False):
+        monkeypatch.setattr("taskloom.balancing.weights.FEW", 32 if few else 0)
+        model, balancer = network(), make(name)
+        balancer.start(model, seed=5)
+        for seed, absent in ((9, ()), (3, ("gender",)), (4, ())):
+            model.zero_grad()
+            rows = batch(seed=seed, absent=absent)
+            losses = losses_of(model, rows)
+            beside = sum(p.square().sum() for p in model.parameters()) if tie else None
+            balancer.backward(losses, model, beside)
+        assert balancer.total is not None
+        learned = [p.grad for p in balancer.parameters()]
+        results.append([balancer.total, *(p.grad for p in model.parameters()), *learned])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_an_overflow_goes_the_way_of_arrays() -> None:
+    model, balancer = network(), make("imtl_l")
+    assert isinstance(balancer, LearnedVector)
+    balancer.start(model)
+    with torch.no_grad():
+        balancer.vector.fill_(1000.0)  # its exponential is no number of Python's
+    step(balancer, model, batch())
+    assert balancer.total is not None
+    assert balancer.total.isposinf()
 
 
 @pytest.mark.parametrize("name", ["learned_weights", "famo", "dwa", "mean"])

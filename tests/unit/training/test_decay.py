@@ -69,6 +69,23 @@ def test_what_a_balancer_learns_never_decays(decay_mixing: bool) -> None:
     assert torch.equal(balancer.vector, before)
 
 
+def test_what_a_balancer_learns_goes_with_groups_of_its_rate_and_decay() -> None:
+    network, balancer = network_of("cross_stitch", {}), LearnedWeights()
+    balancer.start(network, seed=3)
+
+    def names(**settings: Any) -> list[list[str]]:
+        return [
+            g["names"] for g in make_optimizer(network, TrainingConfig(**settings), balancer).param_groups
+        ]
+
+    tasks = ["task:a", "task:b", "task:c"]
+    decay = {"adam": {"weight_decay": 0.1}}
+    assert names() == [[*tasks, "mixing", "balancer"]]
+    assert names(optimizer=decay) == [tasks, ["mixing", "balancer"]]
+    assert names(optimizer=decay, decay_mixing=True) == [[*tasks, "mixing"], ["balancer"]]
+    assert names(lr_multipliers={"balancer": 3.0}) == [[*tasks, "mixing"], ["balancer"]]
+
+
 def test_without_weight_decay_groups_stay_one_update() -> None:
     network = network_of("cross_stitch", {})
     plain = make_optimizer(network, TrainingConfig(), WeightedSum())

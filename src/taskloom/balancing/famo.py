@@ -1,0 +1,149 @@
+"""FAMO: all losses fall at an equal rate, from their values alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from taskloom.balancing.base import BALANCERS, check_number
+from taskloom.balancing.numbers import Numbers, Weighed, at_least, module_of, numbers, softmax, softmax_of_few
+from taskloom.balancing.weights import LossWeighting, check_state_tasks
+
+if TYPE_CHECKING:
+    from taskloom.sharing.network import MultiTaskNetwork
+
+_TINY = 1e-8
+_BETAS = (0.9, 0.999)
+"""Shares of the moments before in those of a step, as in Adam."""
+_OF_FAMO = ("logits", "before", "seen", "steps", "moments")
+
+
+@BALANCERS.register("famo")
+class FAMO(LossWeighting):
+    """FAMO (Liu et al. 2023, algorithm 1): all losses fall at an equal rate, from their values alone.
+
+    total = c sum over tasks of z_i log(L_i), z = softmax(w), c = 1 / sum(z_i / L_i) as a constant. w follows
+    d_i = log L_i(before) - log L_i(after an update) by Adam: gradient of z times d, plus `weight_decay` w.
+
+    The losses "after" are those of the next batch, which cost nothing; the official code runs the same
+    batch a second time, a forward pass more per step. Batch noise in d is averaged out by Adam. A task
+    absent in either batch has no d, and its w rests.
+
+    Args:
+        lr: Learning rate for w, above 0.
+        weight_decay: Pulls w to 0; 0 or more.
+    """
+
+    def __init__(self, lr: float = 0.025, weight_decay: float = 1e-3) -> None:
+        super().__init__()
+        self.lr = check_number("balancing.famo.lr", lr, above=0)
+        self.weight_decay = check_number("balancing.famo.weight_decay", weight_decay, least=0)
+        self._clear(0, torch.device("cpu"))
+
+    def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
+        super().start(model, seed=seed)
+        self._clear(len(self._names), next(iter(model.parameters())).device)
+
+    def _clear(self, num_tasks: int, device: torch.device) -> None:
+        zeros = torch.zeros(num_tasks, dtype=torch.float64, device=device)
+        # Steps, too, are counted per task: an absent one rests.
+        self._logits, self._before, self._steps = (numbers(zeros.clone()) for _ in range(3))
+        self._moments = numbers(torch.stack([zeros, zeros]))
+        self._rates = numbers(1 - zeros.new_tensor(_BETAS)[:, None])
+        self._powers = numbers(zeros.new_tensor([[1.0], [2.0]]))
+        self._seen = numbers(zeros > 0)
+
+    def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
+        module = module_of(means)
+        means = self.joint(means)
+        if len(index) == len(self._names):
+            return Weighed(self._follow_losses(means, present, module))
+        # Tasks without a loss in this call are absent ones.
+        all_means, all_present = module.zeros_like(self._logits), module.zeros_like(self._seen)
+        all_means[index], all_present[index] = means, present
+        return Weighed(self._follow_losses(all_means, all_present, module)[index])
+
+    def weigh_few(self, means: list[float], present: list[bool], index: list[int]) -> Weighed:
+        means = [max(mean, 0.0) + _TINY for mean in means]
+        before, seen = self._before.tolist(), self._seen.tolist()
+        fallen, there = dict[int, float](), [False] * len(before)
+        for place, mean, is_there in zip(index, means, present, strict=True):
+            if is_there:
+                log = math.log(mean)
+                if seen[place]:
+                    fallen[place] = before[place] - log
+                before[place], seen[place], there[place] = log, True, True
+        state = self._followed_by_few(fallen)
+        shares, slopes = softmax_of_few(state[0], there), [0.0] * len(index)
+        for number, place in enumerate(index):
+            if there[place]:
+                slopes[number] = shares[place] / means[number]
+        total = max(sum(slopes), _TINY)
+        # Nothing fails from here on: where something did above, all of it is as it was.
+        self._logits, self._steps, self._moments = (np.array(values) for values in state)
+        self._before, self._seen = np.array(before), np.array(seen)
+        return Weighed([slope / total for slope in slopes])
+
+    def _followed_by_few(
+        self, fallen: Mapping[int, float]
+    ) -> tuple[list[float], list[float], list[list[float]]]:
+        """The logits, steps and moments after `follow`, given d by the places of the tasks it is known of."""
+        logits, steps, (means, squares) = self._logits.tolist(), self._steps.tolist(), self._moments.tolist()
+        shares = softmax_of_few(logits, [place in fallen for place in range(len(logits))])
+        middle = sum(shares[place] * value for place, value in fallen.items())
+        first, second = 1 - _BETAS[0], 1 - _BETAS[1]
+        for place, value in fallen.items():
+            gradient = shares[place] * (value - middle) + self.weight_decay * logits[place]
+            steps[place] += 1.0
+            means[place] += first * (gradient - means[place])
+            squares[place] += second * (gradient * gradient - squares[place])
+            mean = means[place] / (1 - _BETAS[0] ** steps[place])
+            square = squares[place] / (1 - _BETAS[1] ** steps[place])
+            logits[place] -= self.lr * mean / (math.sqrt(square) + _TINY)
+        return logits, steps, [means, squares]
+
+    def _follow_losses(self, means: Numbers, present: Numbers, module: Any) -> Numbers:
+        """The weights [T] of this step, once w has followed how the losses [T] fell."""
+        kept = at_least(means, 0.0) + _TINY
+        logs = module.log(kept)
+        self.follow(self._before - logs, present & self._seen)
+        self._before = module.where(present, logs, self._before)
+        self._seen = self._seen | present
+        slopes = softmax(self._logits, present) * present / kept
+        return slopes / at_least(slopes.sum(), _TINY)
+
+    def follow(self, fallen: Numbers, measured: Numbers) -> None:
+        """One step of Adam on w.
+
+        Args:
+            fallen: d_i, by how much the logarithm of each loss fell, [T].
+            measured: For which tasks it is known, bool [T].
+        """
+        module = module_of(fallen)
+        shares = softmax(self._logits, measured) * measured
+        fallen = fallen * measured
+        gradient = shares * (fallen - shares @ fallen) + self.weight_decay * self._logits
+        # An absent task counts with a rate of 0 in all that follows: what is kept of it stays as it is.
+        self._steps = self._steps + measured
+        newest = gradient**self._powers  # itself, and its square
+        self._moments = self._moments + self._rates * measured * (newest - self._moments)
+        mean, square = self._moments / (1 - (1 - self._rates) ** at_least(self._steps, 1.0))
+        self._logits = self._logits - self.lr * measured * mean / (module.sqrt(square) + _TINY)
+
+    def report_state(self) -> dict[str, float]:
+        shares = softmax(self._logits, self._logits == self._logits).tolist()
+        return {f"weight/{task}": share for task, share in zip(self._names, shares, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {name: torch.as_tensor(getattr(self, f"_{name}")).clone() for name in _OF_FAMO}
+        return {"tasks": list(self._names), **state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._names = check_state_tasks(self, state, self._names)
+        device = torch.as_tensor(self._logits).device
+        for name in _OF_FAMO:
+            setattr(self, f"_{name}", numbers(state[name].clone().to(device)))
