@@ -44,13 +44,16 @@ def test_the_registered_optimizers_are_those_of_the_settings() -> None:
     assert set(OPTIMIZERS) == set(type(TrainingConfig().optimizer).model_fields)
 
 
-def test_what_a_balancer_learns_is_a_group_of_its_own() -> None:
+def test_what_a_balancer_learns_has_a_rate_of_its_own() -> None:
     class Learned(WeightedSum):
         def parameters(self) -> list[torch.nn.Parameter]:
             return [torch.nn.Parameter(torch.zeros(3))]
 
-    optimizer = make_optimizer(TinyNetwork(), TrainingConfig(), Learned())
-    assert [group["names"] for group in optimizer.param_groups] == [["shared"], ["heads"], ["balancer"]]
+    def names(config: TrainingConfig) -> list[list[str]]:
+        return [group["names"] for group in make_optimizer(TinyNetwork(), config, Learned()).param_groups]
+
+    assert names(TrainingConfig(lr_multipliers={"balancer": 3.0})) == [["shared"], ["heads"], ["balancer"]]
+    assert names(TrainingConfig()) == [["shared", "balancer"], ["heads"]]
 
 
 def test_groups_of_one_rate_are_one_update() -> None:
