@@ -13,7 +13,7 @@ from taskloom.wording import counted
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
-    "onnx": ("onnx", "onnxruntime"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "serve": ("fastapi", "uvicorn"),
     "ray": ("ray",),
     "backbones": ("timm",),

@@ -129,6 +129,23 @@ def _whole(inputs: Sequence[Stream], parts: Mapping[int, int]) -> int | None:
     return call if list(inputs) == everything else None
 
 
+def stacked(rows: Tensor, count: int) -> Tensor:
+    """A joined tensor [count * N, ...] as [count, N, ...], in the same memory where it lies in one piece.
+
+    The size of a part is divided, not left to -1: a network exported or compiled for batches of any size
+    does not know the size, but that it divides.
+    """
+    return rows.reshape(count, rows.shape[0] // count, *rows.shape[1:])
+
+
+def split_rows(rows: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The parts of a joined tensor, [count * N, ...] to `count` times [N, ...]; they share its memory.
+
+    `Tensor.chunk` would do, but rounds the size of a part; see `stacked`.
+    """
+    return (rows,) if count == 1 else stacked(rows, count).unbind(0)
+
+
 class Flow:
     """The tensors between two stages: what each call gave, split into streams when asked for.
 
@@ -146,7 +163,7 @@ class Flow:
         if self.parts[stream.call] == 1:
             return self.tensors[stream.call]
         if stream.call not in self._split:
-            self._split[stream.call] = self.tensors[stream.call].chunk(self.parts[stream.call])
+            self._split[stream.call] = split_rows(self.tensors[stream.call], self.parts[stream.call])
         return self._split[stream.call][stream.part]
 
     def inputs(self, call: Call) -> Tensor:

@@ -109,7 +109,7 @@ class CrossStitch(MixingUnit):
     def forward(self, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Mixes T tensors [N, C, ...] of one shape; returns T tensors of that shape, in the same order."""
         shapes = [tuple(copy.shape) for copy in copies]
-        if len(copies) != self.num_tasks or len(set(shapes)) > 1:
+        if len(copies) != self.num_tasks or any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"{self.num_tasks} tensors of one shape expected, found shapes {shapes}")
         if self.num_channels is not None and (len(shapes[0]) < 2 or shapes[0][1] != self.num_channels):
             raise ValueError(f"{self.num_channels} channels on axis 1 expected, found shape {shapes[0]}")

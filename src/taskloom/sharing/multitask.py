@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -122,6 +123,13 @@ class MultiTaskNetwork(nn.Module, ABC):
         for group in plain:
             group.parameters = [parameter for parameter in group.parameters if id(parameter) not in apart]
         return [group for group in [*plain, *special] if group.parameters]
+
+    def decided(self) -> AbstractContextManager[None]:
+        """Within it, what evaluation reads off the weights to choose its way stays as it is now.
+
+        For exporters: they see shapes, not values. Nothing to decide unless overridden.
+        """
+        return nullcontext()
 
     def set_epoch(self, epoch: int) -> None:
         """Called before every epoch of training (1 is the first), for architectures with a curriculum."""

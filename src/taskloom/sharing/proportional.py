@@ -62,7 +62,7 @@ class ProportionalAddition(MixingUnit):
     def forward(self, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Adds to each of T tensors [N, C, ...] of one shape the shares of the others; see the class."""
         shapes = [tuple(copy.shape) for copy in copies]
-        if len(copies) != self.num_tasks or len(set(shapes)) > 1:
+        if len(copies) != self.num_tasks or any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"{self.num_tasks} tensors of one shape expected, found shapes {shapes}")
         return mix(self.matrix(), copies)
 

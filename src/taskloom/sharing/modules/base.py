@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.checks import check_side_effects, works_in_place
-from taskloom.sharing.executor import run_copies
+from taskloom.sharing.executor import run_copies, split_rows
 from taskloom.sharing.heads import HeadChoice, head_specs
 from taskloom.sharing.keys import module_keys
 from taskloom.sharing.network import Features, MultiTaskNetwork, trainable
@@ -117,7 +117,7 @@ class ModuleNetwork(MultiTaskNetwork):
         if count == 1 or joined or not self.training:
             outputs: Tensor = stage(rows)
             return outputs
-        return torch.cat([stage(stream) for stream in rows.chunk(count)])
+        return torch.cat([stage(stream) for stream in split_rows(rows, count)])
 
     def run_each(self, stages: Iterable[int], inputs: Sequence[Tensor]) -> list[Tensor]:
         """Runs stages that have one copy per input: each copy on its own."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
+from taskloom.sharing.executor import split_rows
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.keys import module_keys
 from taskloom.sharing.memory import has_hooks, written_out
@@ -43,10 +44,10 @@ class ChannelLinear(nn.Linear):
             return functional.linear(inputs, self.weight, self.bias)
         # A batched product takes down to a tenth of the time of `conv1d` with a kernel of 1 on a CPU.
         rows = inputs.flatten(2)
-        weight = self.weight.expand(len(rows), -1, -1)
+        weight = self.weight.expand(rows.shape[0], -1, -1)
         bias = self._parameters["bias"]
         outputs = weight @ rows if bias is None else torch.baddbmm(bias[None, :, None], weight, rows)
-        return outputs.reshape(len(inputs), self.out_features, *inputs.shape[2:])
+        return outputs.reshape(inputs.shape[0], self.out_features, *inputs.shape[2:])
 
 
 class Attention(nn.Module):
@@ -107,9 +108,9 @@ def can_attend(outputs: Tensor, masks: Sequence[nn.Module]) -> bool:
     Batch norm needs the whole batch before the next layer, hooks want every module called, autocast chooses
     a precision per operation, a GPU has other kernels, and a batch without rows has no block of them.
     """
-    if len(outputs) == 0:
-        return False
     if written_out() or outputs.device.type != "cpu" or torch.is_autocast_enabled("cpu") or outputs.dim() > 4:
+        return False
+    if len(outputs) == 0:
         return False
     for mask in masks:
         if not isinstance(mask, Attention) or not isinstance(mask.norm, nn.Identity):
@@ -199,7 +200,7 @@ class AttentionNetwork(ModuleNetwork):
         found = [tensor for tensor in attended if tensor is not None]
         further = range(last + 1, self._num_stages)
         if further:  # one run over the rows of all tasks
-            found = list(self.run_trunk(further, torch.cat(found)).chunk(len(found)))
+            found = list(split_rows(self.run_trunk(further, torch.cat(found)), len(found)))
         return self.by_task(found)
 
     def _attend(self, index: int, outputs: Tensor, before: Sequence[Tensor | None]) -> list[Tensor | None]:

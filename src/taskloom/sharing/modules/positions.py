@@ -63,8 +63,8 @@ def skip(inputs: Tensor, shape: Sequence[int]) -> Tensor:
         # Channels to the last axis, where pooling works.
         last = rows.flatten(2).transpose(1, 2) if rows.dim() > 2 else rows.unsqueeze(1)
         pooled = functional.adaptive_avg_pool1d(last, wanted).transpose(1, 2)
-        rows = pooled.reshape(len(rows), wanted, *rows.shape[2:])
+        rows = pooled.reshape(rows.shape[0], wanted, *rows.shape[2:])
     elif channels < wanted:
-        zeros = rows.new_zeros(len(rows), wanted - channels, *rows.shape[2:])
+        zeros = rows.new_zeros(rows.shape[0], wanted - channels, *rows.shape[2:])
         rows = torch.cat([rows, zeros], dim=1)
-    return rows.expand(len(rows), *shape)
+    return rows.expand(rows.shape[0], *shape)

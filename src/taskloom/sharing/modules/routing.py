@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
+from taskloom.sharing.executor import split_rows, stacked
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
@@ -118,7 +119,7 @@ class RoutingNetwork(ModuleNetwork):
             if index in self._routes:
                 sources, tasks, _ = self._routes[index]
                 rows, count = self._mask(index, rows, count, sources, tasks), len(sources)
-        streams = rows.chunk(count) if count > 1 else (rows,)
+        streams = split_rows(rows, count)
         return self.by_task([streams[stream] for stream in self._streams])
 
     def task_modules(self, task: str) -> list[nn.Module]:
@@ -168,13 +169,20 @@ class RoutingNetwork(ModuleNetwork):
         """Masks [count * N, C, ...] for every new stream: [len(sources) * N, C, ...]."""
         if self._routes[index][2]:  # every channel for everybody: streams stay as they are
             return rows
-        streams = rows.reshape(count, -1, *rows.shape[1:])
+        if torch.compiler.is_exporting():  # strides of a product of unknown size are not known to be whole
+            parts = split_rows(rows, count)
+            routed = zip(sources, tasks, strict=True)
+            return torch.cat([parts[source] * self._mask_of(index, [task], rows) for source, task in routed])
+        streams = stacked(rows, count)
         if 1 < count < len(sources):
             streams = streams[sources]
-        mask = self.masks.of(self._stage_keys[index])[tasks].to(rows.dtype)
-        mask = mask.reshape(len(tasks), 1, -1, *(1,) * (rows.dim() - 2))
-        masked: Tensor = streams * mask
+        masked: Tensor = streams * self._mask_of(index, tasks, rows).unsqueeze(1)
         return masked.flatten(0, 1)
+
+    def _mask_of(self, index: int, tasks: list[int], rows: Tensor) -> Tensor:
+        """The masks of tasks as they multiply rows, [len(tasks), C, 1, ...]."""
+        mask = self.masks.of(self._stage_keys[index])[tasks].to(rows.dtype)
+        return mask.reshape(len(tasks), -1, *(1,) * (rows.dim() - 2))
 
 
 def _plan_anew(network: nn.Module, _: object) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
+from taskloom.sharing.executor import split_rows, stacked
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
@@ -115,6 +117,7 @@ class SkippingNetwork(ModuleNetwork):
         self.add_heads(encoder, head)
         self.policies = nn.ModuleDict({key: Policy(len(self._skippable)) for key in self._task_keys.values()})
         self.register_buffer("epoch", torch.tensor(0))
+        self._decided: list[list[bool]] | None = None
         self._take_epoch()
         after_loading(self, _take_epoch)
 
@@ -182,15 +185,15 @@ class SkippingNetwork(ModuleNetwork):
                 share = share.reshape(-1, *(1,) * outputs.dim())
                 instead = skip(rows, self._shapes[index]).to(outputs.dtype)
                 # Interpolation is exact at both ends.
-                outputs = torch.lerp(_split(instead, count), _split(outputs, count), share)
+                outputs = torch.lerp(stacked(instead, count), stacked(outputs, count), share)
                 count = len(self.tasks)
                 outputs = outputs.flatten(0, 1)
             rows = outputs
-        return rows.chunk(count) if count > 1 else [rows] * len(self.tasks)
+        return list(split_rows(rows, count)) if count > 1 else [rows] * len(self.tasks)
 
     def _hard(self, inputs: Tensor) -> list[Tensor]:
         """All tasks' features under the hard policies; tasks that agreed so far are one tensor."""
-        executes = self.hard_policy().tolist()
+        executes = self._decided or self.hard_policy().tolist()
         streams, of_task = [inputs], [0] * len(self.tasks)
         for index in range(len(self._shapes)):
             choices = [(stream, bool(row[index])) for stream, row in zip(of_task, executes, strict=True)]
@@ -199,7 +202,7 @@ class SkippingNetwork(ModuleNetwork):
             if wanted:
                 rows = streams[wanted[0]] if len(wanted) == 1 else torch.cat([streams[s] for s in wanted])
                 outputs = self.run_streams(index, rows, len(wanted), joined=self.joined)
-                parts = outputs.chunk(len(wanted)) if len(wanted) > 1 else (outputs,)
+                parts = split_rows(outputs, len(wanted))
                 found = {(stream, True): part for stream, part in zip(wanted, parts, strict=True)}
             for stream, executed in choices:
                 if not executed and (stream, False) not in found:
@@ -225,6 +228,14 @@ class SkippingNetwork(ModuleNetwork):
             for index in range(len(self._shapes))
         ]
         return torch.cat(columns, dim=1)
+
+    @contextmanager
+    def decided(self) -> Iterator[None]:
+        self._decided = self.hard_policy().tolist()
+        try:
+            yield
+        finally:
+            self._decided = None
 
     def hard_policy(self) -> Tensor:
         """Which stages a task executes in evaluation, [T, number of stages] bool."""
@@ -278,11 +289,6 @@ class SkippingNetwork(ModuleNetwork):
             rows[index][1:-1] = ["A" if row[index] else "skip" for row in policy]
             rows[index][-1] = "policy per task"
         return self.table(rows)
-
-
-def _split(rows: Tensor, count: int) -> Tensor:
-    """[count * N, ...] to [count, N, ...]."""
-    return rows.reshape(count, -1, *rows.shape[1:])
 
 
 def _take_epoch(network: nn.Module, _: object) -> None:

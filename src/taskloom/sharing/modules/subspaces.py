@@ -47,7 +47,8 @@ class SubspaceMixing(CrossStitch):
     def forward(self, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Mixes T tensors [N, C, ...] of one shape; returns T tensors of that shape, in the same order."""
         shapes = [tuple(copy.shape) for copy in copies]
-        if len(copies) != self.num_copies or len(set(shapes)) > 1 or shapes[0][1] % self.subspaces:
+        alike = len(copies) == self.num_copies and all(shape == shapes[0] for shape in shapes)
+        if not alike or shapes[0][1] % self.subspaces:
             raise ValueError(
                 f"{self.num_copies} tensors of one shape with {self.subspaces} subspaces of channels "
                 f"expected, found shapes {shapes}"

@@ -1,0 +1,34 @@
+"""`taskloom export`: its options, and what it prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskloom.terminal import say
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="BUNDLE with .onnx, here, by default.")
+    ] = None,
+    data_set: Annotated[
+        str | None,
+        typer.Option("--prepared-as", metavar="NAME", help="Of several data sets, the one it is like."),
+    ] = None,
+) -> None:
+    """Write a bundle as one ONNX file, with an output per task, and compare it with PyTorch."""
+    from taskloom.deploy import export_onnx, load_bundle
+    from taskloom.predict.prepared import prepared_as
+
+    place = out or Path(f"{bundle.absolute().stem}.onnx")
+    found = export_onnx(prepared_as(load_bundle(bundle), data_set), place)
+    shape = ", ".join(str(size) for size in found.input_shape)
+    say(f"{found.path}  {found.num_bytes / 2**20:.1f} MiB")
+    say(f"input    {found.input_name} [{shape}] {found.input_type}: {found.input_meaning}")
+    for name, meaning in found.outputs.items():
+        say(f"output   {name}: {meaning}")
+    say(f"checked  {found.rows} random rows in ONNX Runtime: within {found.difference:.1g} of PyTorch")
