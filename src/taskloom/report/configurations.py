@@ -6,6 +6,7 @@ cell is its verdict, in the matrix.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from taskloom.report.plots import BASELINE, PALETTE, STYLE, svg
 
 LEAST_CONFIGURATIONS = 4
 _LINES = {"input": "-", "output": "--"}
+_MOST_BESIDE = 4
+"""Boxes whose names have room beside each other; names of more stand upright."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +157,16 @@ def _end_sentences(task: TaskRow, points: Sequence[Point]) -> list[str]:
 def _bars(tasks: Sequence[TaskRow], points: dict[str, list[Point]]) -> str:
     """Share of configurations that improve each task, a bar per family (figure 5.16)."""
     families = list(dict.fromkeys(point.family for task in tasks for point in points[task.name]))
+    names = [textwrap.fill(family, 44) for family in families]
+    lines = [line for name in names for line in name.split("\n")]
     with rc_context(STYLE):
-        figure = Figure(figsize=(1.6 + 1.3 * len(tasks), 2.6), layout="constrained")
+        # Room for the names beside the bars: as many inches as their letters and lines take.
+        size = (0.8 + 1.3 * len(tasks) + 0.075 * max(map(len, lines)), max(2.6, 0.6 + 0.16 * len(lines)))
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         width = 0.8 / max(1, len(families))
         for number, family in enumerate(families):
+            label: str | None = names[number]
             for place, task in enumerate(tasks):
                 mine = [point for point in points[task.name] if point.family == family]
                 if mine:
@@ -168,8 +176,9 @@ def _bars(tasks: Sequence[TaskRow], points: dict[str, list[Point]]) -> str:
                         share,
                         width * 0.9,
                         color=PALETTE[number % len(PALETTE)],
-                        label=family if place == 0 else None,
+                        label=label,
                     )
+                    label = None  # a family has one entry in the legend
         axes.set_xticks(range(len(tasks)), [task.name for task in tasks])
         axes.set_ylim(0, 100)
         axes.set_ylabel("% of configurations\nbetter than alone")
@@ -192,8 +201,10 @@ def _figure(task: TaskRow, points: Sequence[Point]) -> str:
     if len(groups) > 1:
         panels.append(("trained together", lambda axes: _boxes(axes, groups)))
     baseline = points[0].row.baseline
+    upright = [name for each in (families, groups) if len(each) > _MOST_BESIDE for name in each]
     with rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
+        height = 3.2 + 0.05 * min(48, max(map(len, upright), default=0))
+        figure = Figure(figsize=(3.4 * len(panels), height), layout="constrained")
         for axes, (title, draw) in zip(
             figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
         ):
@@ -219,7 +230,15 @@ def _boxes(axes: Axes, groups: Groups) -> None:
         )
         spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
         axes.plot(place + spread, values, ".", color=colour, markersize=3, alpha=0.7)
-    axes.set_xticks(range(len(groups)), list(groups), fontsize=7)
+    many = len(groups) > _MOST_BESIDE
+    axes.set_xticks(range(len(groups)), [_tick(name, many) for name in groups], fontsize=6 if many else 7)
+    if many:
+        axes.tick_params(axis="x", rotation=90)
+
+
+def _tick(name: str, many: bool) -> str:
+    """A name under a box: on several short lines, or upright on one of two where many stand side by side."""
+    return textwrap.fill(name.replace("\n", " "), 48) if many else name
 
 
 def _depth_curves(axes: Axes, points: Sequence[Point]) -> None:
@@ -239,7 +258,7 @@ def _depth_curves(axes: Axes, points: Sequence[Point]) -> None:
                 marker="o",
                 markersize=3,
                 color=colour,
-                label=f"{family} from {end}",
+                label=textwrap.fill(f"{family} from {end}", 44),
             )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(frameon=False, fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.12))

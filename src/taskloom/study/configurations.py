@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from taskloom.study.config import canonical
+from taskloom.study.choices import human
 
 if TYPE_CHECKING:
     from taskloom.study.cells import Cell
@@ -43,21 +43,24 @@ def _depth(cell: Cell) -> int | None:
 
 
 def _other_settings(cell: Cell) -> dict[str, str]:
-    """All that decides a result besides the place in the grid, by dotted name."""
+    """All that decides a result besides the place in the grid: words by dotted name."""
     plain = {key: value for key, value in cell.resolved().items() if key not in ("tasks", "warm_start")}
     depth = DEPTHS[cell.architecture]
     settings = {key: value for key, value in cell.settings.items() if key not in (depth, _END)}
-    return dict(_flat({**plain, "settings": settings}))
+    callbacks = {name: given for named in cell.callbacks for name, given in named.items()}
+    return dict(_flat({**plain, "settings": settings, "callbacks": callbacks}))
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        return [
+    if isinstance(value, Mapping):
+        found = [
             item
             for key, inner in value.items()
             for item in _flat(inner, f"{name}.{key}" if name else str(key))
         ]
-    return [(name, value if isinstance(value, str) else canonical(value))]
+        # A method without settings is told by its name; a group of settings without any is nothing.
+        return found or ([(name, "")] if "." in name else [])
+    return [] if value is None and "." not in name else [(name, human(value))]
 
 
 def _family(cell: Cell, grid: Sequence[Cell], others: Mapping[str, Mapping[str, str]]) -> str:
@@ -65,7 +68,7 @@ def _family(cell: Cell, grid: Sequence[Cell], others: Mapping[str, Mapping[str, 
     alike = [others[each.id] for each in grid if each.architecture == cell.architecture]
     own = others[cell.id]
     told = [
-        f"{key.rpartition('.')[2]} {value}"
+        f"{human(key.partition('.')[2].replace('.', ' '))} {value}".strip()
         for key, value in own.items()
         if any(each.get(key) != value for each in alike)
     ]
