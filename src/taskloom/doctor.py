@@ -12,10 +12,7 @@ from pathlib import Path
 from taskloom.wording import counted
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "tensorboard": ("tensorboard",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
-    "serve": ("fastapi", "uvicorn"),
-    "ray": ("ray",),
     "backbones": ("timm",),
     "balancing": ("quadprog", "qpsolvers", "cvxpy", "clarabel"),
 }
