@@ -14,32 +14,16 @@ of the smaller Gram matrix, W W^T = E diag(s^2) E^T,
     ||W||_* = sum(s),    U V^T = E diag(1 / s) E^T W,
 
 so that an [n, m] unfolding, n <= m, costs two matrix products and an n x n symmetric eigenproblem instead of
-a singular value decomposition.
+a singular value decomposition. Unfoldings are read by pieces that fit the processor's cache (`stacks.py`);
+the forward pass keeps the small matrices E diag(1 / s) E^T, whose products the backward pass makes.
 
-Precision. A Gram matrix squares the condition number: in the data's own precision singular values below
-sqrt(eps) s_max are noise. Therefore:
-
-- float32 (and lower, which is computed as float32) is squared in float64, where products of float32 numbers
-  are exact; what is left is the error of the sum, about eps64 (n + sqrt(m)) s_max^2;
-- float64 whose smallest eigenvalue is below 1e-8 of the largest goes through the triangular factor instead
-  (QR, then the SVD of the n x n factor), which squares nothing;
-- a singular value counts as 0 where s <= s_max max(4 sqrt(n) eps, sqrt(eps64 (n + sqrt(m)))), eps that of the
-  data: the rounding of the data, or of the sum. Copies that are identical lack a dimension; they get the
-  finite subgradient of least norm;
-- the product with W runs in the data's precision where the kept singular values lie within a factor of 100,
-  whose error is then about 100 eps, else in float64.
-
-The last axes of a stack of kernels (kernel height and width, tasks) are small. Their Gram matrices are
-partial traces of the one of these axes together, and their products with W are one product with a sum of
-Kronecker products: the tensor is read once for all of them instead of once for each.
+How precisely, `unfoldings.py` says.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -47,18 +31,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from taskloom.errors import ConfigError
+from taskloom.sharing.ties.stacks import Axes, Stack
 from taskloom.sharing.ties.tie import Tie
+from taskloom.sharing.ties.unfoldings import Unfoldings, solve_all, subgradients
 
 Unfolding = Literal["tucker", "tt", "laf"]
 """Which unfoldings of the stacked copies have their trace norms summed."""
-
-_EPS64 = torch.finfo(torch.float64).eps
-_LEAST_EIGENVALUE = 1e-8
-"""Smallest over largest eigenvalue of a float64 Gram matrix that still serves: 8 of 16 digits are left."""
-_WELL_CONDITIONED = 1e-2
-"""Smallest over largest singular value from which on the data's own precision serves for the product."""
-_SMALL_GROUP = 64
-"""Largest product of the last axes that are taken together."""
 
 
 class TraceNorm(Tie):
@@ -95,13 +73,12 @@ class TraceNorm(Tie):
         self.unfolding: Unfolding = unfolding
 
     def measure(self, weights: Sequence[Tensor]) -> Tensor:
+        task = weights[0].dim()
         if self.unfolding == "tucker":
-            return tucker_trace_norm(torch.stack(list(weights), dim=-1))
+            return _apply(weights, _modes(task + 1))
         if self.unfolding == "tt":
-            order = (*range(2, weights[0].dim()), 1, 0)
-            return tensor_train_trace_norm(torch.stack([weight.permute(order) for weight in weights], dim=-1))
-        # The transpose has the same singular values, and its rows are the copies as they lie.
-        return matrix_trace_norm(torch.stack([weight.flatten() for weight in weights]))
+            return _apply(weights, _cuts((*range(2, task), 1, 0, task), (*weights[0].shape, len(weights))))
+        return _apply(weights, (((task,), 1),))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, unfolding={self.unfolding}"
@@ -124,7 +101,7 @@ def tucker_trace_norm(stack: Tensor) -> Tensor:
         >>> tucker_trace_norm(torch.eye(2)).item()  # two unfoldings with the singular values 1, 1
         4.0
     """
-    return _apply(stack, tuple(range(stack.dim())))
+    return _apply([_checked(stack)], _modes(stack.dim()))
 
 
 def tensor_train_trace_norm(stack: Tensor) -> Tensor:
@@ -143,14 +120,7 @@ def tensor_train_trace_norm(stack: Tensor) -> Tensor:
         >>> tensor_train_trace_norm(torch.eye(2)).item()  # a matrix has one cut
         2.0
     """
-    _check(stack)
-    # An axis of size 1 makes two cuts one and the same matrix.
-    cuts = Counter(math.prod(stack.shape[:cut]) for cut in range(1, stack.dim()))
-    norms = [
-        times * matrix_trace_norm(stack.reshape(rows, stack.numel() // max(rows, 1)))
-        for rows, times in cuts.items()
-    ]
-    return torch.stack(norms).sum()
+    return _apply([_checked(stack)], _cuts(tuple(range(stack.dim())), stack.shape))
 
 
 def last_axis_trace_norm(stack: Tensor) -> Tensor:
@@ -169,8 +139,7 @@ def last_axis_trace_norm(stack: Tensor) -> Tensor:
         >>> round(last_axis_trace_norm(torch.ones(2, 2, 3)).item(), 4)  # rank one: sqrt(12)
         3.4641
     """
-    _check(stack)
-    return matrix_trace_norm(stack.flatten(0, -2))
+    return _apply([_checked(stack)], (((stack.dim() - 1,), 1),))
 
 
 def matrix_trace_norm(matrix: Tensor) -> Tensor:
@@ -191,184 +160,84 @@ def matrix_trace_norm(matrix: Tensor) -> Tensor:
     """
     if matrix.dim() != 2:
         raise ConfigError(f"The trace norm is of a matrix; got a tensor of shape {tuple(matrix.shape)}.")
-    return _apply(matrix, (0,))
+    return _apply([_checked(matrix)], (((0,), 1),))
 
 
-def _check(stack: Tensor) -> None:
+def _checked(stack: Tensor) -> Tensor:
     if stack.dim() < 2 or not stack.is_floating_point():
         raise ConfigError(
             "A trace norm needs a real floating-point tensor with at least two axes; got shape "
             f"{tuple(stack.shape)} of {stack.dtype}."
         )
+    return stack
 
 
-def _apply(stack: Tensor, modes: tuple[int, ...]) -> Tensor:
-    _check(stack)
-    if stack.dtype not in (torch.float32, torch.float64):
-        stack = stack.float()
-    if torch.is_grad_enabled() and stack.requires_grad:
-        value = _TraceNormSum.apply(stack, modes)  # type: ignore[no-untyped-call]
+def _modes(num_axes: int) -> Unfoldings:
+    """Every axis against all others."""
+    return tuple(((axis,), 1) for axis in range(num_axes))
+
+
+def _cuts(order: Axes, shape: Sequence[int]) -> Unfoldings:
+    """The first axes of an order against the last ones, for every cut."""
+    found: dict[int, tuple[Axes, int]] = {}
+    for cut in range(1, len(order)):
+        # An axis of size 1 makes two cuts one and the same matrix.
+        rows = math.prod(shape[axis] for axis in order[:cut])
+        axes, times = found.get(rows, (order[:cut], 0))
+        found[rows] = (axes, times + 1)
+    return tuple(found.values())
+
+
+def _apply(copies: Sequence[Tensor], unfoldings: Unfoldings) -> Tensor:
+    """Sum of the trace norms of unfoldings of a stack of T copies, whose axes are those of a copy and T."""
+    if copies[0].dtype not in (torch.float32, torch.float64):
+        copies = [copy.float() for copy in copies]
+    if torch.is_grad_enabled() and any(copy.requires_grad for copy in copies):
+        value = _TraceNormSum.apply(unfoldings, *copies)  # type: ignore[no-untyped-call]
         assert isinstance(value, Tensor)
         return value
-    return _sum_over_modes(stack, modes, subgradient=False)[0]
+    stack, scale = _scaled(copies)
+    parts = solve_all(stack, unfoldings, subgradient=False)
+    return copies[0].new_tensor(scale * sum(part.value for part in parts))
 
 
 class _TraceNormSum(torch.autograd.Function):
-    """Value and subgradient at once; the subgradient is kept for the backward pass."""
+    """Forward keeps a small matrix per unfolding; backward multiplies it with the copies."""
 
     @staticmethod
-    def forward(ctx: Any, stack: Tensor, modes: tuple[int, ...]) -> Tensor:
-        value, subgradient = _sum_over_modes(stack, modes, subgradient=True)
-        ctx.save_for_backward(subgradient)
-        return value
+    def forward(ctx: Any, unfoldings: Unfoldings, *copies: Tensor) -> Tensor:
+        stack, scale = _scaled(copies)
+        ctx.parts = solve_all(stack, unfoldings, subgradient=True)
+        ctx.save_for_backward(*copies)
+        return copies[0].new_tensor(scale * sum(part.value for part in ctx.parts))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        (subgradient,) = ctx.saved_tensors
-        return upstream * subgradient, None
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        stack, _ = _scaled(ctx.saved_tensors)
+        factor = _number(upstream)
+        gradients = subgradients(stack, ctx.parts, 1.0 if factor is None else factor)
+        if factor is None:
+            return None, *(upstream * gradient for gradient in gradients)
+        return None, *gradients
 
 
-def _sum_over_modes(
-    stack: Tensor, modes: tuple[int, ...], *, subgradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Sum of the trace norms of the unfoldings along `modes`, and its subgradient where asked."""
-    data, scale = stack.detach(), 1.0
-    if data.dtype == torch.float64 and data.numel() > 0:
+def _number(upstream: Tensor) -> float | None:
+    """The upstream gradient, for the small matrices to take up; None where it cannot be read at once."""
+    if upstream.device.type != "cpu":
+        return None  # to read it would be to wait
+    try:
+        return float(upstream)
+    except RuntimeError:
+        return None  # several of them in one batch (torch.vmap)
+
+
+def _scaled(copies: Sequence[Tensor]) -> tuple[Stack, float]:
+    """The copies as a stack, and what they were divided by."""
+    data = tuple(copy.detach() for copy in copies)
+    if data[0].dtype == torch.float64 and data[0].numel() > 0:
         # Squares of very large or very small numbers would leave the range; those of float32 do not.
-        largest = float(data.abs().amax())
+        largest = max(float(copy.abs().amax()) for copy in data)
         if math.isfinite(largest) and largest > 0.0:
-            data, scale = data / largest, largest
-    value = 0.0
-    total: Tensor | None = None
-    together = _small_last_axes(data) if len(modes) > 1 else 0
-    with torch.autocast(data.device.type, enabled=False):
-        for mode in modes[: len(modes) - together]:
-            moved = data.movedim(mode, 0)
-            norm, gradient = _trace_norm(moved.flatten(1), subgradient=subgradient)
-            value += norm
-            if gradient is not None:
-                folded = gradient.reshape(moved.shape).movedim(0, mode)
-                total = folded if total is None else total.add_(folded)
-        if together > 0:
-            norm, gradient = _trace_norms_together(data, together, subgradient=subgradient)
-            value += norm
-            if gradient is not None:
-                total = gradient if total is None else total.add_(gradient)
-    return stack.new_tensor(value * scale), total
-
-
-def _small_last_axes(data: Tensor) -> int:
-    """How many of the last axes are taken together: small ones, of float32, whose unfoldings are all wide."""
-    count, size = 0, 1
-    while data.dtype == torch.float32 and count < data.dim() - 1:
-        axis = data.shape[-1 - count]
-        if size * axis > _SMALL_GROUP or axis * axis > data.numel():
-            break
-        count, size = count + 1, size * axis
-    return count
-
-
-def _trace_norms_together(data: Tensor, count: int, *, subgradient: bool) -> tuple[float, Tensor | None]:
-    """Sum of the trace norms along the last `count` axes of a float32 tensor, and its subgradient."""
-    sizes = data.shape[-count:]
-    matrix = data.reshape(-1, math.prod(sizes))
-    wide = matrix.to(torch.float64)
-    joint = wide.T @ wide
-    value = 0.0
-    product, exact = torch.zeros_like(joint), False
-    for position, size in enumerate(sizes):
-        before, after = math.prod(sizes[:position]), math.prod(sizes[position + 1 :])
-        axes = joint.view(before, size, after, before, size, after)
-        gram = torch.einsum("aibajb->ij", axes)
-        solved = _solve(gram, data.numel() // size, data.dtype)
-        if solved is None:
-            value = float(gram.trace()) * 0.0
-            return value, torch.full_like(data, value) if subgradient else None
-        value += float(solved.singular_values.sum())
-        exact = exact or not solved.well_conditioned
-        identity = torch.eye(before, dtype=gram.dtype, device=gram.device)
-        others = torch.eye(after, dtype=gram.dtype, device=gram.device)
-        product += torch.kron(torch.kron(identity, solved.factor()), others)
-    if not subgradient:
-        return value, None
-    gradient = (wide @ product).to(data.dtype) if exact else matrix @ product.to(data.dtype)
-    return value, gradient.view(data.shape)
-
-
-@dataclass(frozen=True)
-class _Solved:
-    """What a Gram matrix tells of an unfolding: singular values above 0, ascending, and their vectors."""
-
-    singular_values: Tensor
-    vectors: Tensor
-
-    @property
-    def well_conditioned(self) -> bool:
-        return bool(self.singular_values[0] >= _WELL_CONDITIONED * self.singular_values[-1])
-
-    def factor(self) -> Tensor:
-        """[n, n] matrix whose product with the unfolding is the subgradient."""
-        return (self.vectors / self.singular_values) @ self.vectors.T
-
-
-def _lower_gram(wide: Tensor) -> Tensor:
-    """Lower triangle of W W^T, [n, n], in four column blocks, which leave out 6 of 16 parts of the work."""
-    rows = len(wide)
-    block = max(32, -(-rows // 4))
-    gram = wide.new_zeros(rows, rows)
-    for start in range(0, rows, block):
-        torch.mm(wide[start:], wide[start : start + block].T, out=gram[start:, start : start + block])
-    return gram
-
-
-def _solve(gram: Tensor, columns: int, dtype: torch.dtype) -> _Solved | None:
-    """Singular values and vectors from the float64 Gram matrix [n, n] of data of `dtype` with m = `columns`.
-
-    Only the lower triangle is read. None where the data are all 0 or not finite.
-    """
-    squares = float(gram.trace())
-    if squares == 0.0 or not math.isfinite(squares):
-        return None
-    eigenvalues, vectors = torch.linalg.eigh(gram)
-    rounding = 16.0 * len(gram) * torch.finfo(dtype).eps ** 2
-    tolerance = max(rounding, _EPS64 * (len(gram) + math.sqrt(columns)))
-    kept = eigenvalues > tolerance * eigenvalues[-1]
-    return _Solved(eigenvalues[kept].sqrt(), vectors[:, kept])
-
-
-def _trace_norm(matrix: Tensor, *, subgradient: bool) -> tuple[float, Tensor | None]:
-    """Trace norm and, where asked, subgradient of a float32 or float64 matrix."""
-    rows, columns = matrix.shape
-    if rows > columns:
-        norm, gradient = _trace_norm(matrix.T, subgradient=subgradient)
-        return norm, None if gradient is None else gradient.T
-    wide = matrix.to(torch.float64)
-    gram = _lower_gram(wide)
-    solved = _solve(gram, columns, matrix.dtype)
-    if solved is None:
-        # Zeros have norm 0. What is not finite has no norm: NaN, for the training loop to find.
-        value = float(gram.trace()) * 0.0
-        return value, torch.full_like(matrix, value) if subgradient else None
-    smallest, largest = solved.singular_values[0] ** 2, solved.singular_values[-1] ** 2
-    ill = len(solved.singular_values) < rows or bool(smallest < _LEAST_EIGENVALUE * largest)
-    if matrix.dtype == torch.float64 and ill:
-        return _trace_norm_by_triangle(matrix, subgradient=subgradient)
-    norm = float(solved.singular_values.sum())
-    if not subgradient:
-        return norm, None
-    if solved.well_conditioned:
-        return norm, solved.factor().to(matrix.dtype) @ matrix
-    return norm, (solved.factor() @ wide).to(matrix.dtype)
-
-
-def _trace_norm_by_triangle(matrix: Tensor, *, subgradient: bool) -> tuple[float, Tensor | None]:
-    """The same for a float64 matrix [n, m], n <= m, that is too ill-conditioned to be squared."""
-    rows, columns = matrix.shape
-    basis, triangle = torch.linalg.qr(matrix.T)
-    left, singular_values, right = torch.linalg.svd(triangle)
-    kept = singular_values > _EPS64 * (4.0 * math.sqrt(rows) + math.sqrt(columns)) * singular_values[0]
-    norm = float(singular_values[kept].sum())
-    if not subgradient:
-        return norm, None
-    return norm, (basis @ (left[:, kept] @ right[kept])).T
+            return Stack(tuple(copy / largest for copy in data)), largest
+    return Stack(data), 1.0

@@ -1,0 +1,214 @@
+"""Trace norms of large float32 unfoldings: which precision they take, and that both equal the SVD."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from taskloom.sharing.ties import TraceNorm, matrix_trace_norm, stacks, tucker_trace_norm
+from taskloom.sharing.ties.products import inverse_root, times_transposed
+from taskloom.sharing.ties.stacks import Axes, Stack
+
+
+@pytest.fixture
+def squared_in(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """Precisions of the Gram matrices that are made, in their order."""
+    found: list[torch.dtype] = []
+    gram = Stack.gram
+
+    def watched(self: Stack, axes: Axes, dtype: torch.dtype = torch.float64) -> Tensor:
+        found.append(dtype)
+        return gram(self, axes, dtype)
+
+    monkeypatch.setattr(Stack, "gram", watched)
+    return found
+
+
+@pytest.fixture
+def _lower_precision_allowed() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+def with_condition(condition: float, rows: int = 128, columns: int = 300, seed: int = 0) -> Tensor:
+    """A float32 matrix whose singular values fall from 1 to 1 / condition."""
+    draw = torch.Generator().manual_seed(seed)
+    left, _ = torch.linalg.qr(torch.randn(rows, rows, dtype=torch.float64, generator=draw))
+    right, _ = torch.linalg.qr(torch.randn(columns, rows, dtype=torch.float64, generator=draw))
+    singular = torch.logspace(0, -math.log10(condition), rows, dtype=torch.float64)
+    return ((left * singular) @ right.T).float()
+
+
+def check_against_svd(matrix: Tensor, kept: int | None = None) -> None:
+    """Value to 1e-5, and the subgradient over the first `kept` singular values to 100 eps of its size."""
+    leaf = matrix.clone().requires_grad_()
+    value = matrix_trace_norm(leaf)
+    value.backward()
+    assert leaf.grad is not None
+    left, singular, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    assert value.item() == pytest.approx(singular[:kept].sum().item(), rel=1e-5)
+    expected = left[:, :kept] @ right[:kept]
+    torch.testing.assert_close(leaf.grad.double(), expected, rtol=0, atol=2e-5)
+    assert matrix_trace_norm(matrix).item() == pytest.approx(value.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1.5, 3.0, 4.5])
+def test_what_is_well_conditioned_takes_float32(condition: float, squared_in: list[torch.dtype]) -> None:
+    check_against_svd(with_condition(condition))
+    assert set(squared_in) == {torch.float32}
+
+
+@pytest.mark.parametrize("condition", [9.0, 30.0, 99.0, 101.0, 1e3])
+def test_what_is_not_takes_float64(condition: float, squared_in: list[torch.dtype]) -> None:
+    check_against_svd(with_condition(condition))
+    assert squared_in == [torch.float32, torch.float64] * 2  # of the value with and without gradient
+
+
+@pytest.mark.parametrize("condition", [5.0, 5.5, 6.0, 6.5, 7.0])
+def test_at_the_border_both_are_right(condition: float, squared_in: list[torch.dtype]) -> None:
+    for seed in range(3):
+        check_against_svd(with_condition(condition, seed=seed))
+    assert len(squared_in) >= 6
+
+
+@pytest.mark.parametrize("rank", [1, 40, 127])
+def test_what_lacks_rank_takes_float64(rank: int, squared_in: list[torch.dtype]) -> None:
+    draw = torch.Generator().manual_seed(1)
+    left, _ = torch.linalg.qr(torch.randn(128, rank, generator=draw))
+    right = torch.randn(rank, 400, generator=draw)
+    check_against_svd(left @ right, kept=rank)
+    assert torch.float64 in squared_in
+
+
+def test_one_direction_far_above_the_others(squared_in: list[torch.dtype]) -> None:
+    draw = torch.Generator().manual_seed(2)
+    matrix = with_condition(1.2) + 3.0 * torch.outer(
+        torch.randn(128, generator=draw), torch.randn(300, generator=draw)
+    ) / math.sqrt(128 * 300)
+    check_against_svd(matrix)
+    check_against_svd(with_condition(1.2) + (100.0 / 128.0) * torch.ones(128, 300))
+    assert set(squared_in) == {torch.float32, torch.float64}
+
+
+def test_a_kernel_of_a_backbone_equals_the_svd(squared_in: list[torch.dtype]) -> None:
+    """[256, 128, 3, 3] of two tasks: axes of 256 and 128 in float32, kernel and tasks in float64."""
+    draw = torch.Generator().manual_seed(3)
+    copies = [(0.05 * torch.randn(256, 128, 3, 3, generator=draw)).requires_grad_() for _ in range(2)]
+    value = TraceNorm(weight=1.0).measure(copies)
+    (0.5 * value).backward()
+    assert squared_in == [torch.float32, torch.float32, torch.float64]
+    stack = torch.stack([copy.detach() for copy in copies], dim=-1).double()
+    expected, gradient = 0.0, torch.zeros_like(stack)
+    for mode in range(stack.dim()):
+        moved = stack.movedim(mode, 0)
+        left, singular, right = torch.linalg.svd(moved.flatten(1), full_matrices=False)
+        expected += singular.sum().item()
+        gradient += (left @ right).reshape(moved.shape).movedim(0, mode)
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+    for number, copy in enumerate(copies):
+        assert copy.grad is not None
+        torch.testing.assert_close(copy.grad.double(), 0.5 * gradient[..., number], rtol=0, atol=2e-6)
+
+
+def test_identical_copies_of_a_large_kernel() -> None:
+    """Along the tasks rank one, along the outputs the copy's own directions: sqrt(2) times its norms."""
+    draw = torch.Generator().manual_seed(4)
+    copy = torch.randn(128, 150, 2, generator=draw)
+    pair = torch.stack([copy, copy])
+    norms = [torch.linalg.svdvals(copy.double().movedim(axis, 0).flatten(1)).sum() for axis in range(3)]
+    expected = math.sqrt(2) * (sum(norms) + copy.double().norm())
+    assert TraceNorm().measure(list(pair)).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert tucker_trace_norm(pair).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.usefixtures("_lower_precision_allowed")
+def test_float32_that_may_be_something_else_is_not_trusted(squared_in: list[torch.dtype]) -> None:
+    matrix_trace_norm(with_condition(1.5))
+    assert squared_in == [torch.float64]
+
+
+def test_the_gradient_may_be_taken_twice_and_in_a_batch() -> None:
+    leaf = with_condition(2.0).requires_grad_()
+    value = matrix_trace_norm(leaf)
+    (once,) = torch.autograd.grad(value, leaf, retain_graph=True)
+    upstream = torch.tensor([1.0, -2.0])
+    (batched,) = torch.autograd.grad(value, leaf, upstream, is_grads_batched=True, retain_graph=True)
+    (again,) = torch.autograd.grad(3.0 * value, leaf)
+    torch.testing.assert_close(batched, torch.stack([once, -2.0 * once]))
+    torch.testing.assert_close(again, 3.0 * once)
+
+
+def test_the_gradient_of_weights_that_changed_since_is_refused() -> None:
+    """The backward pass reads the copies again."""
+    leaf = torch.nn.Parameter(with_condition(2.0))
+    value = matrix_trace_norm(leaf)
+    with torch.no_grad():
+        leaf.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("piece", [1, 7, 64, 10**6])
+def test_products_of_unfoldings_by_pieces(
+    piece: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacks, "_PIECE", piece)
+    monkeypatch.setattr(stacks, "_ROWS", 3)
+    draw = torch.Generator().manual_seed(5)
+    copies = tuple(torch.randn(4, 3, 2, dtype=dtype, generator=draw) for _ in range(3))
+    stack, whole = Stack(copies), torch.stack(copies, dim=-1)
+    for number in (1, 2, 3):
+        for axes in itertools.combinations(range(4), number):
+            others = [axis for axis in range(4) if axis not in axes]
+            moved = whole.permute(*axes, *others)
+            rows = math.prod(whole.shape[axis] for axis in axes)
+            matrix = moved.reshape(rows, -1)
+            torch.testing.assert_close(stack.matrix(axes), matrix, rtol=0, atol=0)
+            gram = (matrix.double() @ matrix.double().T).tril()
+            torch.testing.assert_close(stack.gram(axes).tril(), gram)
+            factor = torch.randn(rows, rows, dtype=dtype, generator=draw)
+            factor = factor + factor.T
+            targets = [torch.full_like(copy, math.nan) for copy in copies]
+            stack.add_product(targets, axes, factor, first=True)
+            stack.add_product(targets, axes, factor, first=False)
+            back = [(*axes, *others).index(axis) for axis in range(4)]
+            expected = (2.0 * factor @ matrix).reshape(moved.shape).permute(back)
+            torch.testing.assert_close(torch.stack(targets, dim=-1), expected)
+
+
+@pytest.mark.parametrize("shapes", [(1, 1, 1), (3, 64, 70), (64, 64, 64), (130, 200, 90), (512, 128, 1000)])
+def test_a_product_is_the_product(shapes: tuple[int, int, int]) -> None:
+    draw = torch.Generator().manual_seed(6)
+    rows, inner, columns = shapes
+    first, second = (torch.randn(count, inner, generator=draw) for count in (rows, columns))
+    expected = first.double() @ second.double().T
+    torch.testing.assert_close(times_transposed(first, second).double(), expected, rtol=0, atol=1e-4)
+    strided = torch.randn(inner, columns, generator=draw).T
+    expected = first.double() @ strided.double().T
+    torch.testing.assert_close(times_transposed(first, strided).double(), expected, rtol=0, atol=1e-4)
+
+
+def test_inverse_root_equals_the_eigenvectors() -> None:
+    for condition in (1.0, 2.0, 5.0):
+        matrix = 1e-3 * with_condition(condition).double()
+        gram = matrix @ matrix.T
+        root = inverse_root(gram.tril())
+        values, vectors = torch.linalg.eigh(gram)
+        assert root is not None
+        torch.testing.assert_close(root, (vectors / values.sqrt()) @ vectors.T, rtol=0, atol=1e-5 * 5e3)
+        assert torch.equal(root, root.T)
+
+
+def test_what_has_no_inverse_root_is_told() -> None:
+    identity = torch.eye(4, dtype=torch.float64)
+    for gram in (0.0 * identity, math.nan * identity, math.inf * identity, -identity):
+        assert inverse_root(gram) is None
+    assert inverse_root(torch.diag(torch.tensor([1.0, 1.0, -1e-3, 1.0]).double())) is None
+    assert inverse_root(torch.diag(torch.tensor([1.0, 1e-2]).double())) is None
