@@ -59,7 +59,8 @@ def inverse_root(gram: Tensor) -> Tensor | None:
         matrix is zero or not finite.
 
     Example:
-        >>> inverse_root(torch.diag(torch.tensor([4.0, 16.0], dtype=torch.float64))).diagonal().tolist()
+        >>> root = inverse_root(torch.diag(torch.tensor([4.0, 16.0], dtype=torch.float64)))
+        >>> [round(value, 5) for value in root.diagonal().tolist()]
         [0.5, 0.25]
         >>> inverse_root(torch.diag(torch.tensor([1e-3, 1.0], dtype=torch.float64))) is None
         True

@@ -87,8 +87,8 @@ class Stack:
             piece = self._unfold(axes, window).to(dtype)
             for start in range(0, rows, _ROWS):
                 block = times_transposed(piece[start : start + _ROWS], piece[start:])
-                total[start:, start : start + _ROWS] += block.T
-        return total
+                total[start : start + _ROWS, start:] += block
+        return total.T
 
     def add_product(self, targets: Sequence[Tensor], axes: Axes, factor: Tensor, *, first: bool) -> None:
         """Adds a symmetric matrix times an unfolding, folded back, to tensors shaped like the copies.
