@@ -14,7 +14,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from taskloom.errors import ConfigError
+from taskloom.sharing.changing import SelfChanging
 from taskloom.training.callbacks import CALLBACKS, Callback, TrainingState
+from taskloom.training.changes import regroup
 from taskloom.training.freezing import check_names
 from taskloom.training.history import EpochRecord, History, TaskEnd
 from taskloom.training.resume import copied
@@ -189,6 +191,9 @@ class EarlyFreeze(TaskCallback):
         weights = self.snapshots[back_to]
         self.snapshots = {}
         state.model.load_state_dict(weights)
+        if isinstance(state.model, SelfChanging):  # it may have had other parameters then
+            regroup(state.optimizer, state.model, {}, state.balancer.parameters())
+            history.num_parameters = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
         state.freezing.stop(task, with_shared=True)
         state.freezing.forget_moments()
         state.best.compose(weights, back_to)

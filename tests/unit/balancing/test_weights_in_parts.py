@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from _balancing import batch, descend, gradients, losses_of, make, network
-from _training import rows_with_holes
+from _training import TASKS, rows_with_holes
+from taskloom import Multiclass, TaskSet
 from taskloom.balancing import BALANCERS, Balancer
 from taskloom.errors import ConfigError
 from taskloom.losses import SumCount
@@ -105,3 +106,17 @@ def test_every_balancer_takes_parts_or_says_that_it_does_not() -> None:
         model.zero_grad()
         step_in_parts(balancer, model, batch(12), 4)
         assert all(found.isfinite().all() for found in gradients(model).values()), name
+
+
+def test_the_own_weight_of_an_auxiliary_task_counts_in_parts_as_well() -> None:
+    tasks = TaskSet(TASKS["age"], TASKS["gender"], Multiclass("mood", 3, role="auxiliary", weight=0.05))
+    train, validation = rows_with_holes(24, 1), rows_with_holes(15, 2)
+    train.tasks = validation.tasks = tasks
+    ends = []
+    for parts in (1, 4):
+        model = network(tasks=tasks, seed=3)
+        settings: dict[str, Any] = {"epochs": 2, "batch": 12, "device": "cpu", "accumulate": parts}
+        fit(model, train, validation, optimizer={"sgd": {"lr": 0.5}}, **settings)
+        ends.append(model.state_dict())
+    for entry, tensor in ends[0].items():
+        torch.testing.assert_close(ends[1][entry], tensor, rtol=1e-3, atol=1e-5)
