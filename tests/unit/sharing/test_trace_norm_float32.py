@@ -58,19 +58,19 @@ def check_against_svd(matrix: Tensor, kept: int | None = None) -> None:
     assert matrix_trace_norm(matrix).item() == pytest.approx(value.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("condition", [1.0, 1.5, 3.0, 4.5])
+@pytest.mark.parametrize("condition", [1.0, 1.5, 3.0, 5.0, 7.0])
 def test_what_is_well_conditioned_takes_float32(condition: float, squared_in: list[torch.dtype]) -> None:
     check_against_svd(with_condition(condition))
     assert set(squared_in) == {torch.float32}
 
 
-@pytest.mark.parametrize("condition", [9.0, 30.0, 99.0, 101.0, 1e3])
+@pytest.mark.parametrize("condition", [12.0, 30.0, 99.0, 101.0, 1e3])
 def test_what_is_not_takes_float64(condition: float, squared_in: list[torch.dtype]) -> None:
     check_against_svd(with_condition(condition))
     assert squared_in == [torch.float32, torch.float64] * 2  # of the value with and without gradient
 
 
-@pytest.mark.parametrize("condition", [5.0, 5.5, 6.0, 6.5, 7.0])
+@pytest.mark.parametrize("condition", [7.5, 8.0, 8.5, 9.0, 10.0, 11.0])
 def test_at_the_border_both_are_right(condition: float, squared_in: list[torch.dtype]) -> None:
     for seed in range(3):
         check_against_svd(with_condition(condition, seed=seed))

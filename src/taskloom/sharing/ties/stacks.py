@@ -137,14 +137,16 @@ class Stack:
                 continue
             axis = max(free, key=lambda axis: self.shape[axis])
             numbers = len(group) * self.copies[0].numel() // max(self.shape[axis], 1)
-            step = max(1, _PIECE // max(numbers, 1))
+            pieces = max(1, round(self.shape[axis] * numbers / _PIECE))
+            step = max(1, -(-self.shape[axis] // pieces))
             for start in range(0, self.shape[axis], step):
                 yield _Window(group, axis, start, min(step, self.shape[axis] - start))
 
     def _unfold(self, axes: Axes, window: _Window) -> Tensor:
         parts = [_span(self.copies[number], window) for number in window.copies]
         whole = parts[0][None] if len(parts) == 1 else torch.stack(parts)
-        return whole.permute(self._order(axes)).reshape(self.size(axes), -1)
+        # Rows whose distance is a large power of two would hinder each other in the cache.
+        return whole.permute(self._order(axes)).reshape(self.size(axes), -1).contiguous()
 
     def _order(self, axes: Axes) -> list[int]:
         """Positions of the rows' axes and of the others in a tensor that has the copies first."""

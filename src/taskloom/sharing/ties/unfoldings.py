@@ -6,10 +6,9 @@ sqrt(eps) s_max are noise. Therefore:
 - float32 (and lower, which is computed as float32) is squared in float64, where products of float32 numbers
   are exact; what is left is the error of the sum, about eps64 (n + sqrt(m)) s_max^2;
 - large float32 unfoldings on a CPU (n >= 128, m >= 2 n) are tried in float32 first, pieces added up in
-  float64, which leaves an error of about 4 eps s_max^2. (W W^T)^(-1/2) then comes from Newton's iteration
-  (`inverse_root`), which arrives in time only where the singular values lie within a factor of about 5, so
-  that the subgradient's error is about 100 eps and the value's less; where it does not arrive the unfolding
-  is squared in float64;
+  float64, which leaves an error of about 4 eps s_max^2. Where the singular values lie within a factor of 8,
+  which leaves the subgradient an error of about 100 eps and the value less, products alone make
+  (W W^T)^(-1/2) (`inverse_root`); else the unfolding is squared once more, in float64;
 - float64 whose smallest eigenvalue is below 1e-8 of the largest goes through the triangular factor instead
   (QR, then the SVD of the n x n factor), which squares nothing;
 - a singular value counts as 0 where s <= s_max max(4 sqrt(n) eps, sqrt(eps64 (n + sqrt(m)))), eps that of the
