@@ -73,7 +73,8 @@ def test_attention_is_that_of_the_formula(
     before = [drawn(5, BEFORE, *old) for _ in masks] if recalls else []
     read = outputs.movedim(1, -1).contiguous().movedim(-1, 1) if last else outputs
 
-    found = attend(read, masks, before, new)
+    passed, found = attend(read, masks, before, new)
+    assert torch.equal(passed, outputs)
     expected = [
         attended(outputs, mask, before[task] if recalls else None, new) for task, mask in enumerate(masks)
     ]
@@ -97,7 +98,7 @@ def test_attention_in_single_precision_by_convolutions() -> None:
         outputs = drawn(batch, CHANNELS, *positions, dtype=torch.float32)
         mask = mask_of(recalls=True, dtype=torch.float32)
         before = drawn(batch, BEFORE, *positions, dtype=torch.float32)
-        found = attend(outputs, [mask], [before], positions)[0]
+        found = attend(outputs, [mask], [before], positions)[1][0]
         expected = attended(outputs, mask, before, positions)
         torch.testing.assert_close(found, expected)
         leaves = [outputs, before, *mask.tensors()]
@@ -109,10 +110,45 @@ def test_attention_in_single_precision_by_convolutions() -> None:
         )
 
 
+@pytest.mark.parametrize("hidden", [4, 16], ids=["apart", "side by side"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("heard", [(0, 1, 2), (0, 2)], ids=str)
+@pytest.mark.parametrize("block_bytes", [1 << 8, 1 << 20])
+def test_attention_of_many_rows_with_the_weights_of_all_tasks_joined(
+    block_bytes: int, heard: tuple[int, ...], dtype: torch.dtype, hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """192 rows of three tasks, some of them in the loss, beside another reader of the outputs."""
+    monkeypatch.setitem(memory.BLOCK_BYTES, "cpu", block_bytes)
+    torch.manual_seed(3)
+    outputs = drawn(4, CHANNELS, 6, 8, dtype=dtype)
+    shapes = ((hidden, CHANNELS), (hidden,), (CHANNELS, hidden), (CHANNELS,), (hidden, BEFORE))
+    masks = [Mask(*(drawn(*shape, dtype=dtype) for shape in shapes)) for _ in range(3)]
+    before = [drawn(4, BEFORE, 6, 8, dtype=dtype) for _ in masks]
+    passed, found = attend(outputs, masks, before, (3, 8))
+    expected = [attended(outputs, mask, old, (3, 8)) for mask, old in zip(masks, before, strict=True)]
+    torch.testing.assert_close(found, expected)
+
+    def loss_of(tensors: list[Tensor], read: Tensor) -> Tensor:
+        return sum((tensors[task].square().sum() for task in heard), start=read.sin().sum())
+
+    leaves = [outputs, *before, *(tensor for mask in masks for tensor in mask.tensors())]
+    ours = torch.autograd.grad(loss_of(found, passed), leaves, allow_unused=True)
+    theirs = torch.autograd.grad(loss_of(expected, outputs), leaves, allow_unused=True)
+    exact = dtype == torch.float64
+    torch.testing.assert_close(ours, theirs, rtol=1e-11 if exact else 2e-4, atol=1e-11 if exact else 2e-4)
+
+
+def test_outputs_that_go_on_alone_have_the_gradient_that_comes_back() -> None:
+    outputs, masks = drawn(4, CHANNELS, 6), [mask_of(recalls=False)]
+    passed, _ = attend(outputs, masks, [], (6,))
+    (gradient,) = torch.autograd.grad(passed.square().sum(), [outputs])
+    assert torch.equal(gradient, 2 * outputs)
+
+
 def test_a_task_out_of_the_loss_and_what_is_frozen_get_no_gradient() -> None:
     outputs, masks = drawn(4, CHANNELS, 6), [mask_of(recalls=False) for _ in range(2)]
     masks[1].reads.requires_grad_(False)
-    found = attend(outputs, masks, [], (6,))
+    found = attend(outputs, masks, [], (6,))[1]
     of_reads = torch.autograd.grad(found[1].sum(), [masks[0].reads], retain_graph=True, allow_unused=True)
     assert of_reads == (None,)
     expected = attended(outputs, masks[1], None, (6,))

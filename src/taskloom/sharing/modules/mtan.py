@@ -196,28 +196,33 @@ class AttentionNetwork(ModuleNetwork):
         for index in range(last + 1):
             outputs = self.run_trunk([index], outputs)
             if index in self._attended:
-                attended = self._attend(index, outputs, attended)
+                outputs, attended = self._attend(index, outputs, attended)
         found = [tensor for tensor in attended if tensor is not None]
         further = range(last + 1, self._num_stages)
         if further:  # one run over the rows of all tasks
             found = list(split_rows(self.run_trunk(further, torch.cat(found)), len(found)))
         return self.by_task(found)
 
-    def _attend(self, index: int, outputs: Tensor, before: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """What the tasks attend to at a stage, or all that the next stage with attention reads of it."""
+    def _attend(
+        self, index: int, outputs: Tensor, before: Sequence[Tensor | None]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The stage's outputs to go on with, and what the tasks attend to there.
+
+        Or all of it that the next stage with attention reads.
+        """
         masks = self._masks(index)
         if not can_attend(outputs, masks):
-            return [mask(outputs, old) for mask, old in zip(masks, before, strict=True)]
+            return outputs, [mask(outputs, old) for mask, old in zip(masks, before, strict=True)]
         weights = [mask.weights() for mask in masks if isinstance(mask, Attention)]
         place = self._attended.index(index) + 1
         here = tuple(outputs.shape[2:])
         wanted = here if place == len(self._attended) else self._shapes[self._attended[place]][1:]
         read_at = wanted if len(wanted) == len(here) else (1,) * len(here)
         recalled = [to_positions(old, here) for old in before if old is not None]
-        found = attend(outputs, weights, recalled, read_at)
+        passed, found = attend(outputs, weights, recalled, read_at)
         if len(wanted) != len(here):  # one mean for every position
             found = [tensor.flatten(1).reshape(*tensor.shape[:2], *(1,) * len(wanted)) for tensor in found]
-        return list(found)
+        return passed, list(found)
 
     def task_modules(self, task: str) -> list[nn.Module]:
         position = self.tasks.index(task)
