@@ -35,7 +35,9 @@ class Empty(nn.Module):
         self.shape = tuple(shape)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs.new_zeros(len(inputs), *self.shape)
+        return inputs.new_zeros(
+            inputs.shape[0], *self.shape
+        )  # not len(): a batch of a size that is not known
 
 
 class WithoutTasks(MultiTaskNetwork):

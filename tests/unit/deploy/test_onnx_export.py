@@ -244,3 +244,30 @@ def test_the_command_says_what_goes_in_and_comes_out(tmp_path: Path, monkeypatch
         load_bundle("people.bundle").predict(rows)["age"],
         rtol=1e-5,
     )
+
+
+@pytest.mark.parametrize("sharing", ["ple", "sluice"])
+def test_tasks_that_were_trained_beside_leave_no_trace_of_the_size_of_a_batch(
+    tmp_path: Path, sharing: str
+) -> None:
+    """Where auxiliary tasks are left out, modules that nobody reads give zeros for any number of rows."""
+    tasks = tl.TaskSet(
+        tl.Binary("smile"),
+        tl.Multiclass("mood", 3, role="auxiliary"),
+        tl.Multiclass("person", 4, role="adversarial"),
+    )
+    settings: dict[str, Any] = {
+        "input_shape": (5,),
+        "encoder": {"name": "mlp", "hidden": [6, 6]},
+        "sharing": {"name": sharing, **SETTINGS[sharing]},
+        "head": {"hidden": [4]},
+    }
+    torch.manual_seed(1)
+    network = tl.deploy.build_network(settings, tasks)
+    bundle = load_bundle(save_bundle(tmp_path / "net.bundle", network, **settings))
+    assert list(bundle.tasks) == ["smile"]
+    export_onnx(bundle, tmp_path / "net.onnx")
+    for number in (1, 5):
+        rows = torch.randn(number, 5)
+        found = run(tmp_path / "net.onnx", "inputs", rows.numpy())
+        np.testing.assert_allclose(found["smile"], bundle.predict(rows)["smile"], rtol=1e-4, atol=1e-5)
