@@ -12,6 +12,8 @@
 | `aggregation` | `GradientAggregation`, the balancer all of these run in |
 | `row_balancer` | gradients per task collected for it, and put where they belong |
 | `gradients`, `features` | gradients per task, on the parameters or at the shared feature |
+| `read_outs` | linear heads as one layer, gradients at the feature from those at its outputs |
+| `chains` | inner products of gradients over a trunk of linear layers, without the gradients |
 | `method` | what a method is: weights from the Gramian, or an aggregation of the matrix |
 | `weightings`, `solvers` | the methods without a network: weights from the Gramian |
 | `torchjd_methods` | TorchJD's own methods and solvers inside ours |

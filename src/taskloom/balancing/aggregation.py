@@ -34,7 +34,9 @@ class GradientAggregation(RowBalancer):
     penalty of ties is added as it is, outside the aggregation. Over several processes the rows are averaged
     before they are aggregated, so that the update is that of the joined batch.
 
-    Rows are taken one by one, except where one vectorised pass is faster. By measurement on a CPU that is
+    Over a trunk that is a chain of linear layers, methods that give weights take the gradients' inner products
+    from the layers' inputs (`taskloom.balancing.chains`), and one backward pass gives the update; there are no
+    rows then. Elsewhere rows are taken one by one, except where one vectorised pass is faster. By measurement on a CPU that is
     where the trunk is a multilayer perceptron: four tasks or more, all rows together at most 4,194,304
     numbers (`taskloom.balancing.gradients.takes_one_pass`), above which its memory counts; convolutions are
     slower. `batched`
@@ -106,6 +108,10 @@ class GradientAggregation(RowBalancer):
 
     # -- one step
 
+    @property
+    def needs_rows(self) -> bool:
+        return isinstance(self._method, MatrixMethod)
+
     def check_parts(self) -> None:
         if self.at == "features":
             raise ConfigError(
@@ -119,7 +125,7 @@ class GradientAggregation(RowBalancer):
         self.check_parts()
         if beside is not None:
             self._add_beside(beside, model)
-        self._collect(losses, model)
+        self._collect(losses, model, whole=False)
 
     def backward(
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
@@ -143,6 +149,7 @@ class GradientAggregation(RowBalancer):
             if penalty.requires_grad:
                 self.scale(penalty).backward()  # type: ignore[no-untyped-call]
         finally:
+            self._inner = None
             self._rows.clear()
             self._feature.clear()
 
@@ -187,7 +194,7 @@ class GradientAggregation(RowBalancer):
 
     def _products(self, matrix: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
         """The Gramian over all processes, without the factor of 16-bit precision."""
-        products = gramian(matrix)
+        products = gramian(matrix) if self._inner is None else self._inner
         if self.processes.count > 1 and self._feature_columns():
             # Each process has its rows of the batch, scaled by the number of processes: the sum of the
             # squares is that of the joined batch times that number squared.

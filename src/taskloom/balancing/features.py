@@ -4,11 +4,12 @@ MGDA-UB (Sener and Koltun 2018, section 3.3) bounds the norm of the update by th
 shared features Z = g(x): the Gramian is that of dL_t / dZ, and one backward pass takes the weighted sum
 through the trunk. Every method that needs only the Gramian can be used so.
 
-Where every task is alone behind the feature, each reads it through a *tap* of its own, one of T views of the
-feature laid T times side by side. One backward pass of the sum of all losses then gives every head's gradient
-and, at what the taps are views of, every dL_t / dZ as one tensor; without taps that takes a pass per task
-through all that follows the feature. Exact aggregation gains as much: what is left for it are passes through
-the trunk alone.
+Where all heads are linear layers over the feature, they are run as one, and the gradients at its outputs say
+everything (`read_outs`). Elsewhere, where every task is alone behind the feature, each reads it through a
+*tap* of its own, one of T views of the feature laid T times side by side. One backward pass of the sum of all
+losses then gives every head's gradient and, at what the taps are views of, every dL_t / dZ as one tensor;
+without taps that takes a pass per task through all that follows the feature. Exact aggregation gains as much:
+what is left for it is the trunk alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from taskloom.balancing.read_outs import ReadOuts, linear_heads, read_out
 from taskloom.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class SharedFeature:
         leaf: What the heads read in its place where the graph is parted there.
         taps: What each task reads in its place where it is not; empty otherwise.
         beside: What the taps are views of, [T, *feature], in the order of the tasks; None without taps.
+        read_outs: The heads in place of taps, where they are linear; None otherwise.
         watched: Whether the forward pass came by.
     """
 
@@ -41,7 +44,9 @@ class SharedFeature:
         self.leaf: Tensor | None = None
         self.beside: Tensor | None = None
         self.taps: dict[str, Tensor] = {}
+        self.read_outs: ReadOuts | None = None
         self.watched = False
+        self._heads: tuple[MultiTaskNetwork, dict[str, nn.Linear] | None, list[nn.Module]] | None = None
         self._tails: tuple[MultiTaskNetwork, dict[str, list[nn.Module]]] | None = None
 
     @contextmanager
@@ -80,6 +85,10 @@ class SharedFeature:
             if not features.requires_grad:
                 return method(features)
             self.trunk = features
+            if apart and not getattr(model, "deeply_supervised", False):
+                self.read_outs = self._read_out(model, features)
+            if self.read_outs is not None:
+                return self.read_outs.predictions()
             if apart and _may_run_apart(model, features):
                 self.beside = features.expand(len(model.tasks), *features.shape)
                 self.taps = dict(zip(model.tasks, self.beside.unbind(), strict=True))
@@ -96,12 +105,13 @@ class SharedFeature:
             del vars(model)["from_features"]
 
     def has_taps(self, losses: Iterable[str]) -> bool:
-        """Whether all these losses are of tasks that have taps."""
-        return bool(self.taps) and all(name in self.taps for name in losses)
+        """Whether all these losses are of tasks that have taps, or read-outs in their place."""
+        having = self.taps if self.read_outs is None else self.read_outs.heads
+        return bool(having) and all(name in having for name in losses)
 
     def clear(self) -> None:
         """Lets go of the feature and its graph."""
-        self.trunk = self.leaf = self.beside = None
+        self.trunk = self.leaf = self.beside = self.read_outs = None
         self.taps = {}
         self.watched = False
 
@@ -112,9 +122,18 @@ class SharedFeature:
                 "so that there is no one shared feature; enter the context for every forward pass."
             )
         # The graph is whole: gradients by parameters are right without taps.
-        self.trunk, self.beside, self.taps = None, None, {}
+        self.trunk, self.beside, self.taps, self.read_outs = None, None, {}, None
         predictions: dict[str, Tensor] = method(features)
         return predictions
+
+    def _read_out(self, model: MultiTaskNetwork, features: Tensor) -> ReadOuts | None:
+        """The heads in one pass, where they are linear."""
+        if self._heads is None or self._heads[0] is not model:
+            heads = linear_heads(model)
+            inside = [module for head in (heads or {}) for module in model.task_modules(head)[-1].modules()]
+            self._heads = (model, heads, inside)
+        _, heads, inside = self._heads
+        return None if heads is None else read_out(heads, features, inside)
 
     def _run_apart(self, model: MultiTaskNetwork, method: Any) -> dict[str, Tensor]:
         """Predictions, each from the task's own tap."""
@@ -132,7 +151,7 @@ class SharedFeature:
         return flow
 
     def __getstate__(self) -> dict[str, object]:
-        return {"trunk": None, "leaf": None, "beside": None, "taps": {}, "watched": False, "_tails": None}
+        return vars(SharedFeature())
 
 
 def is_alone_behind(model: MultiTaskNetwork) -> bool:

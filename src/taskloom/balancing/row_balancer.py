@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.balancing.base import Balancer, check_gradients, check_known
+from taskloom.balancing.chains import Link, chain_of, gramian_of
 from taskloom.balancing.features import SharedFeature
 from taskloom.balancing.gradients import Rows, Seam, add_gradient, find_seam, leaves, parts, takes_one_pass
+from taskloom.balancing.solvers import Array
 from taskloom.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ class RowBalancer(Balancer):
         self._seam: Seam | None = None
         self._seam_key: object = None
         self._parameters: tuple[object, list[nn.Parameter]] = (None, [])
+        self._inner: Array | None = None
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the method needs the gradients themselves, not only their inner products."""
+        return True
 
     def watching(self, model: MultiTaskNetwork) -> AbstractContextManager[None]:
         # A term reads the predictions of several tasks: no gradient at one tap would be all of its own.
@@ -73,15 +81,22 @@ class RowBalancer(Balancer):
         """Puts the aggregated gradient [n] where it belongs, and with it what was added at the feature."""
         assert self._seam is not None
         columns = self._feature_columns()
-        shared = [] if self._feature.taps and columns else self._seam.shared
+        shared = [] if columns and self._feature.leaf is None else self._seam.shared
         for parameter, gradient in zip(shared, parts(update[columns:], shared), strict=True):
             add_gradient(parameter, gradient)
         if columns:
             gradient = update[:columns]
             self._through_trunk(gradient if at_leaf is None else gradient + at_leaf, model)
 
-    def _collect(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> tuple[Tensor, int]:
+    def _collect(
+        self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, *, whole: bool = True
+    ) -> tuple[Tensor, int]:
         """Writes a row per task present and the tasks' own gradients.
+
+        Args:
+            losses: Losses of the batch, or of a part of it.
+            model: The network.
+            whole: Whether they are all there is of this step, besides rows that are there already.
 
         Returns:
             The sum of the mean losses, and how many columns of the rows are the feature's.
@@ -108,7 +123,9 @@ class RowBalancer(Balancer):
                 "where the shared feature is taken hold of."
             )
         if self._feature.has_taps(losses):
-            self._collect_at_taps(trainable, factors, seam)
+            at_heads = self._feature.read_outs is not None
+            collect = self._collect_at_outputs if at_heads else self._collect_at_taps
+            collect(trainable, factors, seam, self._chain(seam) if whole else None)
             return sums @ shares, self._feature_columns()
         shared: list[Tensor] = [*seam.shared] if leaf is None else [leaf, *seam.shared]
         self._rows.begin(len(self._names), shared)
@@ -127,19 +144,53 @@ class RowBalancer(Balancer):
 
     def _feature_columns(self) -> int:
         """How many columns of a row are the feature's; 0 where the rows are those of parameters."""
+        if self._inner is not None:
+            return self._rows.matrix.shape[1]
         trunk = self._feature.trunk
         return trunk.numel() if self.at == "features" and trunk is not None else 0
 
+    def _collect_at_outputs(
+        self,
+        losses: Mapping[str, Tensor],
+        factors: Mapping[str, Tensor],
+        seam: Seam,
+        chain: list[Link] | None,
+    ) -> None:
+        """One backward pass to the outputs of linear heads, from where inner products are a formula."""
+        read, tasks = self._feature.read_outs, list(losses)
+        assert read is not None
+        by_formula = self.at == "features" or chain is not None
+        if not by_formula:
+            self._rows.begin(len(self._names), seam.shared)
+        if not tasks:
+            return
+        sums, scales = torch.stack([*losses.values()]), torch.stack([factors[task] for task in tasks])
+        (found,) = torch.autograd.grad(sums, [read.outputs], scales, allow_unused=True)
+        gradient = torch.zeros_like(read.outputs) if found is None else found
+        of_heads = read.of_heads(gradient)
+        for task in tasks:
+            self._take(task, [of_heads[id(parameter)] for parameter in seam.own[task]], [], seam)
+        if not by_formula:
+            self._take_rows(tasks, read.at_feature_by_task(gradient, tasks), seam)
+            return
+        if chain is None:
+            self._inner = read.gramian(gradient, tasks)
+        else:
+            self._inner = gramian_of(chain, read.at_feature_by_task(gradient, tasks))
+        self._rows.adopt(tasks, read.rows(gradient, tasks).reshape(len(tasks), -1))
+
     def _collect_at_taps(
-        self, losses: Mapping[str, Tensor], factors: Mapping[str, Tensor], seam: Seam
+        self,
+        losses: Mapping[str, Tensor],
+        factors: Mapping[str, Tensor],
+        seam: Seam,
+        chain: list[Link] | None,
     ) -> None:
         """One backward pass to the feature for all tasks; then, for rows of parameters, through the trunk."""
-        trunk, beside, tasks = self._feature.trunk, self._feature.beside, list(losses)
-        assert trunk is not None
+        beside, tasks = self._feature.beside, list(losses)
         assert beside is not None
-        columns: list[Tensor] = [trunk] if self.at == "features" else [*seam.shared]
-        if self.at == "parameters":
-            self._rows.begin(len(self._names), columns)
+        if self.at == "parameters" and chain is None:
+            self._rows.begin(len(self._names), seam.shared)
         if not tasks:
             return
         own = [parameter for task in tasks for parameter in seam.own[task]]
@@ -149,21 +200,39 @@ class RowBalancer(Balancer):
         if tasks != list(self._feature.taps):
             places = list(self._feature.taps)
             at_taps = at_taps[[places.index(task) for task in tasks]]
-        rows_alone = replace(seam, own={task: [] for task in tasks})
         rest = iter(found[1:])
         for task in tasks:
             self._take(task, [next(rest) for _ in seam.own[task]], [], seam)
-        if self.at == "features":
+        if chain is not None:
+            self._inner = gramian_of(chain, at_taps)
+        if self.at == "features" or chain is not None:
             self._rows.adopt(tasks, at_taps.reshape(len(tasks), -1))
-        elif self._rows.tasks or self.processes.count > 1 or not self._in_one_pass(len(tasks), seam):
-            for number, (task, gradient) in enumerate(zip(tasks, at_taps, strict=True), start=1):
+        else:
+            self._take_rows(tasks, at_taps, seam)
+
+    def _take_rows(self, tasks: Sequence[str], at_feature: Tensor, seam: Seam) -> None:
+        """Rows of parameters through the trunk, from the tasks' gradients at its end [m, *feature]."""
+        trunk, columns = self._feature.trunk, seam.shared
+        assert trunk is not None
+        rows_alone = replace(seam, own={task: [] for task in tasks})
+        if self._rows.tasks or self.processes.count > 1 or not self._in_one_pass(len(tasks), seam):
+            for number, (task, gradient) in enumerate(zip(tasks, at_feature, strict=True), start=1):
                 row = torch.autograd.grad(
                     trunk, columns, gradient, retain_graph=number < len(tasks), allow_unused=True
                 )
                 self._take(task, row, columns, rows_alone)
                 del row  # or it would stand beside the next task's: a copy more
         else:
-            self._rows.put_all(tasks, self._vectorised(trunk, columns, at_taps), columns)
+            self._rows.put_all(tasks, self._vectorised(trunk, columns, at_feature), columns)
+
+    def _chain(self, seam: Seam) -> list[Link] | None:
+        """The trunk's layers, where rows of parameters need not be taken; None otherwise."""
+        trunk = self._feature.trunk
+        assert trunk is not None
+        apart = self.processes.count > 1 or bool(self._rows.tasks)
+        if self.at == "features" or self.needs_rows or apart or self.batched is not None or not seam.linear:
+            return None
+        return chain_of(trunk, seam.shared)
 
     def _in_one_pass(self, num_tasks: int, seam: Seam) -> bool:
         """Whether rows are taken in one vectorised pass through the trunk."""
@@ -222,6 +291,9 @@ class RowBalancer(Balancer):
         """One backward pass from the feature to the trunk's parameters."""
         trunk = self._feature.trunk
         assert trunk is not None
+        read = self._feature.read_outs
+        if read is not None:
+            gradient = read.at_feature(gradient.view(read.outputs.shape))
         gradient = gradient.view(trunk.shape).to(trunk.dtype)
         if self.processes.count == 1:
             trunk.backward(gradient)  # type: ignore[no-untyped-call]

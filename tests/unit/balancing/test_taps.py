@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,13 +51,18 @@ def test_rows_at_taps_are_plain_gradients(
     shared = [name for name, _ in model.named_parameters() if ".shared." in name]
     expected = jacobian({task: by_task[task] for task in present}, shared)
     taken: list[Tensor] = []
+    products: list[np.ndarray] = []
     balancer = make("gradient_sum")
     assert isinstance(balancer, GradientAggregation)
     balancer.batched = batched
     update = balancer._update
     monkeypatch.setattr(balancer, "_update", lambda m, n: taken.append(m.clone()) or update(m, n))
+    given = balancer._products
+    monkeypatch.setattr(balancer, "_products", lambda m: products.append(given(m)) or products[-1])
     found = step(balancer, model, rows)
-    torch.testing.assert_close(taken[0], expected, rtol=1e-4, atol=1e-6)
+    if batched is not None:  # otherwise there are no rows
+        torch.testing.assert_close(taken[0], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(products[0], expected @ expected.T, rtol=1e-4, atol=1e-7)
     for name, gradient in found.items():
         plain = sum(by_task[task][name] for task in present)
         torch.testing.assert_close(gradient, plain, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,128 @@
+"""Linear heads of all tasks as one layer, where a balancer wants gradients per task at the shared feature.
+
+With the outputs Z W' + b of all heads, [B, K], the gradient D [B, K] of the losses at them says everything:
+task t, whose outputs are the columns t, has the gradient D_t W_t at the shared feature Z [B, F], its head the
+gradient D_t' Z. The inner products of two tasks' gradients at the feature are sums of entries of
+(D' D) * (W W'), so that none of these gradients has to be made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from taskloom.balancing.solvers import Array
+
+if TYPE_CHECKING:
+    from taskloom.sharing.network import MultiTaskNetwork
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+@dataclass(frozen=True)
+class ReadOuts:
+    """The heads of one forward pass.
+
+    Args:
+        features: What they read, [B, F], without gradient.
+        outputs: What they gave, [B, K], with its graph.
+        weight: Their weights, one below the other, [K, F], without gradient.
+        heads: The layer of each task.
+    """
+
+    features: Tensor
+    outputs: Tensor
+    weight: Tensor
+    heads: Mapping[str, nn.Linear]
+
+    @property
+    def widths(self) -> list[int]:
+        """Outputs of each task."""
+        return [head.out_features for head in self.heads.values()]
+
+    def predictions(self) -> dict[str, Tensor]:
+        """The outputs by task."""
+        return dict(zip(self.heads, torch.split(self.outputs, self.widths, dim=1), strict=True))
+
+    def of_heads(self, gradient: Tensor) -> dict[int, Tensor]:
+        """The gradients at the heads' parameters by their `id`, from that at the outputs [B, K]."""
+        weights = torch.split(gradient.t() @ self.features, self.widths)
+        biases = torch.split(gradient.sum(0), self.widths)
+        found: dict[int, Tensor] = {}
+        for head, weight, bias in zip(self.heads.values(), weights, biases, strict=True):
+            found[id(head.weight)], found[id(head.bias)] = weight, bias
+        return found
+
+    def rows(self, gradient: Tensor, tasks: Sequence[str]) -> Tensor:
+        """The gradient at the outputs [B, K] apart by task: [m, B, K], 0 at the outputs of the others."""
+        return gradient * self._mask(tasks).unsqueeze(1)
+
+    def at_feature(self, gradient: Tensor) -> Tensor:
+        """The gradient at the feature [B, F] from that at the outputs [B, K]."""
+        return gradient @ self.weight
+
+    def at_feature_by_task(self, gradient: Tensor, tasks: Sequence[str]) -> Tensor:
+        """The tasks' gradients at the feature, [m, B, F], from the one at the outputs [B, K]."""
+        if list(tasks) == list(self.heads) and len(self.weight) == len(self.heads):
+            return gradient.t().unsqueeze(2) * self.weight.unsqueeze(1)
+        return self.rows(gradient, tasks) @ self.weight
+
+    def gramian(self, gradient: Tensor, tasks: Sequence[str]) -> Array:
+        """Inner products [m, m] of the tasks' gradients at the feature, from the one at the outputs."""
+        wide, weight, mask = gradient.double(), self.weight.double(), self._mask(tasks).double()
+        products: Array = (mask @ ((wide.t() @ wide) * (weight @ weight.t())) @ mask.t()).cpu().numpy()
+        return products
+
+    def _mask(self, tasks: Sequence[str]) -> Tensor:
+        """Which outputs are whose, [m, K]."""
+        if list(tasks) == list(self.heads) and len(self.weight) == len(self.heads):
+            return torch.eye(len(self.heads), dtype=self.weight.dtype, device=self.weight.device)
+        mask, end = self.weight.new_zeros(len(tasks), len(self.weight)), 0
+        for task, width in zip(self.heads, self.widths, strict=True):
+            if task in tasks:
+                mask[tasks.index(task), end : end + width] = 1
+            end += width
+        return mask
+
+
+def linear_heads(model: MultiTaskNetwork) -> dict[str, nn.Linear] | None:
+    """The heads, where every one is a plain linear layer over the shared feature; None otherwise."""
+    plan: Any = getattr(model, "plan", None)
+    copies_of: Any = getattr(model, "task_copies", None)
+    shared_to_the_end = plan is not None and plan.num_shared_stages == len(plan.stages)
+    heard = getattr(model, "heard_modules", None)  # of networks that have parts of their own for tasks
+    if not shared_to_the_end or copies_of is None or heard is not None:
+        return None
+    heads: dict[str, nn.Linear] = {}
+    for task in model.tasks:
+        head = copies_of(task)[-1]
+        layer = head[0] if type(head) is nn.Sequential and len(head) == 1 else head
+        if type(layer) is not nn.Linear or layer.bias is None:
+            return None
+        heads[task] = layer
+    return heads
+
+
+def read_out(
+    heads: Mapping[str, nn.Linear], features: Tensor, around: Sequence[nn.Module]
+) -> ReadOuts | None:
+    """All heads in one pass; None where something else is to happen at one of them.
+
+    Args:
+        heads: From `linear_heads`.
+        features: [B, F], with the graph of the trunk.
+        around: The heads and the modules they stand in, on which hooks may have been put.
+    """
+    if features.ndim != 2 or torch.is_autocast_enabled(features.device.type):
+        return None
+    if any(vars(module)[name] for module in around for name in _HOOKS):
+        return None
+    weight = torch.cat([head.weight for head in heads.values()])
+    bias = torch.cat([head.bias for head in heads.values()])
+    outputs = F.linear(features, weight, bias)
+    return ReadOuts(features.detach(), outputs, weight.detach(), heads)
