@@ -34,14 +34,14 @@ class GradientAggregation(RowBalancer):
     penalty of ties is added as it is, outside the aggregation. Over several processes the rows are averaged
     before they are aggregated, so that the update is that of the joined batch.
 
-    Over a trunk that is a chain of linear layers, methods that give weights take the gradients' inner products
+    Over a trunk that is a chain of linear layers, methods that give weights take inner products of gradients
     from the layers' inputs (`taskloom.balancing.chains`), and one backward pass gives the update; there are no
-    rows then. Elsewhere rows are taken one by one, except where one vectorised pass is faster. By measurement on a CPU that is
-    where the trunk is a multilayer perceptron: four tasks or more, all rows together at most 4,194,304
-    numbers (`taskloom.balancing.gradients.takes_one_pass`), above which its memory counts; convolutions are
-    slower. `batched`
-    decides by hand: True takes rows in one pass, with up to twice the memory, for devices where launching
-    many small kernels is what costs; PyTorch refuses it for some operations (RNNs on CUDA).
+    rows then. Elsewhere rows are taken one by one, except where one vectorised pass is faster. By measurement
+    on a CPU that is where the trunk is a multilayer perceptron: four tasks or more, all rows together at most
+    4,194,304 numbers (`taskloom.balancing.gradients.takes_one_pass`), above which its memory counts;
+    convolutions are slower. `batched` decides by hand: True takes rows in one pass, with up to twice the
+    memory, for devices where launching many small kernels is what costs (PyTorch refuses it for some
+    operations: RNNs on CUDA); False one by one.
 
     Args:
         name: What messages call the method.
