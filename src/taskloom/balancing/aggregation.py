@@ -34,7 +34,7 @@ class GradientAggregation(RowBalancer):
     penalty of ties is added as it is, outside the aggregation. Over several processes the rows are averaged
     before they are aggregated, so that the update is that of the joined batch.
 
-    Over a trunk that is a chain of linear layers, methods that give weights take inner products of gradients
+    Over a trunk that is a chain of linear layers, methods that give weights take gradients' inner products
     from the layers' inputs (`taskloom.balancing.chains`), and one backward pass gives the update; there are no
     rows then. Elsewhere rows are taken one by one, except where one vectorised pass is faster. By measurement
     on a CPU that is where the trunk is a multilayer perceptron: four tasks or more, all rows together at most
