@@ -35,8 +35,8 @@ class GradientAggregation(RowBalancer):
     before they are aggregated, so that the update is that of the joined batch.
 
     Over a trunk that is a chain of linear layers, methods that give weights take gradients' inner products
-    from the layers' inputs (`taskloom.balancing.chains`), and one backward pass gives the update; there are no
-    rows then. Elsewhere rows are taken one by one, except where one vectorised pass is faster. By measurement
+    from the layers' inputs (`taskloom.balancing.chains`), and one backward pass gives the update: without
+    rows. Elsewhere rows are taken one by one, except where one vectorised pass is faster. By measurement
     on a CPU that is where the trunk is a multilayer perceptron: four tasks or more, all rows together at most
     4,194,304 numbers (`taskloom.balancing.gradients.takes_one_pass`), above which its memory counts;
     convolutions are slower. `batched` decides by hand: True takes rows in one pass, with up to twice the
