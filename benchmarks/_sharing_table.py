@@ -24,6 +24,7 @@ from taskloom.errors import ConfigError
 from taskloom.sharing import HeadSpec, MultiTaskNetwork, mixing
 from taskloom.sharing.modules.experts import ExpertNetwork
 from taskloom.sharing.modules.gates import Gate
+from taskloom.sharing.ties import products
 
 Step = Callable[[], None]
 Clock = Callable[[], float]
@@ -45,6 +46,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "multilinear_relationship": {},
 }
 """Every registered architecture with the settings that it is measured with; `check_rows` holds it so."""
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "soft_sharing_laf": ("soft_sharing", {"tie_settings": {"unfolding": "laf"}}),
+    "soft_sharing_every8": ("soft_sharing", {"every": 8}),
+}
+"""Further rows: an architecture with other settings. `every` is measured over a cycle of so many steps."""
 
 COLUMNS = ("single_task", "cross_stitch", "soft_sharing", "proportional_addition", "sluice")
 """One column per task: the work is that of T networks, and so the unit is T single-task steps."""
@@ -121,7 +128,9 @@ class Problem:
         return nn.Sequential(*stages, head)
 
     def network(self, architecture: str, **settings: Any) -> MultiTaskNetwork:
-        """The architecture with the settings of `SETTINGS`, or others."""
+        """The architecture or variant with the settings of the tables, or others."""
+        architecture, changed = VARIANTS.get(architecture, (architecture, {}))
+        settings = {**changed, **settings}
         if architecture == "hard_sharing":
             settings = {"stages": len(self.encoder.stages), **settings}
         else:
@@ -165,13 +174,27 @@ def single_steps(problem: Problem) -> Step:
     return step
 
 
-def joint_step(problem: Problem, network: nn.Module, penalty: Callable[[], Tensor] | None = None) -> Step:
-    """One network for all tasks: one forward, one backward, one update."""
+def joint_step(
+    problem: Problem,
+    network: nn.Module,
+    penalty: Callable[[], Tensor] | None = None,
+    number: int | None = None,
+) -> Step:
+    """One network for all tasks: one forward, one backward, one update.
+
+    Args:
+        problem: What it was built on.
+        network: The network.
+        penalty: Of the ties; the network's own where None.
+        number: Of the step, for ties that rest in between; None: they do not.
+    """
     optimizer = torch.optim.Adam(network.parameters())
     if penalty is None and isinstance(network, MultiTaskNetwork):
         penalty = network.penalty
 
     def step() -> None:
+        if isinstance(network, MultiTaskNetwork):
+            network.set_step(number)
         optimizer.zero_grad()
         predictions = network(problem.inputs)
         loss = torch.stack([F.cross_entropy(predictions[n], problem.labels[n]) for n in problem.tasks]).sum()
@@ -214,13 +237,14 @@ def flops_of(step: Step, network: nn.Module | None = None, problem: Problem | No
             run is nobody's business, and PyTorch would count them in some forms and not in others.
         problem: What it was built on.
     """
-    written = mixing._MOST_SCALARS
+    written, large = mixing._MOST_SCALARS, products._LARGE
     mixing._MOST_SCALARS = sys.maxsize  # as scaled additions, which PyTorch does not count
+    products._LARGE = sys.maxsize  # as matrix products, which it does
     try:
         with FlopCounterMode(display=False) as counter:
             step()
     finally:
-        mixing._MOST_SCALARS = written
+        mixing._MOST_SCALARS, products._LARGE = written, large
     found = int(counter.get_total_flops())
     if network is not None and problem is not None:
         found += len(problem.inputs) * sums_of(network, problem.encoder)
@@ -267,10 +291,24 @@ def seconds(step: Step, clock: Clock) -> float:
     return clock() - start
 
 
-def median_ratio(step: Step, baseline: Step, rounds: int, clock: Clock = time.perf_counter) -> float:
-    """Time of the step over the baseline's, median over rounds; both take turns, one round warms up."""
-    pairs = [(seconds(baseline, clock), seconds(step, clock)) for _ in range(rounds + 1)][1:]
-    return statistics.median(ours / theirs for theirs, ours in pairs)
+def median_ratio(
+    step: Step | Sequence[tuple[Step, int]], baseline: Step, rounds: int, clock: Clock = time.perf_counter
+) -> float:
+    """Time of the step over the baseline's, median over rounds; all take turns, one round warms up.
+
+    Args:
+        step: What is measured; or the steps of a cycle, each with how often it comes, whose mean counts.
+        baseline: What it is measured by.
+        rounds: Rounds that count.
+        clock: Wall or processor time.
+    """
+    cycle = [(step, 1)] if callable(step) else step
+    ratios = []
+    for _ in range(rounds + 1):
+        theirs = seconds(baseline, clock)
+        ours = sum(seconds(one, clock) * times for one, times in cycle) / sum(times for _, times in cycle)
+        ratios.append(ours / theirs)
+    return statistics.median(ratios[1:])
 
 
 def measure(
@@ -279,7 +317,7 @@ def measure(
     """Prints one line per row; what an architecture cannot be built on is said and is None.
 
     Args:
-        architectures: Names of the registry, or `double_loop`.
+        architectures: Names of the registry or of `VARIANTS`, or `double_loop`.
         names: Names of `ENCODERS`.
         numbers: Numbers of tasks.
         quick: A quarter of the batch, three rounds.
@@ -295,7 +333,7 @@ def measure(
         work = flops_of(baseline)
         rounds = 3 if quick else {2: 11, 3: 9}.get(num_tasks, 5)
         for architecture in architectures:
-            key = f"{architecture}_{name}_T{num_tasks}"
+            key, base = f"{architecture}_{name}_T{num_tasks}", VARIANTS.get(architecture, (architecture,))[0]
             try:
                 network = (
                     DoubleLoop({task: problem.column(task) for task in problem.tasks})
@@ -306,21 +344,31 @@ def measure(
                 print(f"  {key:40s} not built: {error}", flush=True)
                 found[key] = None
                 continue
-            step = joint_step(problem, network)
-            share = flops_of(step, network, problem) / work
+            step = cycle_of(problem, network, architecture)
+            share = sum(flops_of(one, network, problem) * times for one, times in step) / work
+            share /= sum(times for _, times in step)
             ratio = median_ratio(step, baseline, rounds, clock)
-            columns = architecture in (*COLUMNS, "double_loop")
+            columns = base in (*COLUMNS, "double_loop")
             row = Row(
                 key,
                 ratio if columns else ratio * num_tasks,
                 ratio / share,
-                _target(architecture, num_tasks),
+                _target(base, num_tasks),
             )
             print(row.line(), flush=True)
             found |= {key: round(row.steps, 3), f"{key}_of_flops": round(row.of_flops, 3)}
             del network, step
             gc.collect()
     return found
+
+
+def cycle_of(problem: Problem, network: nn.Module, architecture: str) -> list[tuple[Step, int]]:
+    """The steps of an architecture, each with how often it comes; where ties rest, two kinds."""
+    every = VARIANTS.get(architecture, (architecture, {}))[1].get("every", 1)
+    if every == 1:
+        return [(joint_step(problem, network), 1)]
+    with_tie, without = (joint_step(problem, network, number=number) for number in (0, 1))
+    return [(with_tie, 1), (without, every - 1)]
 
 
 def _target(architecture: str, num_tasks: int) -> tuple[str, float] | None:

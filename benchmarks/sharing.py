@@ -14,6 +14,8 @@ Networks: C.7 of thesis 002 (OPPORTUNITY, windows [100, 64, 107], heads of 1000 
   masks times features, batch norm, and the optimiser, which is in the times of both. Where heads and Adam
   weigh much in the time and little in this count (`--quick`: a quarter of the batch, the same weights), the
   ratio of a network with T heads over one trunk is above that of its stages: hard sharing shows by how much.
+- `soft_sharing_laf`, `soft_sharing_every8`: the trace norm along the tasks alone; Tucker's in one step of
+  eight (`every: 8`), the mean over the eight. `soft_sharing` is Tucker's in every step.
 - `double_loop_<encoder>_T<n>`: cross-stitch with the units as others write them, a double loop over tasks;
   `cross_stitch_channel_opportunity_T<n>`: with one matrix per channel.
 - `gram_vs_svd`: the trace norm through Gram matrices / through the SVD, two weights of 512 x 256 x 3 x 3.
@@ -39,6 +41,7 @@ from _gram_vs_svd import gram_vs_svd
 from _sharing_table import (
     ENCODERS,
     SETTINGS,
+    VARIANTS,
     Clock,
     Problem,
     Step,
@@ -52,7 +55,7 @@ from _sharing_table import (
 from taskloom import Multiclass, TaskSet, encoders, sharing
 from taskloom.training import keep_freed_memory
 
-EVERYTHING = (*SETTINGS, "double_loop")
+EVERYTHING = (*SETTINGS, *VARIANTS, "double_loop")
 OTHERS = ("cross_stitch_channel", "gram_vs_svd", "grouped", "compiled")
 
 

@@ -58,3 +58,24 @@ def test_work_of_mixing_and_of_gates(table: ModuleType) -> None:
     below = 2 * 3 * 2 * sizes[0]  # what the gates of level 2 give back to what they read
     assert table.sums_of(layered, encoder) == 6 * ((3 * 2 + 4) * sizes[0] + 3 * 2 * sizes[1]) + below
     assert table.sums_of(sharing.build("hard_sharing", encoder, tasks, stages=2), encoder) == 0
+
+
+def test_variants_are_architectures_with_other_settings(table: ModuleType) -> None:
+    problem = table.Problem("deap", 2, quick=True)
+    for name, (architecture, settings) in table.VARIANTS.items():
+        assert name not in sharing.ARCHITECTURES
+        assert architecture in sharing.ARCHITECTURES
+        network = problem.network(name)
+        cycle = table.cycle_of(problem, network, name)
+        assert sum(times for _, times in cycle) == settings.get("every", 1)
+        network.set_step(1)
+        assert (network.penalty().item() == 0.0) == ("every" in settings)
+
+
+def test_the_mean_of_a_cycle_counts_its_steps(table: ModuleType) -> None:
+    ticks = [0, 10, 10, 26, 26, 28]  # baseline 10, one step of 16, and seven like the one of 2
+    readings = iter([tick + 100 * turn for turn in range(3) for tick in ticks])
+    ratio = table.median_ratio(
+        [(lambda: None, 1), (lambda: None, 7)], lambda: None, 2, clock=lambda: float(next(readings))
+    )
+    assert ratio == pytest.approx((16 + 7 * 2) / 8 / 10)
