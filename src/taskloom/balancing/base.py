@@ -198,6 +198,15 @@ class Balancer(ABC):
         del task
         return 1.0
 
+    def trains(self, task: str) -> bool:
+        """Whether the task's loss counted in the epoch that ended last; True unless a method's weight is 0.
+
+        A task that has not entered yet has nothing to converge from: callbacks that stop tasks do not wait
+        for it.
+        """
+        del task
+        return True
+
     def parameters(self) -> Iterable[nn.Parameter]:
         """What the balancer itself learns; training adds it to the optimiser. There from `start` on."""
         return ()

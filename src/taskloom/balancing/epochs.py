@@ -85,6 +85,9 @@ class EpochWeights(LossWeighting):
     def report_state(self) -> dict[str, float]:
         return {f"weight/{task}": weight for task, weight in (self._used or self._weights).items()}
 
+    def trains(self, task: str) -> bool:
+        return (self._used or self._weights).get(task, 1.0) > 0
+
     def state_dict(self) -> dict[str, Any]:
         return {"tasks": list(self._names), "epoch": self._epoch, "weights": dict(self._weights)}
 

@@ -65,6 +65,9 @@ class WeightedSum(Balancer):
     def weight(self, task: str) -> float:
         return float(self.weights.get(task, 1.0))
 
+    def trains(self, task: str) -> bool:
+        return self.weight(task) > 0
+
     def check_tasks(self, tasks: TaskSet) -> None:
         check_names(_WEIGHTS, self.weights, self.names_of(tasks))
         self._checked_tasks = tasks

@@ -85,8 +85,15 @@ class TaskCallback(Callback):
         self.counters = {task: Patience(**counter) for task, counter in state["counters"].items()}
 
     def watched(self, state: TrainingState) -> list[str]:
-        """The tasks that still learn and may stop, in the network's order."""
-        return [task for task in state.freezing.active if self.tasks is None or task in self.tasks]
+        """The tasks that learnt in this epoch and may stop, in the network's order."""
+        return [task for task in self.learning(state) if self.tasks is None or task in self.tasks]
+
+    def learning(self, state: TrainingState) -> list[str]:
+        """The tasks that learnt in this epoch: not stopped, and of a weight above 0."""
+        tasks = state.model.tasks
+        return [
+            task for task in state.freezing.active if tasks[task].weight > 0 and state.balancer.trains(task)
+        ]
 
     def counter(self, task: str) -> Patience:
         return self.counters.setdefault(task, Patience())
@@ -98,8 +105,9 @@ class EarlyFreeze(TaskCallback):
 
     Before the freeze, after every epoch and for each task i in order: if its validation loss is above its
     minimum, counter i rises by 1, else the loss is the new minimum and counter i is 0. (Algorithm 1 as
-    printed never sets a counter back to 0, which its text describes and its line 11 needs.) Where counter i
-    reaches `patience`:
+    printed never sets a counter back to 0, which its text describes and its line 11 needs.) A task of weight
+    0 in the epoch, such as one that has not entered a curriculum yet, does not count. Where counter i reaches
+    `patience`:
 
     1. the whole model returns to the weights of the epoch in which counter i was last 0;
     2. everything shared and everything of task i freezes (`taskloom.training.freezing` says what that is for
@@ -209,7 +217,7 @@ class EarlyFreeze(TaskCallback):
         self._stop_without_tasks(state)
 
     def _after_the_freeze(self, state: TrainingState, record: EpochRecord) -> None:
-        for task in state.freezing.active:
+        for task in self.learning(state):
             counter = self.counter(task)
             names = state.freezing.own_entries(task)
             if counter.see(record.validation_loss[task], record.epoch, self.min_delta):
