@@ -12,7 +12,7 @@ from torch import Tensor
 from taskloom.balancing.base import check_number, unscaled
 from taskloom.balancing.conflicts import Conflicts
 from taskloom.balancing.features import check_has_feature
-from taskloom.balancing.gradients import combine, gramian
+from taskloom.balancing.gradients import gramian
 from taskloom.balancing.method import MatrixMethod, Weighting
 from taskloom.balancing.row_balancer import Place, RowBalancer
 from taskloom.balancing.silence import silent_tasks
@@ -180,7 +180,7 @@ class GradientAggregation(RowBalancer):
         self._conflicts.add_weights(found, index)
         weights = np.zeros(len(tasks))
         weights[rows] = found
-        return combine(weights, matrix)
+        return self._combined(weights, matrix)
 
     def _heard_rows(self, products: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
         """The rows that the method gets: all but the zeros of tasks that are set to say nothing.

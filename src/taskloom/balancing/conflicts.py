@@ -55,13 +55,19 @@ class Conflicts:
 
     def add_weights(self, weights: Array, index: Sequence[int]) -> None:
         """Takes the weights [m] of one step."""
-        places = list(index)
-        self._weights[places] += weights
-        self._weighed[places] += 1
+        places = tuple(index)
+        if places not in self._waiting_weights:
+            self._waiting_weights[places] = (0, np.zeros(len(places)))
+        steps, total = self._waiting_weights[places]
+        total += weights
+        self._waiting_weights[places] = (steps + 1, total)
 
     def report(self) -> dict[str, float]:
         """Means since the last report (see `Balancer.report_state`), without what never occurred."""
         self._count()
+        for places, (steps, total) in self._waiting_weights.items():
+            self._weights[list(places)] += total
+            self._weighed[list(places)] += steps
         found = {
             f"weight/{task}": float(self._weights[i] / self._weighed[i])
             for i, task in enumerate(self.names)
@@ -83,3 +89,4 @@ class Conflicts:
         self._cosines, self._negative, self._steps = (np.zeros((size, size)) for _ in range(3))
         self._weights, self._weighed = np.zeros(size), np.zeros(size)
         self._waiting, self._waiting_index = [], []
+        self._waiting_weights: dict[tuple[int, ...], tuple[int, Array]] = {}

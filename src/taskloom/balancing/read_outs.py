@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taskloom.balancing.numbers import as_tensor
 from taskloom.balancing.solvers import Array
 
 if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork
-
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,12 @@ class ReadOuts:
             found[id(head.weight)], found[id(head.bias)] = weight, bias
         return found
 
-    def rows(self, gradient: Tensor, tasks: Sequence[str]) -> Tensor:
-        """The gradient at the outputs [B, K] apart by task: [m, B, K], 0 at the outputs of the others."""
-        return gradient * self._mask(tasks).unsqueeze(1)
+    def weighted(self, gradient: Tensor, weights: Mapping[str, float]) -> Tensor:
+        """The gradient at the outputs [B, K], that of each task times its weight; 0 for tasks without one."""
+        by_output: list[float] = []
+        for task, width in zip(self.heads, self.widths, strict=True):
+            by_output += [weights.get(task, 0.0)] * width
+        return gradient * as_tensor(by_output, gradient)
 
     def at_feature(self, gradient: Tensor) -> Tensor:
         """The gradient at the feature [B, F] from that at the outputs [B, K]."""
@@ -68,20 +70,26 @@ class ReadOuts:
 
     def at_feature_by_task(self, gradient: Tensor, tasks: Sequence[str]) -> Tensor:
         """The tasks' gradients at the feature, [m, B, F], from the one at the outputs [B, K]."""
-        if list(tasks) == list(self.heads) and len(self.weight) == len(self.heads):
-            return gradient.t().unsqueeze(2) * self.weight.unsqueeze(1)
-        return self.rows(gradient, tasks) @ self.weight
+        if self._one_each(tasks):
+            return gradient.t().contiguous().unsqueeze(2) * self.weight.unsqueeze(1)
+        return (gradient * self._mask(tasks).unsqueeze(1)) @ self.weight
 
     def gramian(self, gradient: Tensor, tasks: Sequence[str]) -> Array:
         """Inner products [m, m] of the tasks' gradients at the feature, from the one at the outputs."""
-        wide, weight, mask = gradient.double(), self.weight.double(), self._mask(tasks).double()
-        products: Array = (mask @ ((wide.t() @ wide) * (weight @ weight.t())) @ mask.t()).cpu().numpy()
+        wide, weight = gradient.double(), self.weight.double()
+        by_output = (wide.t() @ wide) * (weight @ weight.t())
+        if not self._one_each(tasks):
+            mask = self._mask(tasks).double()
+            by_output = mask @ by_output @ mask.t()
+        products: Array = by_output.cpu().numpy()
         return products
+
+    def _one_each(self, tasks: Sequence[str]) -> bool:
+        """Whether these are all tasks, each with one output."""
+        return len(tasks) == len(self.heads) == len(self.weight) and list(tasks) == list(self.heads)
 
     def _mask(self, tasks: Sequence[str]) -> Tensor:
         """Which outputs are whose, [m, K]."""
-        if list(tasks) == list(self.heads) and len(self.weight) == len(self.heads):
-            return torch.eye(len(self.heads), dtype=self.weight.dtype, device=self.weight.device)
         mask, end = self.weight.new_zeros(len(tasks), len(self.weight)), 0
         for task, width in zip(self.heads, self.widths, strict=True):
             if task in tasks:
@@ -120,8 +128,11 @@ def read_out(
     """
     if features.ndim != 2 or torch.is_autocast_enabled(features.device.type):
         return None
-    if any(vars(module)[name] for module in around for name in _HOOKS):
-        return None
+    for module in around:
+        if module._forward_pre_hooks or module._forward_hooks:
+            return None
+        if module._backward_pre_hooks or module._backward_hooks:
+            return None
     weight = torch.cat([head.weight for head in heads.values()])
     bias = torch.cat([head.bias for head in heads.values()])
     outputs = F.linear(features, weight, bias)

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from taskloom.balancing.base import Balancer, check_gradients, check_known
 from taskloom.balancing.chains import Link, chain_of, gramian_of
 from taskloom.balancing.features import SharedFeature
-from taskloom.balancing.gradients import Rows, Seam, add_gradient, find_seam, leaves, parts, takes_one_pass
+from taskloom.balancing.gradients import (
+    Rows,
+    Seam,
+    add_gradient,
+    combine,
+    find_seam,
+    leaves,
+    parts,
+    takes_one_pass,
+)
+from taskloom.balancing.numbers import as_tensor
 from taskloom.balancing.solvers import Array
 from taskloom.errors import ConfigError
 
@@ -105,14 +115,15 @@ class RowBalancer(Balancer):
             self.start(model)
         check_known(losses, self._names)
         check_gradients(losses, model)
-        counts = torch.stack([loss.count for loss in losses.values()])
-        sums = torch.stack([loss.sum.detach() for loss in losses.values()])
-        shares = counts.clamp(min=1).to(sums.dtype).reciprocal()
+        counts = torch.stack([loss.count for loss in losses.values()]).tolist()
+        sums = torch.stack([loss.sum for loss in losses.values()])
+        shares = as_tensor([1 / max(count, 1) for count in counts], sums)
+        means = sums.detach() @ shares
         # The gradient of a mean is that of the sum times 1 / count: no node of the graph is needed for it.
-        factors = dict(zip(losses, self.scale(shares).unbind(), strict=True))
+        scales = self.scale(shares)
         trainable = {
             task: loss.sum
-            for (task, loss), count in zip(losses.items(), counts.tolist(), strict=True)
+            for (task, loss), count in zip(losses.items(), counts, strict=True)
             if count > 0 and loss.sum.requires_grad
         }
         seam = self._seam_of(losses, model)
@@ -122,16 +133,22 @@ class RowBalancer(Balancer):
                 f"balancing.{self.name}: the forward pass must run inside `with balancer.watching(model):`, "
                 "where the shared feature is taken hold of."
             )
+        chain = self._chain(seam) if whole and self._feature.has_taps(losses) else None
+        if self._feature.read_outs is not None and self._feature.has_taps(losses):
+            places = [place for place, task in enumerate(losses) if task in trainable]
+            some = len(places) < len(counts)
+            given = (sums[places], scales[places]) if some else (sums, scales)
+            self._collect_at_outputs(list(trainable), *given, seam, chain)
+            return means, self._feature_columns()
+        factors = dict(zip(losses, scales.unbind(), strict=True))
         if self._feature.has_taps(losses):
-            at_heads = self._feature.read_outs is not None
-            collect = self._collect_at_outputs if at_heads else self._collect_at_taps
-            collect(trainable, factors, seam, self._chain(seam) if whole else None)
-            return sums @ shares, self._feature_columns()
+            self._collect_at_taps(trainable, factors, seam, chain)
+            return means, self._feature_columns()
         shared: list[Tensor] = [*seam.shared] if leaf is None else [leaf, *seam.shared]
         self._rows.begin(len(self._names), shared)
         if self.batched and len(trainable) > 1 and leaf is None and not self._rows.tasks:
             self._take_batched(trainable, factors, seam)
-            return sums @ shares, 0
+            return means, 0
         last = next(reversed(trainable), None)
         for task, loss in trainable.items():
             if inputs := [*shared, *seam.own[task]]:
@@ -140,7 +157,7 @@ class RowBalancer(Balancer):
                 )
                 self._take(task, found, shared, seam)
                 del found  # or it would stand beside the next task's: a copy more
-        return sums @ shares, 0 if leaf is None else leaf.numel()
+        return means, 0 if leaf is None else leaf.numel()
 
     def _feature_columns(self) -> int:
         """How many columns of a row are the feature's; 0 where the rows are those of parameters."""
@@ -150,26 +167,25 @@ class RowBalancer(Balancer):
         return trunk.numel() if self.at == "features" and trunk is not None else 0
 
     def _collect_at_outputs(
-        self,
-        losses: Mapping[str, Tensor],
-        factors: Mapping[str, Tensor],
-        seam: Seam,
-        chain: list[Link] | None,
+        self, tasks: Sequence[str], sums: Tensor, scales: Tensor, seam: Seam, chain: list[Link] | None
     ) -> None:
         """One backward pass to the outputs of linear heads, from where inner products are a formula."""
-        read, tasks = self._feature.read_outs, list(losses)
+        read = self._feature.read_outs
         assert read is not None
         by_formula = self.at == "features" or chain is not None
         if not by_formula:
             self._rows.begin(len(self._names), seam.shared)
         if not tasks:
             return
-        sums, scales = torch.stack([*losses.values()]), torch.stack([factors[task] for task in tasks])
         (found,) = torch.autograd.grad(sums, [read.outputs], scales, allow_unused=True)
         gradient = torch.zeros_like(read.outputs) if found is None else found
         of_heads = read.of_heads(gradient)
         for task in tasks:
-            self._take(task, [of_heads[id(parameter)] for parameter in seam.own[task]], [], seam)
+            if self.processes.count > 1:
+                self._take(task, [of_heads[id(parameter)] for parameter in seam.own[task]], [], seam)
+                continue
+            for parameter in seam.own[task]:
+                add_gradient(parameter, of_heads[id(parameter)])
         if not by_formula:
             self._take_rows(tasks, read.at_feature_by_task(gradient, tasks), seam)
             return
@@ -177,7 +193,16 @@ class RowBalancer(Balancer):
             self._inner = read.gramian(gradient, tasks)
         else:
             self._inner = gramian_of(chain, read.at_feature_by_task(gradient, tasks))
-        self._rows.adopt(tasks, read.rows(gradient, tasks).reshape(len(tasks), -1))
+        # One row for all: a task's is its outputs' part of it, which `_combined` gives its weight.
+        self._rows.adopt(tasks, gradient.reshape(1, -1))
+
+    def _combined(self, weights: Array, matrix: Tensor) -> Tensor:
+        """The weighted sum of the rows."""
+        read = self._feature.read_outs
+        if self._inner is None or read is None:
+            return combine(weights, matrix)
+        by_task = dict(zip(self._rows.tasks, weights.tolist(), strict=True))
+        return read.weighted(matrix.view(read.outputs.shape), by_task).view(-1)
 
     def _collect_at_taps(
         self,
