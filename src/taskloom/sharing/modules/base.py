@@ -137,13 +137,14 @@ class ModuleNetwork(MultiTaskNetwork):
     # -- parameters
 
     def heard_modules(self, task: str) -> list[nn.Module] | None:
-        """Of the modules that the task owns, those that other tasks hear too; None: autograd's graph tells.
+        """Of the modules that the task owns, those that other tasks may hear; None: autograd's graph tells.
 
         An architecture has to say it where several tasks go through one node of that graph, whose inputs all
-        seem to reach all of its outputs.
+        seem to reach all of its outputs: so go the losses of tasks of one kind, which are computed as one
+        stack. Unless overridden: all but the head.
         """
-        del task
-        return None
+        head = self.head_of(task)
+        return [module for module in self.task_modules(task) if module is not head]
 
     @abstractmethod
     def task_modules(self, task: str) -> list[nn.Module]:

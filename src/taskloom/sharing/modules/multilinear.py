@@ -234,6 +234,10 @@ class RelationNetwork(ModuleNetwork):
         position = self.tasks.index(task)
         return [*(self.copies_of(index)[position] for index in self._towers), self.head_of(task)]
 
+    def heard_modules(self, task: str) -> list[nn.Module]:
+        del task  # the prior relates towers through the penalty alone
+        return []
+
     # -- the prior
 
     @property

@@ -204,6 +204,10 @@ class SluiceNetwork(ModuleNetwork):
         copies = [self.copies_of(index)[place] for index in range(len(self._stage_keys))]
         return [*copies, self.heads[key], *([self.skips[key]] if key in self.skips else [])]
 
+    def heard_modules(self, task: str) -> list[nn.Module]:
+        place = self.tasks.index(task)
+        return [self.copies_of(index)[place] for index in range(max(self._mixed, default=-1) + 1)]
+
     def entrance(self, task: str) -> nn.Module:
         """The task's first copy that no other task hears, or its head."""
         last = max(self._mixed, default=None)
