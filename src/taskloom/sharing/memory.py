@@ -17,8 +17,8 @@ Order = tuple[int, ...]
 """Axes from the slowest to the fastest in memory, the batch axis first."""
 
 BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 28}
-"""Bytes of one block of several tensors: on a CPU what stays in a core's cache, on a GPU what keeps launches
-few."""
+"""Bytes of one block of several tensors: on a CPU, per thread, what stays in a core's cache; on a GPU what
+keeps launches few."""
 
 
 def memory_order(tensor: Tensor) -> Order:
@@ -53,8 +53,8 @@ def all_in_order(tensors: Sequence[Tensor], order: Order) -> list[Tensor]:
     return [in_order(tensor, order) for tensor in tensors]
 
 
-def row_blocks(tensors: Sequence[Tensor], row_bytes: int | None = None) -> Iterator[slice]:
-    """Slices of rows that take about `BLOCK_BYTES` in all the tensors together; at least one row each.
+def block_rows(tensors: Sequence[Tensor], row_bytes: int | None = None) -> int:
+    """How many rows take about `BLOCK_BYTES` in all the tensors together; at least one.
 
     Args:
         tensors: Tensors [N, ...] of one shape.
@@ -63,8 +63,16 @@ def row_blocks(tensors: Sequence[Tensor], row_bytes: int | None = None) -> Itera
     first = tensors[0]
     if row_bytes is None:
         row_bytes = len(tensors) * math.prod(first.shape[1:]) * first.element_size()
-    step = max(1, BLOCK_BYTES.get(first.device.type, BLOCK_BYTES["cuda"]) // max(1, row_bytes))
-    for begin in range(0, len(first), step):
+    limit = BLOCK_BYTES.get(first.device.type, BLOCK_BYTES["cuda"])
+    if first.device.type == "cpu":  # an operation is divided among threads, each with a cache of its own
+        limit *= torch.get_num_threads()
+    return max(1, limit // max(1, row_bytes))
+
+
+def row_blocks(tensors: Sequence[Tensor], row_bytes: int | None = None) -> Iterator[slice]:
+    """Slices of so many rows. Arguments as `block_rows`."""
+    step = block_rows(tensors, row_bytes)
+    for begin in range(0, len(tensors[0]), step):
         yield slice(begin, begin + step)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from _module_networks import gradients, inputs_of, network_of
 from taskloom.sharing import memory
-from taskloom.sharing.modules import combination
+from taskloom.sharing.modules import combination, gates
 from taskloom.sharing.modules.attending import Mask, attend
 from taskloom.sharing.modules.combination import combine
 from taskloom.sharing.modules.gates import Gate
@@ -224,6 +224,18 @@ def test_combinations_are_sums_over_rows(
         )
 
 
+def test_a_block_has_rows_for_the_cache_of_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(memory.BLOCK_BYTES, "cpu", 100)
+    tensors = [torch.zeros(9, 2, 3)] * 2  # 48 bytes a row
+    for threads, rows in ((1, 2), (2, 4), (9, 18)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda found=threads: found)
+        assert memory.block_rows(tensors) == rows
+        assert [len(range(9)[block]) for block in memory.row_blocks(tensors)] == [
+            min(rows, 9 - start) for start in range(0, 9, rows)
+        ]
+    assert memory.block_rows(tensors, row_bytes=10**6) == 1
+
+
 def test_a_gate_reads_channels_last_as_channels_first() -> None:
     gate, inputs = Gate((3, 2, 5), 4, bias=True).double(), drawn(6, 3, 2, 5)
     found = gate(inputs.contiguous(memory_format=torch.channels_last))
@@ -256,7 +268,11 @@ def test_many_gradients_at_once_are_those_one_by_one(name: str, settings: dict[s
 
 @pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
 @pytest.mark.parametrize("heard", ["both", "weights", "inputs"])
-def test_a_gate_passes_its_inputs_on_with_both_gradients(heard: str, last: bool) -> None:
+@pytest.mark.parametrize("long_row", [1, 1 << 15], ids=["row by row", "all rows at once"])
+def test_a_gate_passes_its_inputs_on_with_both_gradients(
+    long_row: int, heard: str, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "_LONG_ROW", long_row)
     torch.manual_seed(4)
     gate, inputs = Gate((3, 2, 5), 4).double(), drawn(6, 3, 2, 5)
     lies = inputs.contiguous(memory_format=torch.channels_last) if last else inputs * 1.0
@@ -281,8 +297,8 @@ def test_a_gate_passes_its_inputs_on_with_both_gradients(heard: str, last: bool)
 def test_a_hook_at_a_gate_is_called_and_changes_nothing(inside: bool) -> None:
     network, inputs = network_of("ple", "conv2d", 2), inputs_of("conv2d").requires_grad_()
     before, seen = network(inputs), []
-    gates = [module for module in network.modules() if isinstance(module, Gate)]
-    watched = [gate.linear if inside else gate for gate in gates]
+    found = [module for module in network.modules() if isinstance(module, Gate)]
+    watched = [gate.linear if inside else gate for gate in found]
     for module in watched:
         module.register_forward_pre_hook(lambda module, _inputs: seen.append(module))
     torch.testing.assert_close(network(inputs), before, rtol=1e-12, atol=1e-12)

@@ -16,10 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from taskloom.sharing.memory import (
     all_in_order,
+    block_rows,
     empty_in_order,
     memory_order,
     pulled_back,
-    row_blocks,
     transformed,
     written_out,
 )
@@ -88,11 +88,14 @@ class _Combine(torch.autograd.Function):
         order = memory_order(experts[0])
         outputs = tuple(empty_in_order(experts[0], order) for _ in choices)
         given = [expert.flatten(1) for expert in all_in_order(experts, order)]
-        made = [output.flatten(1) for output in all_in_order(outputs, order)]
-        for rows in row_blocks([*given, *made]):
-            for output, weight, choice in zip(made, weights, choices, strict=True):
-                terms = [(given[expert], weight[:, place]) for place, expert in enumerate(choice)]
-                _add_up(output, terms, rows)
+        made = [output.permute(order).flatten(1) for output in outputs]
+        step = block_rows([*given, *made])
+        values, targets = _by_block(given, step), _by_block(made, step)
+        factors = [_factors(weight, step) for weight in weights]
+        for block in range(len(values[0])):
+            for target, factor, choice in zip(targets, factors, choices, strict=True):
+                terms = [(values[expert][block], factor[block][place]) for place, expert in enumerate(choice)]
+                _add_up(target[block], terms)
         return outputs
 
     @staticmethod
@@ -112,10 +115,14 @@ class _Combine(torch.autograd.Function):
             for receiver, gradient in enumerate(gradients)
             if gradient is not None
         }
-        values = [expert.flatten(1) for expert in all_in_order(experts, order)]
-        hearers: list[list[tuple[Tensor, Tensor]]] = [
+        flat = [expert.flatten(1) for expert in all_in_order(experts, order)]
+        step = block_rows([*flat, *given.values()])
+        values = _by_block(flat, step)
+        upstream = dict(zip(given, _by_block(list(given.values()), step), strict=True))
+        factors = [_factors(weight, step) for weight in weights]
+        hearers = [
             [
-                (given[receiver], weights[receiver][:, choice.index(expert)])
+                (receiver, choice.index(expert))
                 for receiver, choice in enumerate(choices)
                 if receiver in given and expert in choice
             ]
@@ -126,33 +133,60 @@ class _Combine(torch.autograd.Function):
             empty_in_order(expert, order) if heard and needed else None
             for expert, heard, needed in zip(experts, hearers, needs[len(choices) :], strict=True)
         ]
-        made = [None if t is None else t.permute(order).flatten(1) for t in of_experts]
-        of_weights = [
-            torch.empty_like(weight) if receiver in given and needs[receiver] else None
-            for receiver, weight in enumerate(weights)
+        targets = [
+            None if t is None else _by_block([t.permute(order).flatten(1)], step)[0] for t in of_experts
         ]
-        for rows in row_blocks([*values, *given.values()]):
-            for target, heard in zip(made, hearers, strict=True):
+        wanted = [receiver for receiver in given if needs[receiver]]
+        terms = [(receiver, expert) for receiver in wanted for expert in choices[receiver]]
+        products: list[list[Tensor]] = [[] for _ in terms]
+        for block in range(len(values[0])):
+            for target, heard in zip(targets, hearers, strict=True):
                 if target is not None:
-                    _add_up(target, heard, rows)
-            for receiver, of_weight in enumerate(of_weights):
-                if of_weight is not None:
-                    for place, expert in enumerate(choices[receiver]):
-                        of_weight[rows, place] = _inner(given[receiver][rows], values[expert][rows])
+                    pairs = [(upstream[r][block], factors[r][block][place]) for r, place in heard]
+                    _add_up(target[block], pairs)
+            for products_of_term, (receiver, expert) in zip(products, terms, strict=True):
+                products_of_term += _inner(upstream[receiver][block], values[expert][block])
+        columns = iter(products)
+        of_weights = [
+            torch.stack([_joined(next(columns)) for _ in choice], dim=1) if receiver in wanted else None
+            for receiver, choice in enumerate(choices)
+        ]
         return (None, *of_weights, *of_experts)
 
 
-def _add_up(target: Tensor, terms: Sequence[tuple[Tensor, Tensor]], rows: slice) -> None:
-    """Writes the sum of values [N, F] times factors [N] into some rows of the target."""
-    values, factors = terms[0]
-    total = torch.mul(values[rows], factors[rows, None], out=target[rows])
-    for values, factors in terms[1:]:
-        total.addcmul_(values[rows], factors[rows, None])
+def _by_block(tensors: Sequence[Tensor], step: int) -> list[Sequence[Tensor]]:
+    """Blocks [n, F] of each, of so many rows; of one row [F], which takes fewest views."""
+    return [tensor.unbind(0) if step == 1 else torch.split(tensor, step) for tensor in tensors]
 
 
-def _inner(left: Tensor, right: Tensor) -> Tensor:
-    """Inner products of rows, [n]."""
+def _factors(weight: Tensor, step: int) -> list[list[Any]]:
+    """By block and column of [N, K], what blocks are multiplied by: columns [n, 1], of one row numbers."""
+    if step == 1:
+        rows: list[list[float]] = weight.tolist()
+        return rows
+    return [list(torch.split(block, 1, dim=1)) for block in torch.split(weight, step)]
+
+
+def _add_up(target: Tensor, terms: Sequence[tuple[Tensor, Any]]) -> None:
+    """Writes the sum of values times factors into a block."""
+    values, factor = terms[0]
+    torch.mul(values, factor, out=target)
+    for values, factor in terms[1:]:
+        if isinstance(factor, float):
+            target.add_(values, alpha=factor)
+        else:
+            target.addcmul_(values, factor)
+
+
+def _inner(left: Tensor, right: Tensor) -> list[Tensor]:
+    """Inner products of the rows of a block, each for itself or all in one tensor [n]."""
+    if left.dim() == 1:
+        return [torch.dot(left, right)]
     if left.shape[1] >= _LONG_ROW:
-        return torch.stack([torch.dot(one, other) for one, other in zip(left, right, strict=True)])
-    products: Tensor = torch.linalg.vecdot(left, right)
-    return products
+        return [torch.dot(one, other) for one, other in zip(left, right, strict=True)]
+    return [torch.linalg.vecdot(left, right)]
+
+
+def _joined(products: Sequence[Tensor]) -> Tensor:
+    """[N] of numbers or of blocks [n]."""
+    return torch.cat(list(products)) if products[0].dim() else torch.stack(list(products))

@@ -18,13 +18,14 @@ from taskloom.sharing.memory import (
     has_hooks,
     in_order,
     memory_order,
-    row_blocks,
     transformed,
     written_out,
 )
 
 GateInput = Literal["flat", "pooled"]
 
+_LONG_ROW, _FEW = 1 << 15, 4
+"""Values in a row from which on, for so few experts, scaled additions are faster than a matrix product."""
 _MOMENTUM = 0.1
 """Share of a batch in the running mean of a gate; that of batch norm."""
 
@@ -83,7 +84,7 @@ class Gate(nn.Module):
         """The weights of `forward`, and the inputs to go on with: what they are read for elsewhere.
 
         The gradient that comes back to the inputs from elsewhere then takes the gate's in as it passes by: a
-        few scaled additions by blocks of rows instead of a product with so few columns and a sum.
+        few scaled additions row by row instead of a product with so few columns and a sum.
 
         Args:
             inputs: [N, *input_shape].
@@ -115,29 +116,30 @@ class Gate(nn.Module):
 
 
 class _Read(torch.autograd.Function):
-    """x and W x; backward, the gradient of x and W^T times that of W x in one pass by blocks of rows."""
+    """x and W x; backward, the gradient of x and W^T times that of W x in one pass."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(inputs, weight)
-        ctx.set_materialize_grads(False)
         order = memory_order(inputs)
+        ordered = _weight_in_order(weight, inputs, order)
+        ctx.save_for_backward(inputs, weight, ordered)
+        ctx.set_materialize_grads(False)
         rows = in_order(inputs, order).flatten(1)
-        return inputs.view_as(inputs), rows @ _weight_in_order(weight, inputs, order).T
+        # The few rows first: so many columns at once are up to twice as fast.
+        return inputs.view_as(inputs), (ordered @ rows.T).T.contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, passed: Tensor | None, scores: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        inputs, weight = ctx.saved_tensors
+        inputs, weight, ordered = ctx.saved_tensors
         if scores is None:
             return passed, None
         if transformed():
             folded = (scores @ weight).view(-1, *inputs.shape[1:])
             return folded if passed is None else passed + folded, scores.T @ inputs.flatten(1)
         order = memory_order(inputs)
-        ordered = _weight_in_order(weight, inputs, order)
         rows = in_order(inputs, order).flatten(1)
         of_weight = (scores.T @ rows).view(len(weight), *(inputs.shape[axis] for axis in order[1:]))
         back = [order.index(axis) for axis in range(len(order))]
@@ -145,11 +147,16 @@ class _Read(torch.autograd.Function):
         total = empty_in_order(inputs, order)
         flat = total.permute(order).flatten(1)
         given = None if passed is None else in_order(passed, order).flatten(1)
-        for block in row_blocks([rows, rows]):
-            start = flat[block].zero_() if given is None else given[block]
-            target = torch.addcmul(start, scores[block, 0, None], ordered[0], out=flat[block])
-            for column in range(1, len(weight)):
-                target.addcmul_(scores[block, column, None], ordered[column])
+        if given is None:
+            torch.mm(scores, ordered, out=flat)
+        elif rows.shape[1] < _LONG_ROW or len(weight) > _FEW:
+            torch.addmm(given, scores, ordered, out=flat)
+        else:
+            columns = ordered.unbind(0)
+            for start, target, factors in zip(given.unbind(0), flat.unbind(0), scores.tolist(), strict=True):
+                torch.add(start, columns[0], alpha=factors[0], out=target)
+                for column, factor in zip(columns[1:], factors[1:], strict=True):
+                    target.add_(column, alpha=factor)
         return total, of_weight
 
 
