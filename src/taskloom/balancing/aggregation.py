@@ -161,7 +161,7 @@ class GradientAggregation(RowBalancer):
         if not np.isfinite(products).all():
             return self._not_finite(matrix, products)
         self._conflicts.add(products, index)
-        if not np.trace(products) > 0:
+        if not products.trace() > 0:
             return torch.zeros_like(matrix[0])
         rows = self._heard_rows(products)
         if len(rows) < len(tasks):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from taskloom.balancing.solvers import Array
@@ -144,12 +145,10 @@ def _of_layer(link: Link, gradients: Tensor) -> Tensor:
     by_rows = rows * (rows * (size + tasks * width) + tasks * tasks * width)
     by_weights = tasks * size * width * (rows + tasks)
     if by_weights < by_rows:
-        of_weights = (gradients.transpose(1, 2) @ inputs).view(tasks, -1)
-        products = of_weights @ of_weights.t()
         if link.biased:
-            sums = gradients.sum(1)
-            products = products + sums @ sums.t()
-        return products
+            inputs = functional.pad(inputs, (0, 1), value=1.0)
+        of_layer = (gradients.transpose(1, 2) @ inputs).view(tasks, -1)
+        return of_layer @ of_layer.t()
     kernel = inputs @ inputs.t()
     if link.biased:
         kernel += 1

@@ -31,30 +31,27 @@ class ReadOuts:
         features: What they read, [B, F], without gradient.
         outputs: What they gave, [B, K], with its graph.
         weight: Their weights, one below the other, [K, F], without gradient.
-        heads: The layer of each task.
+        heads: Per task, weights and biases of its layer.
+        widths: Outputs of each task.
     """
 
     features: Tensor
     outputs: Tensor
     weight: Tensor
-    heads: Mapping[str, nn.Linear]
-
-    @property
-    def widths(self) -> list[int]:
-        """Outputs of each task."""
-        return [head.out_features for head in self.heads.values()]
+    heads: Mapping[str, tuple[Tensor, Tensor]]
+    widths: list[int]
 
     def predictions(self) -> dict[str, Tensor]:
         """The outputs by task."""
-        return dict(zip(self.heads, torch.split(self.outputs, self.widths, dim=1), strict=True))
+        return dict(zip(self.heads, self.outputs.split_with_sizes(self.widths, dim=1), strict=True))
 
     def of_heads(self, gradient: Tensor) -> dict[int, Tensor]:
         """The gradients at the heads' parameters by their `id`, from that at the outputs [B, K]."""
-        weights = torch.split(gradient.t() @ self.features, self.widths)
-        biases = torch.split(gradient.sum(0), self.widths)
+        weights = (gradient.t() @ self.features).split_with_sizes(self.widths)
+        biases = gradient.sum(0).split_with_sizes(self.widths)
         found: dict[int, Tensor] = {}
-        for head, weight, bias in zip(self.heads.values(), weights, biases, strict=True):
-            found[id(head.weight)], found[id(head.bias)] = weight, bias
+        for (of_weight, of_bias), weight, bias in zip(self.heads.values(), weights, biases, strict=True):
+            found[id(of_weight)], found[id(of_bias)] = weight, bias
         return found
 
     def weighted(self, gradient: Tensor, weights: Mapping[str, float]) -> Tensor:
@@ -133,7 +130,11 @@ def read_out(
             return None
         if module._backward_pre_hooks or module._backward_hooks:
             return None
-    weight = torch.cat([head.weight for head in heads.values()])
-    bias = torch.cat([head.bias for head in heads.values()])
+    parameters: dict[str, tuple[Tensor, Tensor]] = {
+        task: (head.weight, head.bias) for task, head in heads.items()
+    }
+    weight = torch.cat([weight for weight, _ in parameters.values()])
+    bias = torch.cat([bias for _, bias in parameters.values()])
     outputs = F.linear(features, weight, bias)
-    return ReadOuts(features.detach(), outputs, weight.detach(), heads)
+    widths = [len(bias) for _, bias in parameters.values()]
+    return ReadOuts(features.detach(), outputs, weight.detach(), parameters, widths)
