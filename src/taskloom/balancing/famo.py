@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,20 @@ _TINY = 1e-8
 _BETAS = (0.9, 0.999)
 """Shares of the moments before in those of a step, as in Adam."""
 _OF_FAMO = ("logits", "before", "seen", "steps", "moments")
+
+
+_Moved = tuple[list[float], list[float], list[float], list[float]]
+
+
+class _Few(NamedTuple):
+    """What FAMO remembers, while its losses are few: lists, [T] each."""
+
+    logits: list[float]
+    steps: list[float]
+    means: list[float]
+    squares: list[float]
+    before: list[float]
+    seen: list[bool]
 
 
 @BALANCERS.register("famo")
@@ -56,8 +70,10 @@ class FAMO(LossWeighting):
         self._rates = numbers(1 - zeros.new_tensor(_BETAS)[:, None])
         self._powers = numbers(zeros.new_tensor([[1.0], [2.0]]))
         self._seen = numbers(zeros > 0)
+        self._few: _Few | None = None  # what is remembered, in place of the arrays
 
     def weigh(self, means: Numbers, present: Numbers, index: list[int]) -> Weighed:
+        self._as_arrays()
         module = module_of(means)
         means = self.joint(means)
         if len(index) == len(self._names):
@@ -68,8 +84,10 @@ class FAMO(LossWeighting):
         return Weighed(self._follow_losses(all_means, all_present, module)[index])
 
     def weigh_few(self, means: list[float], present: list[bool], index: list[int]) -> Weighed:
+        # Copies: where something fails, what is remembered is as it was.
+        few = self._few or self._as_few()
+        before, seen = list(few.before), list(few.seen)
         means = [max(mean, 0.0) + _TINY for mean in means]
-        before, seen = self._before.tolist(), self._seen.tolist()
         fallen, there = dict[int, float](), [False] * len(before)
         for place, mean, is_there in zip(index, means, present, strict=True):
             if is_there:
@@ -77,22 +95,18 @@ class FAMO(LossWeighting):
                 if seen[place]:
                     fallen[place] = before[place] - log
                 before[place], seen[place], there[place] = log, True, True
-        state = self._followed_by_few(fallen)
+        state = self._followed_by_few(few, fallen)
         shares, slopes = softmax_of_few(state[0], there), [0.0] * len(index)
         for number, place in enumerate(index):
             if there[place]:
                 slopes[number] = shares[place] / means[number]
         total = max(sum(slopes), _TINY)
-        # Nothing fails from here on: where something did above, all of it is as it was.
-        self._logits, self._steps, self._moments = (np.array(values) for values in state)
-        self._before, self._seen = np.array(before), np.array(seen)
+        self._few = _Few(*state, before, seen)
         return Weighed([slope / total for slope in slopes])
 
-    def _followed_by_few(
-        self, fallen: Mapping[int, float]
-    ) -> tuple[list[float], list[float], list[list[float]]]:
+    def _followed_by_few(self, few: _Few, fallen: Mapping[int, float]) -> _Moved:
         """The logits, steps and moments after `follow`, given d by the places of the tasks it is known of."""
-        logits, steps, (means, squares) = self._logits.tolist(), self._steps.tolist(), self._moments.tolist()
+        logits, steps, means, squares = list(few[0]), list(few[1]), list(few[2]), list(few[3])
         shares = softmax_of_few(logits, [place in fallen for place in range(len(logits))])
         middle = sum(shares[place] * value for place, value in fallen.items())
         first, second = 1 - _BETAS[0], 1 - _BETAS[1]
@@ -104,7 +118,19 @@ class FAMO(LossWeighting):
             mean = means[place] / (1 - _BETAS[0] ** steps[place])
             square = squares[place] / (1 - _BETAS[1] ** steps[place])
             logits[place] -= self.lr * mean / (math.sqrt(square) + _TINY)
-        return logits, steps, [means, squares]
+        return logits, steps, means, squares
+
+    def _as_few(self) -> _Few:
+        rows = (self._logits, self._steps, *self._moments, self._before, self._seen)
+        return _Few(*(row.tolist() for row in rows))
+
+    def _as_arrays(self) -> None:
+        """Puts what lists remember into the arrays."""
+        if self._few is not None:
+            few, self._few = self._few, None
+            self._logits, self._steps = np.array(few.logits), np.array(few.steps)
+            self._moments = np.array([few.means, few.squares])
+            self._before, self._seen = np.array(few.before), np.array(few.seen)
 
     def _follow_losses(self, means: Numbers, present: Numbers, module: Any) -> Numbers:
         """The weights [T] of this step, once w has followed how the losses [T] fell."""
@@ -123,6 +149,7 @@ class FAMO(LossWeighting):
             fallen: d_i, by how much the logarithm of each loss fell, [T].
             measured: For which tasks it is known, bool [T].
         """
+        self._as_arrays()
         module = module_of(fallen)
         shares = softmax(self._logits, measured) * measured
         fallen = fallen * measured
@@ -135,15 +162,17 @@ class FAMO(LossWeighting):
         self._logits = self._logits - self.lr * measured * mean / (module.sqrt(square) + _TINY)
 
     def report_state(self) -> dict[str, float]:
+        self._as_arrays()
         shares = softmax(self._logits, self._logits == self._logits).tolist()
         return {f"weight/{task}": share for task, share in zip(self._names, shares, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
+        self._as_arrays()
         state = {name: torch.as_tensor(getattr(self, f"_{name}")).clone() for name in _OF_FAMO}
         return {"tasks": list(self._names), **state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._names = check_state_tasks(self, state, self._names)
-        device = torch.as_tensor(self._logits).device
+        device, self._few = torch.as_tensor(self._logits).device, None
         for name in _OF_FAMO:
             setattr(self, f"_{name}", numbers(state[name].clone().to(device)))

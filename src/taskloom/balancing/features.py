@@ -46,8 +46,11 @@ class SharedFeature:
         self.taps: dict[str, Tensor] = {}
         self.read_outs: ReadOuts | None = None
         self.watched = False
-        self._heads: tuple[MultiTaskNetwork, dict[str, nn.Linear] | None, list[nn.Module]] | None = None
-        self._tails: tuple[MultiTaskNetwork, dict[str, list[nn.Module]]] | None = None
+        self._of: tuple[object, ...] = ()
+        self._alone = False
+        self._heads: dict[str, nn.Linear] | None = None
+        self._inside_heads: list[nn.Module] = []
+        self._tails: dict[str, list[nn.Module]] | None = None
 
     @contextmanager
     def watching(
@@ -69,7 +72,8 @@ class SharedFeature:
         if required:
             check_has_feature(model)
         self.clear()
-        apart = apart and is_alone_behind(model)
+        self._look_at(model)
+        apart = apart and self._alone
         if not (required or apart):
             yield
             return
@@ -86,7 +90,8 @@ class SharedFeature:
                 return method(features)
             self.trunk = features
             if apart and not getattr(model, "deeply_supervised", False):
-                self.read_outs = self._read_out(model, features)
+                heads = self._heads
+                self.read_outs = None if heads is None else read_out(heads, features, self._inside_heads)
             if self.read_outs is not None:
                 return self.read_outs.predictions()
             if apart and _may_run_apart(model, features):
@@ -126,14 +131,17 @@ class SharedFeature:
         predictions: dict[str, Tensor] = method(features)
         return predictions
 
-    def _read_out(self, model: MultiTaskNetwork, features: Tensor) -> ReadOuts | None:
-        """The heads in one pass, where they are linear."""
-        if self._heads is None or self._heads[0] is not model:
-            heads = linear_heads(model)
-            inside = [module for head in (heads or {}) for module in model.task_modules(head)[-1].modules()]
-            self._heads = (model, heads, inside)
-        _, heads, inside = self._heads
-        return None if heads is None else read_out(heads, features, inside)
+    def _look_at(self, model: MultiTaskNetwork) -> None:
+        """Looks once what the network is: a small one takes no longer for its layers."""
+        heads: Any = getattr(model, "heads", None)
+        now = (model, vars(model).get("plan"), model.tasks, *(heads.values() if heads is not None else ()))
+        if len(self._of) == len(now) and all(a is b for a, b in zip(self._of, now, strict=True)):
+            return
+        self._of, self._alone, self._tails = now, is_alone_behind(model), None
+        self._heads = linear_heads(model) if self._alone else None
+        self._inside_heads = [
+            module for task in self._heads or () for module in model.task_modules(task)[-1].modules()
+        ]
 
     def _run_apart(self, model: MultiTaskNetwork, method: Any) -> dict[str, Tensor]:
         """Predictions, each from the task's own tap."""
@@ -141,13 +149,13 @@ class SharedFeature:
         if plan.num_shared_stages == len(plan.stages):
             predictions: dict[str, Tensor] = method(self.taps)
             return predictions
-        if self._tails is None or self._tails[0] is not model:
+        if self._tails is None:
             copies_of: Any = getattr(model, "task_copies")  # noqa: B009  of networks with a plan
-            tails = {task: copies_of(task)[plan.num_shared_stages :] for task in model.tasks}
-            self._tails = (model, tails)
+            self._tails = {task: copies_of(task)[plan.num_shared_stages :] for task in model.tasks}
+        tails = self._tails
         flow = dict(self.taps)
         for number in range(len(plan.stages) - plan.num_shared_stages + 1):
-            flow = {task: self._tails[1][task][number](tensor) for task, tensor in flow.items()}
+            flow = {task: tails[task][number](tensor) for task, tensor in flow.items()}
         return flow
 
     def __getstate__(self) -> dict[str, object]:

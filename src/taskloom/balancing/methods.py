@@ -30,7 +30,15 @@ from taskloom.balancing.torchjd_methods import (
     projector,
     unconflicting_weighting,
 )
-from taskloom.balancing.weightings import Formula, GradVac, NashMTL, PCGrad, conflict_free, impartial
+from taskloom.balancing.weightings import (
+    Formula,
+    GradVac,
+    NashMTL,
+    PCGrad,
+    aligned,
+    conflict_free,
+    impartial,
+)
 from taskloom.errors import ConfigError
 
 _COLUMNS = 1 << 14
@@ -125,7 +133,7 @@ def aligned_mtl(
     """Aligned-MTL (Senushkin et al. 2023): the mean gradient after all singular values are made equal."""
     if scale not in ("min", "median", "rmse"):
         raise ConfigError(f"balancing.aligned_mtl.scale: min, median or rmse expected, found {scale!r}.")
-    weighting = TorchJDWeighting(torchjd.AlignedMTLWeighting(scale_mode=scale))
+    weighting = Formula(partial(aligned, scale=scale))
     return GradientAggregation("aligned_mtl", weighting, at=at, smooth=smooth, settings={"scale": scale})
 
 

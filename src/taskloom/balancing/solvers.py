@@ -122,7 +122,8 @@ def unconflicting(gramian: Array) -> Array:
     weights: Array = np.full(size, 1 / size)
     conflicting = (positive.min(axis=1) < 0).nonzero()[0].tolist()
     if conflicting:
-        matrix = factor(positive)
+        # `regular` has made it positive definite.
+        matrix: Array = np.linalg.cholesky(positive).T.astype(np.float64, copy=False)
         for place in conflicting:
             weights += least_squares(matrix, matrix[:, place] / -size)
     return weights

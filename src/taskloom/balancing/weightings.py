@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -211,3 +211,25 @@ def conflict_free(gramian: Array) -> Array:
     unit = weights / length
     scaled: Array = float((gramian @ unit).sum()) * unit
     return scaled
+
+
+def aligned(gramian: Array, scale: Literal["min", "median", "rmse"]) -> Array:
+    """Aligned-MTL (Senushkin et al. 2023, equation 12): the mean gradient, all singular values made equal.
+
+    With G = V diag(l) V' the balanced gradients are sigma V diag(l^-1/2) V' J, where sigma^2 is the smallest
+    eigenvalue (the paper), the median (the lower of two) or the mean. Eigenvalues that are rounding are left
+    out.
+
+    Example:
+        >>> aligned(np.array([[4.0, 0.0], [0.0, 1.0]]), "min")  # gradients of lengths 2 and 1 become 1 and 1
+        array([0.25, 0.5 ])
+    """
+    size = len(gramian)
+    values, vectors = np.linalg.eigh(gramian)
+    kept = values > values[-1] * size * np.finfo(np.float64).eps
+    values, vectors = values[kept], vectors[:, kept]
+    if not len(values):
+        return np.full(size, 1 / size)
+    squared = {"min": values[0], "median": values[(len(values) - 1) // 2], "rmse": values.mean()}[scale]
+    weights: Array = math.sqrt(squared) * (vectors @ (vectors.mean(axis=0) / np.sqrt(values)))
+    return weights

@@ -188,6 +188,9 @@ class LossWeighting(Balancer):
             except (ArithmeticError, ValueError):
                 weighed = None  # infinity or no number, with which arrays go on
             if weighed is not None:
+                if weighed.total is None:
+                    total = sum(weight * mean for weight, mean in zip(weighed.weights, means, strict=True))
+                    weighed = weighed._replace(total=total)
                 pairs = zip(weighed.weights, counts_of_few, strict=True)
                 return sums, as_tensor([weight / (count or 1) for weight, count in pairs], sums), weighed
         counts = numbers(torch.stack([loss.count for loss in losses.values()]))

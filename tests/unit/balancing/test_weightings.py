@@ -151,6 +151,14 @@ def test_updates_are_torchjds(name: str, aggregator: Any, seed: int) -> None:
     np.testing.assert_allclose(weigh(name, rows) @ rows, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", ["min", "median", "rmse"])
+@pytest.mark.parametrize("columns", [2, 7])  # rank 2 and 4
+def test_aligned_mtl_is_torchjds_with_every_scale(scale: Any, columns: int) -> None:
+    rows = jacobian(4, columns)
+    expected = torchjd.AlignedMTL(scale_mode=scale)(torch.from_numpy(rows)).numpy()
+    np.testing.assert_allclose(weigh("aligned_mtl", rows, scale=scale) @ rows, expected, rtol=1e-6)
+
+
 def test_mgda_is_at_least_as_short_as_torchjds() -> None:
     rows = conflicting(6, 0) * np.array([[1], [3], [0.3], [1], [2], [5]])
     lengths = [np.linalg.norm(weigh("mgda", rows, solver=solver) @ rows) for solver in ("own", "torchjd")]
