@@ -21,6 +21,7 @@ from taskloom.errors import ConfigError
 from taskloom.sharing.memory import (
     Order,
     all_in_order,
+    block_rows,
     memory_order,
     row_blocks,
     transformed,
@@ -203,6 +204,9 @@ def _gradients(
     given = _parts(all_in_order(gradients, order), subspaces)
     taken = _parts(all_in_order(copies, order), subspaces)
     of_copies = [torch.empty_like(copies[0]) for _ in copies] if needs[1] else []
+    if all(needs) and _few(alpha, taken[0]):
+        targets = _parts([t.permute(order) for t in of_copies], subspaces)
+        return (_spread(_both_by_blocks(transposed, given, taken, targets), used, alpha), *of_copies)
     if needs[1]:
         _combine_blocks(transposed, given, _parts([t.permute(order) for t in of_copies], subspaces))
     of_alpha = None
@@ -249,9 +253,36 @@ def _combine_blocks(matrix: Tensor, inputs: Sequence[Tensor], outputs: Sequence[
                 output[rows] = block
             continue
         for output, line in zip(outputs, factors, strict=True):
-            target = torch.mul(parts[0], line[0], out=output[rows])
-            for part, factor in zip(parts[1:], line[1:], strict=True):
-                target.add_(part, alpha=factor)
+            _add_up(output[rows], parts, line)
+
+
+def _both_by_blocks(
+    matrix: Tensor, gradients: Sequence[Tensor], inputs: Sequence[Tensor], targets: Sequence[Tensor]
+) -> Tensor:
+    """Writes matrix times gradients into targets; returns the inner products of gradients and inputs, [R, D].
+
+    One walk over the gradients for both: a block of them is still in the cache for the products.
+    """
+    step = block_rows([*gradients, *inputs])
+    factors = matrix.tolist()
+    given, taken, made = ([torch.split(t, step) for t in each] for each in (gradients, inputs, targets))
+    products: list[Tensor] = []
+    for block in range(len(given[0])):
+        parts = [gradient[block] for gradient in given]
+        for target, line in zip(made, factors, strict=True):
+            _add_up(target[block], parts, line)
+        flat = [part.reshape(-1) for part in parts]
+        for read in taken:
+            other = read[block].reshape(-1)
+            products += [torch.dot(part, other) for part in flat]
+    return torch.stack(products).view(-1, len(taken), len(given)).sum(0).T
+
+
+def _add_up(target: Tensor, parts: Sequence[Tensor], factors: Sequence[float]) -> None:
+    """Writes the sum of parts times factors."""
+    torch.mul(parts[0], factors[0], out=target)
+    for part, factor in zip(parts[1:], factors[1:], strict=True):
+        target.add_(part, alpha=factor)
 
 
 def _few(matrix: Tensor, tensor: Tensor) -> bool:

@@ -208,7 +208,9 @@ class _Backward:
                 else:
                     torch.addcmul(start, upstream, factors, out=total)
                 start = total
-                self._back_to_hidden(task, rows, (upstream * block).flatten(0, -2), hidden, opening, target)
+                own = self._given[task].shape != self._read.shape  # spread just now
+                products = upstream.mul_(block) if own else upstream * block
+                self._back_to_hidden(task, rows, products.flatten(0, -2), hidden, opening, target)
             self._of_reads[number].add_(_gradient_of_weight(at_hidden, flat))
             self._of_biases[number].add_(at_hidden.sum(0))
             if self._of_outputs is not None:
