@@ -13,7 +13,7 @@ from taskloom.balancing import Balancer, build
 COURSE = [
     ({"age": 9.0, "gender": 4.0, "mood": 7.0}, (0.1, 0.50, 0.30)),
     ({"age": 8.0, "gender": 1.0, "mood": 5.0}, (0.2, 0.90, None)),
-    ({"age": 7.5, "gender": 0.9, "mood": 2.0}, (0.4, 0.70, 0.80)),
+    ({"age": 0.5, "gender": 0.9, "mood": 2.0}, (0.4, 0.70, 0.80)),  # now age is the easiest
     ({"age": 3.0, "gender": 0.5, "mood": 1.9}, (0.3, 0.95, 0.60)),
     ({"age": 2.0, "gender": None, "mood": 1.0}, (0.8, 0.60, 0.90)),
     ({"age": 1.0, "gender": 0.4, "mood": 0.9}, (0.9, 0.65, 0.95)),

@@ -59,7 +59,7 @@ def bundle_of(
     with torch.no_grad():
         for value in (*model.parameters(), *model.buffers()):
             if value.is_floating_point():
-                value.add_(0.05 * torch.rand_like(value))
+                value.add_(0.1 * (torch.rand_like(value) - 0.5))  # not all one way: outputs stay apart
     return Bundle(
         model.eval(), tasks, preprocessing or {}, {}, {"input_shape": list(shape)}, {"taskloom": "here"}
     )
@@ -93,6 +93,8 @@ def test_every_architecture_predicts_the_same_in_batches_of_any_size(
         assert list(outputs) == list(tasks)
         for name, values in expected.items():
             np.testing.assert_allclose(outputs[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+            # Ages at the end of their range, or chances of 1, would be equal whatever the file computes.
+            assert number < 9 or len(np.unique(values)) > 4, name
 
 
 def test_every_registered_architecture_is_exported_above() -> None:
