@@ -213,3 +213,30 @@ def test_what_has_no_inverse_root_is_told() -> None:
         assert inverse_root(gram) is None
     assert inverse_root(torch.diag(torch.tensor([1.0, 1.0, -1e-3, 1.0]).double())) is None
     assert inverse_root(torch.diag(torch.tensor([1.0, 1e-2]).double())) is None
+
+
+@pytest.mark.parametrize("unfolding", ["tucker", "tt", "laf"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_copies_with_their_channels_last_in_memory(unfolding: str, dtype: torch.dtype) -> None:
+    """As convolutions of images have them: the same values, and gradients that lie as the weights do."""
+    draw = torch.Generator().manual_seed(7)
+    plain = [torch.randn(6, 5, 3, 2, dtype=dtype, generator=draw).requires_grad_() for _ in range(3)]
+    last = [copy.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for copy in plain]
+    mixed = [copy.detach().requires_grad_() for copy in (last[0], plain[1], last[2])]
+    values, gradients = [], []
+    for copies in (plain, last, mixed):
+        value = TraceNorm(unfolding=unfolding).measure(copies)  # type: ignore[arg-type]
+        values.append(value.item())
+        gradients.append(torch.autograd.grad(value, copies))
+    assert values == pytest.approx([values[0]] * 3, rel=1e-6)
+    for one, other, third in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(third, one, rtol=1e-5, atol=1e-6)
+        assert other.stride() == last[0].stride() != one.stride()
+    stack = Stack(tuple(copy.detach() for copy in last))
+    whole = torch.stack([copy.detach() for copy in plain], dim=-1)
+    for axes in ((0,), (1,), (3,), (2, 3, 4), (1, 0)):
+        rows = stack.matrix(axes).double()
+        others = [axis for axis in range(5) if axis not in axes]
+        expected = whole.permute(*axes, *others).reshape(len(rows), -1).double()
+        torch.testing.assert_close(rows @ rows.T, expected @ expected.T)

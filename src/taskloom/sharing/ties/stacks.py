@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from taskloom.sharing.memory import empty_in_order, memory_order
 from taskloom.sharing.ties.products import times_transposed
 
 _PIECE = 2**19
@@ -33,7 +35,8 @@ class _Window:
 class Stack:
     """T tensors of one shape as one tensor [*shape, T], of which only pieces are ever made.
 
-    An unfolding has the axes `axes`, in their order, as its n rows and all other axes as its m columns.
+    An unfolding has the axes `axes`, in their order, as its n rows and all other axes as its m columns, which
+    follow each other as they lie in memory (convolutions of images have their channels last).
 
     Args:
         copies: The T tensors, detached, float32 or float64.
@@ -58,6 +61,20 @@ class Stack:
     def device(self) -> torch.device:
         return self.copies[0].device
 
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        """Axes of a copy from the slowest to the fastest in memory."""
+        return memory_order(self.copies[0])
+
+    @cached_property
+    def _lying(self) -> tuple[Tensor, ...]:
+        """The copies with their axes as they lie; windows and pieces are of these."""
+        return tuple(copy.permute(self._order) for copy in self.copies)
+
+    def empty(self) -> list[Tensor]:
+        """New tensors that lie as the first copy does."""
+        return [empty_in_order(copy, self._order) for copy in self.copies]
+
     def numel(self) -> int:
         return math.prod(self.shape)
 
@@ -71,7 +88,7 @@ class Stack:
 
     def matrix(self, axes: Axes) -> Tensor:
         """The unfolding [n, m] itself."""
-        return self._unfold(axes, _Window(range(len(self.copies)), None, 0, 0))
+        return self._unfold(self._placed(axes), _Window(range(len(self.copies)), None, 0, 0))
 
     def gram(self, axes: Axes, dtype: torch.dtype = torch.float64) -> Tensor:
         """Lower triangle of the product of an unfolding with its transpose, [n, n] in float64.
@@ -83,6 +100,7 @@ class Stack:
         """
         rows = self.size(axes)
         total = torch.zeros(rows, rows, dtype=torch.float64, device=self.device)
+        axes = self._placed(axes)
         for window in self._windows(axes):
             piece = self._unfold(axes, window).to(dtype)
             for start in range(0, rows, _ROWS):
@@ -99,35 +117,40 @@ class Stack:
             factor: [n, n]; the product runs in its precision.
             first: Whether this is the first product that the targets get.
         """
+        axes = self._placed(axes)
+        lying = [target.permute(self._order) for target in targets]
         for window in self._windows(axes):
             piece = self._unfold(axes, window).to(factor.dtype)
-            self.add_folded(targets, axes, times_transposed(factor, piece.T), window, first=first)
+            self._add_folded(lying, axes, times_transposed(factor, piece.T), window, first=first)
 
-    def add_folded(
-        self,
-        targets: Sequence[Tensor],
-        axes: Axes,
-        matrix: Tensor,
-        window: _Window | None = None,
-        *,
-        first: bool,
+    def add_unfolding(self, targets: Sequence[Tensor], axes: Axes, matrix: Tensor, *, first: bool) -> None:
+        """Adds an unfolding [n, m], folded back, to tensors shaped like the copies; see `add_product`."""
+        lying = [target.permute(self._order) for target in targets]
+        window = _Window(range(len(self.copies)), None, 0, 0)
+        self._add_folded(lying, self._placed(axes), matrix, window, first=first)
+
+    def _add_folded(
+        self, lying: Sequence[Tensor], axes: Axes, matrix: Tensor, window: _Window, *, first: bool
     ) -> None:
-        """Adds an unfolding, or the piece of a window, to tensors shaped like the copies."""
-        window = window or _Window(range(len(self.copies)), None, 0, 0)
-        sizes = [len(window.copies), *self.shape[:-1]]
+        sizes = [len(window.copies), *self._lying[0].shape]
         if window.axis is not None:
             sizes[window.axis + 1] = window.length
-        order = self._order(axes)
+        order = self._positions(axes)
         back = [order.index(position) for position in range(len(order))]
         folded = matrix.reshape([sizes[position] for position in order]).permute(back)
         for number, part in zip(window.copies, folded, strict=True):
-            target = _span(targets[number], window)
+            target = _span(lying[number], window)
             target.copy_(part) if first else target.add_(part)
+
+    def _placed(self, axes: Axes) -> Axes:
+        """The axes' places in the copies as they lie."""
+        task = len(self._order)
+        return tuple(task if axis == task else self._order.index(axis) for axis in axes)
 
     def _windows(self, axes: Axes) -> Iterator[_Window]:
         """Windows that hold every number of the stack once, each a set of whole columns."""
-        task = len(self.shape) - 1
-        copies = len(self.copies)
+        shape, copies = self._lying[0].shape, len(self.copies)
+        task = len(shape)
         free = [axis for axis in range(task) if axis not in axes]
         # Copies one after the other, unless a column has numbers of all of them.
         groups = [range(copies)] if task in axes else [range(number, number + 1) for number in range(copies)]
@@ -135,20 +158,20 @@ class Stack:
             if not free or self.device.type != "cpu":  # elsewhere large products are better than pieces
                 yield _Window(group, None, 0, 0)
                 continue
-            axis = max(free, key=lambda axis: self.shape[axis])
-            numbers = len(group) * self.copies[0].numel() // max(self.shape[axis], 1)
-            pieces = max(1, round(self.shape[axis] * numbers / _PIECE))
-            step = max(1, -(-self.shape[axis] // pieces))
-            for start in range(0, self.shape[axis], step):
-                yield _Window(group, axis, start, min(step, self.shape[axis] - start))
+            axis = max(free, key=lambda axis: shape[axis])
+            numbers = len(group) * self.copies[0].numel() // max(shape[axis], 1)
+            pieces = max(1, round(shape[axis] * numbers / _PIECE))
+            step = max(1, -(-shape[axis] // pieces))
+            for start in range(0, shape[axis], step):
+                yield _Window(group, axis, start, min(step, shape[axis] - start))
 
     def _unfold(self, axes: Axes, window: _Window) -> Tensor:
-        parts = [_span(self.copies[number], window) for number in window.copies]
+        parts = [_span(self._lying[number], window) for number in window.copies]
         whole = parts[0][None] if len(parts) == 1 else torch.stack(parts)
         # Rows whose distance is a large power of two would hinder each other in the cache.
-        return whole.permute(self._order(axes)).reshape(self.size(axes), -1).contiguous()
+        return whole.permute(self._positions(axes)).flatten(len(axes)).flatten(0, len(axes) - 1).contiguous()
 
-    def _order(self, axes: Axes) -> list[int]:
+    def _positions(self, axes: Axes) -> list[int]:
         """Positions of the rows' axes and of the others in a tensor that has the copies first."""
         task = len(self.shape) - 1
         return [0 if axis == task else axis + 1 for axis in (*axes, *self.others(axes))]

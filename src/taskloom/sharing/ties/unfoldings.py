@@ -88,13 +88,13 @@ def solve_all(stack: Stack, unfoldings: Unfoldings, *, subgradient: bool) -> lis
 
 def subgradients(stack: Stack, parts: Iterable[Part], upstream: float) -> list[Tensor]:
     """The subgradient of the sum of the parts times a number, one tensor per copy."""
-    found = [torch.empty_like(copy, memory_format=torch.contiguous_format) for copy in stack.copies]
+    found = stack.empty()
     with torch.no_grad(), torch.autocast(stack.device.type, enabled=False):
         for number, part in enumerate(parts):
             if part.factor is not None:
                 stack.add_product(found, part.axes, upstream * part.factor, first=number == 0)
             elif part.matrix is not None:
-                stack.add_folded(found, part.axes, upstream * part.matrix, first=number == 0)
+                stack.add_unfolding(found, part.axes, upstream * part.matrix, first=number == 0)
     return found
 
 
