@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from _balancing import batch, gradients, losses_of, make, network, step
+from _balancing import batch, descend, gradients, in_two_processes, losses_of, make, network, step
 from _training import TASKS
 from taskloom import Binary, TaskSet, encoders, sharing
 from taskloom.balancing.read_outs import linear_heads
@@ -89,6 +89,38 @@ def test_a_frozen_head_takes_no_gradient() -> None:
     step(make("upgrad"), model, rows)
     assert all(p.grad is None for p in model.task_modules("mood")[-1].parameters())
     assert all(p.grad is not None for p in model.task_parameters("age"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("mgda_ub", {}), ("upgrad", {"at": "features"}), ("upgrad", {}), ("pcgrad", {}), ("graddrop", {})],
+)
+def test_two_processes_follow_the_joined_batch(name: str, settings: dict[str, str]) -> None:
+    rows = batch(12)
+    rows.labels.present["mood"][6:] = False  # absent in one process, present in the other
+    shares = [rows.__getitems__(list(range(6))), rows.__getitems__(list(range(6, 12)))]
+    balancer, alone = make(name, **settings), shared_to_the_end()
+    balancer.start(alone, seed=3)
+    for _ in range(2):
+        step(balancer, alone, rows)
+        descend(balancer, alone)
+    fresh = make(name, **settings)
+    for joined in in_two_processes(fresh, shared_to_the_end(), shares, steps=2):  # type: ignore[arg-type]
+        for parameter, tensor in alone.state_dict().items():
+            torch.testing.assert_close(joined.state_dict()[parameter], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mgda_ub", "mgda", "nash_mtl"])
+def test_scaled_losses_give_scaled_gradients_and_the_same_decisions(name: str) -> None:
+    model, rows, plain, scaled = shared_to_the_end(), batch(), make(name), make(name)
+    scaled.scale = lambda tensor: tensor * 512.0
+    expected, found = step(plain, model, rows), step(scaled, model, rows)
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(found[parameter], 512.0 * gradient, rtol=1e-3, atol=1e-3)
+    assert plain.report_state() == pytest.approx(scaled.report_state(), rel=1e-4, abs=1e-6)
+    scaled.scale = lambda tensor: tensor * 3e38 * 1e6
+    found = step(scaled, model, rows)  # an overflow reaches the scaler, which skips the step
+    assert not all(gradient.isfinite().all() for gradient in found.values())
 
 
 def test_which_heads_are_read_out_as_one() -> None:
