@@ -178,6 +178,8 @@ class GradientAggregation(RowBalancer):
                 f"balancing {self.name}: {error}, at step {self._step:,} for the tasks {named}."
             ) from error
         self._conflicts.add_weights(found, index)
+        if len(rows) == len(tasks):
+            return self._combined(found, matrix)
         weights = np.zeros(len(tasks))
         weights[rows] = found
         return self._combined(weights, matrix)

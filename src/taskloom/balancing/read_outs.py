@@ -73,6 +73,7 @@ class ReadOuts:
 
     def gramian(self, gradient: Tensor, tasks: Sequence[str]) -> Array:
         """Inner products [m, m] of the tasks' gradients at the feature, from the one at the outputs."""
+        # As tensors, which overflow without a word: what is not finite is told where it is known whose it is.
         wide, weight = gradient.double(), self.weight.double()
         by_output = (wide.t() @ wide) * (weight @ weight.t())
         if not self._one_each(tasks):

@@ -133,15 +133,16 @@ class RowBalancer(Balancer):
                 f"balancing.{self.name}: the forward pass must run inside `with balancer.watching(model):`, "
                 "where the shared feature is taken hold of."
             )
-        chain = self._chain(seam) if whole and self._feature.has_taps(losses) else None
-        if self._feature.read_outs is not None and self._feature.has_taps(losses):
-            places = [place for place, task in enumerate(losses) if task in trainable]
-            some = len(places) < len(counts)
-            given = (sums[places], scales[places]) if some else (sums, scales)
-            self._collect_at_outputs(list(trainable), *given, seam, chain)
+        has_taps = self._feature.has_taps(losses)
+        chain = self._chain(seam) if whole and has_taps else None
+        if has_taps and self._feature.read_outs is not None:
+            if len(trainable) < len(counts):
+                places = [place for place, task in enumerate(losses) if task in trainable]
+                sums, scales = sums[places], scales[places]
+            self._collect_at_outputs(list(trainable), sums, scales, seam, chain)
             return means, self._feature_columns()
         factors = dict(zip(losses, scales.unbind(), strict=True))
-        if self._feature.has_taps(losses):
+        if has_taps:
             self._collect_at_taps(trainable, factors, seam, chain)
             return means, self._feature_columns()
         shared: list[Tensor] = [*seam.shared] if leaf is None else [leaf, *seam.shared]

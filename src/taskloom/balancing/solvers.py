@@ -59,8 +59,7 @@ def min_norm(gramian: Array) -> Array:
         >>> min_norm(np.array([[1.0, 0.0], [0.0, 4.0]])).round(6)
         array([0.8, 0.2])
     """
-    trace = np.trace(gramian)
-    size = len(gramian)
+    trace, size = gramian.trace(), len(gramian)
     if trace <= 0:
         return np.full(size, 1 / size)
     if 2 <= size <= 3 and (closed := _shortest_of_three(gramian)) is not None:
@@ -100,7 +99,7 @@ that are opposed up to rounding would otherwise get weights in the thousands."""
 
 def regular(gramian: Array) -> Array:
     """The Gramian divided by its trace, with `_REGULAR` on its diagonal: positive definite."""
-    added: Array = gramian / np.trace(gramian)
+    added: Array = gramian / gramian.trace()
     added.flat[:: len(gramian) + 1] += _REGULAR
     return added
 
