@@ -5,6 +5,9 @@ output, most of which fall out of the cache. Here a block of rows goes through a
 task attended to is averaged down to what the next stage reads of it before it leaves the cache, and of the
 whole batch only the hidden layers and the masks are kept, as autograd would keep them too.
 
+The layers that read the stage are one product for all tasks, forward and, where their sizes suit, backward.
+The outputs pass through: what comes back from the rest of the trunk takes the masks' gradient in by blocks.
+
 The 1 x 1 convolutions run as such, not as matrix products: oneDNN's take half of the time of the products'
 library on a CPU (benchmarks/sharing.py). Source of the formulas: `taskloom.sharing.modules.mtan.Attention`.
 """
