@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import taskloom.cli
 import taskloom.cli_data
 import taskloom.cli_explain
+import taskloom.cli_export
 import taskloom.cli_predict
 import taskloom.cli_simulate
 import taskloom.terminal
@@ -100,10 +101,26 @@ class TestCommands:
 
     def test_help_names_every_command_without_importing_pytorch(self) -> None:
         output = call("--help").output
-        for command in ("study", "train", "evaluate", "predict", "prepare", "inspect", "doctor", "report"):
+        for command in (
+            "study",
+            "train",
+            "evaluate",
+            "predict",
+            "export",
+            "prepare",
+            "inspect",
+            "doctor",
+            "report",
+        ):
             assert command in output
         # Every import at the top of the module is made before the help is shown.
-        parts = (taskloom.cli_data, taskloom.cli_explain, taskloom.cli_predict, taskloom.cli_simulate)
+        parts = (
+            taskloom.cli_data,
+            taskloom.cli_explain,
+            taskloom.cli_export,
+            taskloom.cli_predict,
+            taskloom.cli_simulate,
+        )
         modules = (taskloom.cli, taskloom.terminal, *parts)
         imported = {
             alias.name if isinstance(node, ast.Import) else node.module
