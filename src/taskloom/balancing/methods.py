@@ -203,13 +203,12 @@ class GradDrop(Drawn, MatrixMethod):
         update = torch.empty_like(matrix[0])
         for begin in range(0, matrix.shape[1], _COLUMNS):
             block = matrix[:, begin : begin + _COLUMNS]
-            size = block.abs().sum(0)
+            # Of a kept sign all numbers are kept, so that what is kept is one sum or the other.
+            up, down = block.clamp(min=0).sum(0), block.clamp(max=0).sum(0)
             # Drawn on the CPU: the same numbers on every device and in every process.
             drawn = torch.rand(block.shape[1], generator=self._generator).to(block)
-            positive = 0.5 * (1 + torch.where(size > 0, block.sum(0) / size, 0))
-            kept = torch.where(block > 0, positive > drawn, positive < drawn) & (block != 0)
-            share = self.leak + (1 - self.leak) * kept
-            torch.sum(share * block, dim=0, out=update[begin : begin + _COLUMNS])
+            kept = torch.where(drawn * (up - down) < up, up, down)
+            torch.lerp(kept, up + down, self.leak, out=update[begin : begin + _COLUMNS])
         return update
 
 
