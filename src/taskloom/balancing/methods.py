@@ -43,6 +43,8 @@ from taskloom.errors import ConfigError
 
 _COLUMNS = 1 << 14
 """Columns that a matrix method sees at a time: its intermediate results are no copy of the gradients."""
+_WIDE = 1 << 17
+"""Columns of a method that goes through the rows one after the other: enough for several threads."""
 
 
 @BALANCERS.register("upgrad")
@@ -201,14 +203,17 @@ class GradDrop(Drawn, MatrixMethod):
     def aggregate(self, matrix: Tensor, index: Sequence[int]) -> Tensor:
         del index
         update = torch.empty_like(matrix[0])
-        for begin in range(0, matrix.shape[1], _COLUMNS):
-            block = matrix[:, begin : begin + _COLUMNS]
+        for begin in range(0, matrix.shape[1], _WIDE):
+            first, *others = matrix[:, begin : begin + _WIDE]
             # Of a kept sign all numbers are kept, so that what is kept is one sum or the other.
-            up, down = block.clamp(min=0).sum(0), block.clamp(max=0).sum(0)
+            up, down = first.clamp(min=0), first.clamp(max=0)
+            for row in others:
+                up += row.clamp(min=0)
+                down += row.clamp(max=0)
             # Drawn on the CPU: the same numbers on every device and in every process.
-            drawn = torch.rand(block.shape[1], generator=self._generator).to(block)
+            drawn = torch.rand(len(first), generator=self._generator).to(up)
             kept = torch.where(drawn * (up - down) < up, up, down)
-            torch.lerp(kept, up + down, self.leak, out=update[begin : begin + _COLUMNS])
+            torch.lerp(kept, up + down, self.leak, out=update[begin : begin + _WIDE])
         return update
 
 
