@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from taskloom.errors import ConfigError
 from taskloom.training.changes import follow
 from taskloom.training.history import History
 from taskloom.training.processes import gather_objects
@@ -49,7 +50,14 @@ def take_up(trainer: Trainer) -> Mapping[str, Any] | None:
     follow(trainer)
     # First: it takes parameters out of the optimiser, which then has no state for them.
     trainer.state.freezing.load_state_dict(state["freezing"])
-    trainer.state.optimizer.load_state_dict(state["optimizer"])
+    try:
+        trainer.state.optimizer.load_state_dict(state["optimizer"])
+    except ValueError as error:  # what PyTorch raises where groups differ in number or size
+        raise ConfigError(
+            f"{trainer.checkpoints.last} holds the state of an optimiser whose parameters are grouped in "
+            "another way; it is of another version of taskloom: train with resume=False, or use another "
+            "folder."
+        ) from error
     if trainer.schedule:
         trainer.schedule.load_state_dict(state["schedule"])
     trainer.fabric.strategy.precision.load_state_dict(state["precision"])

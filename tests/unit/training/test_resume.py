@@ -148,6 +148,18 @@ def test_best_weights_of_another_run_are_refused(tmp_path: Path) -> None:
         run(tmp_path, Crash(), optimizer={"sgd": {"lr": 0.4}}, stop={"patience": 2}, epochs=30)
 
 
+def test_an_optimiser_of_another_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Crash(2, 1))
+    state = load_checkpoint(tmp_path / "last.ckpt")
+    del state["format"]
+    groups = state["optimizer"]["param_groups"]
+    groups.append({**groups[0], "params": []})
+    save_checkpoint(tmp_path / "last.ckpt", state)
+    with pytest.raises(ConfigError, match=r"last\.ckpt holds .* grouped in another way.* resume=False"):
+        run(tmp_path, Crash())
+
+
 def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
     model, history = run(tmp_path, Crash())
     before = (tmp_path / "last.ckpt").stat().st_mtime_ns
