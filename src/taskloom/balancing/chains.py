@@ -68,10 +68,16 @@ def chain_of(outputs: Tensor, parameters: Sequence[Tensor]) -> list[Link] | None
     """
     chain: list[Link] = []
     found: list[int] = []
-    node: Any = outputs.grad_fn if outputs.ndim == 2 else None
+    if outputs.ndim != 2 or outputs.dtype not in (torch.float32, torch.float64) or _is_hooked(outputs):
+        return None
+    if any(_is_hooked(parameter) for parameter in parameters):
+        return None
+    node: Any = outputs.grad_fn
     while node is not None:
         name, before = node.name(), [function for function, _ in node.next_functions]
-        if name in _BY_NUMBER and not any(before[1:]):
+        if name in _BY_NUMBER and before[0] is not None and not any(before[1:]):
+            if _shape(before[0]) != _shape(node):  # a product that repeats its factor is not number by number
+                return None
             chain.append(Link(node))
             node = before[0]
             continue
@@ -95,6 +101,16 @@ def chain_of(outputs: Tensor, parameters: Sequence[Tensor]) -> list[Link] | None
         node = node_before
     known = {id(parameter) for parameter in parameters}
     return chain if known and len(found) == len(known) and set(found) == known else None
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    """The shape of what the node gave in the forward pass."""
+    return tuple(node._input_metadata[0].shape)
+
+
+def _is_hooked(tensor: Tensor) -> bool:
+    """Whether someone changes or looks at the tensor's gradient on its way."""
+    return bool(tensor._backward_hooks) or bool(getattr(tensor, "_post_accumulate_grad_hooks", None))
 
 
 @torch.no_grad()

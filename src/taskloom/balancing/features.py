@@ -24,6 +24,7 @@ from taskloom.balancing.read_outs import ReadOuts, linear_heads, read_out
 from taskloom.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
+    from taskloom.balancing.gradients import Seam
     from taskloom.sharing.network import Features, MultiTaskNetwork
 
 
@@ -114,6 +115,25 @@ class SharedFeature:
         having = self.taps if self.read_outs is None else self.read_outs.heads
         return bool(having) and all(name in having for name in losses)
 
+    def is_passed(self, losses: Iterable[Tensor], seam: Seam) -> bool:
+        """Whether a loss reaches what is trained by another way than the taps or read-outs of this pass."""
+        end = self.beside if self.read_outs is None else self.read_outs.outputs
+        if end is None:
+            return False
+        looked_for = {id(parameter) for parameter in seam.shared}
+        if self.read_outs is not None:
+            looked_for |= {id(parameter) for own in seam.own.values() for parameter in own}
+        waiting, seen = [loss.grad_fn for loss in losses], {end.grad_fn}
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if id(getattr(node, "variable", None)) in looked_for:
+                return True
+            waiting.extend(function for function, _ in node.next_functions)
+        return False
+
     def clear(self) -> None:
         """Lets go of the feature and its graph."""
         self.trunk = self.leaf = self.beside = self.read_outs = None
@@ -167,10 +187,25 @@ def is_alone_behind(model: MultiTaskNetwork) -> bool:
     plan = getattr(model, "plan", None)
     if plan is None or plan.num_shared_stages == 0 or len(model.tasks) < 2:
         return False
-    return all(
+    apart = all(
         stage.mixing is None and all(len(group) == 1 for group in stage.partition)
         for stage in plan.stages[plan.num_shared_stages :]
     )
+    return apart and not _are_tied(model, plan.num_shared_stages)
+
+
+def _are_tied(model: MultiTaskNetwork, num_shared: int) -> bool:
+    """Whether a parameter behind the shared feature stands in the copies of two tasks."""
+    copies_of: Any = getattr(model, "task_copies", None)
+    if copies_of is None:
+        return False
+    seen: set[int] = set()
+    for task in model.tasks:
+        own = {id(p) for module in copies_of(task)[num_shared:] for p in module.parameters()}
+        if own & seen:
+            return True
+        seen |= own
+    return False
 
 
 def _may_run_apart(model: MultiTaskNetwork, features: Tensor) -> bool:

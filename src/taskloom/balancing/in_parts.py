@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from taskloom.balancing.base import Balancer, check_gradients
+from taskloom.errors import ConfigError
 from taskloom.losses import SumCount
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class InParts(Balancer):
         super().__init__()
         self._earlier: dict[str, Tensor] = {}
 
-    if TYPE_CHECKING:  # that of `LossWeighting`
+    if TYPE_CHECKING:  # those of `LossWeighting`
+        _names: tuple[str, ...]
 
         def _weighed(
             self, losses: Mapping[str, SumCount], model: MultiTaskNetwork
@@ -42,6 +44,9 @@ class InParts(Balancer):
     def accumulate(
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
+        if self._names != self.names_of(model.tasks):
+            self.start(model)
+        self._check_same(losses)
         check_gradients(losses, model)
         sums, slopes, _ = self._weighed(losses, model)
         followed = sums @ slopes
@@ -54,6 +59,17 @@ class InParts(Balancer):
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
         if self._earlier:
+            self._check_same(losses)
             earlier, self._earlier = self._earlier, {}
             losses = {name: SumCount(loss.sum + earlier[name], loss.count) for name, loss in losses.items()}
         super().backward(losses, model, beside)  # type: ignore[safe-super]  # that of LossWeighting
+
+    def _check_same(self, losses: Mapping[str, SumCount]) -> None:
+        """Refuses a part that has not the losses of the parts before it."""
+        if self._earlier and set(losses) != set(self._earlier):
+            earlier, self._earlier = self._earlier, {}
+            raise ConfigError(
+                f"balancing: a part of a batch with the losses of {', '.join(losses)}, the parts before it "
+                f"had {', '.join(earlier)}; give every part the losses of all tasks, with the counts of the "
+                "whole batch (a part without a label of a task has the sum 0)."
+            )

@@ -108,7 +108,7 @@ def linear_heads(model: MultiTaskNetwork) -> dict[str, nn.Linear] | None:
     for task in model.tasks:
         head = copies_of(task)[-1]
         layer = head[0] if type(head) is nn.Sequential and len(head) == 1 else head
-        if type(layer) is not nn.Linear or layer.bias is None:
+        if type(layer) is not nn.Linear or layer.bias is None or "forward" in vars(layer):
             return None
         heads[task] = layer
     return heads
@@ -126,6 +126,10 @@ def read_out(
     """
     if features.ndim != 2 or torch.is_autocast_enabled(features.device.type):
         return None
+    if features.dtype not in (torch.float32, torch.float64) or _global_hooks():
+        return None
+    if any(parameter._backward_hooks for head in heads.values() for parameter in head.parameters()):
+        return None
     for module in around:
         if module._forward_pre_hooks or module._forward_hooks:
             return None
@@ -139,3 +143,14 @@ def read_out(
     outputs = F.linear(features, weight, bias)
     widths = [len(bias) for _, bias in parameters.values()]
     return ReadOuts(features.detach(), outputs, weight.detach(), parameters, widths)
+
+
+def _global_hooks() -> bool:
+    """Whether hooks stand on all modules at once."""
+    hooks = torch.nn.modules.module
+    return bool(
+        hooks._global_forward_hooks
+        or hooks._global_forward_pre_hooks
+        or hooks._global_backward_hooks
+        or hooks._global_backward_pre_hooks
+    )

@@ -25,7 +25,7 @@ from taskloom.balancing.gradients import (
 )
 from taskloom.balancing.numbers import as_tensor
 from taskloom.balancing.solvers import Array
-from taskloom.errors import ConfigError
+from taskloom.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
@@ -57,6 +57,7 @@ class RowBalancer(Balancer):
         self._seam_key: object = None
         self._parameters: tuple[object, list[nn.Parameter]] = (None, [])
         self._inner: Array | None = None
+        self._past = False
 
     @property
     def needs_rows(self) -> bool:
@@ -134,6 +135,14 @@ class RowBalancer(Balancer):
                 "where the shared feature is taken hold of."
             )
         has_taps = self._feature.has_taps(losses)
+        if has_taps and self._past:
+            if self.at == "features":
+                raise TrainingError(
+                    f"balancing.{self.name}: a loss reads parameters otherwise than through the shared "
+                    "feature of the last forward pass inside `balancer.watching(model)`; use "
+                    "`at: parameters`."
+                )
+            has_taps = False  # the graph is whole: gradients by parameters are right
         chain = self._chain(seam) if whole and has_taps else None
         if has_taps and self._feature.read_outs is not None:
             if len(trainable) < len(counts):
@@ -340,6 +349,7 @@ class RowBalancer(Balancer):
         key = (tuple(losses), frozen, self._feature.leaf is None)
         if self._seam is None or key != self._seam_key:
             self._seam, self._seam_key = find_seam(losses, model), key
+            self._past = self._feature.is_passed((loss.sum for loss in losses.values()), self._seam)
         return self._seam
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ cannot be forgotten or done twice. What comes before, in a bundle's `preprocessi
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import warnings
@@ -109,7 +110,7 @@ class _Whole(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.network, self.tasks = bundle.model.cpu().eval(), bundle.tasks
+        self.network, self.tasks = copy.deepcopy(bundle.model).cpu().eval(), bundle.tasks
         self.prepare = inputs_of(bundle)
         name = self.prepare.name  # inputs and outputs share one name space
         self.input_name = f"{name}.input" if name in self.tasks else name
@@ -166,7 +167,13 @@ def _with_metadata(content: bytes, whole: _Whole, bundle: Bundle) -> bytes:
         "preprocessing": bundle.preprocessing,
         "versions": bundle.versions,
     }
-    onnx.helper.set_model_props(model, {"taskloom": json.dumps(about, allow_nan=False)})
+    try:
+        text = json.dumps(about, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the bundle's `preprocessing` holds what JSON cannot ({error}); nothing was written."
+        ) from error
+    onnx.helper.set_model_props(model, {"taskloom": text})
     serialized: bytes = model.SerializeToString()
     return serialized
 

@@ -180,7 +180,7 @@ def test_a_difference_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def other(whole: Any, place: Path) -> bytes:
         content = exported(whole, place)
         with torch.no_grad():
-            next(bundle.model.parameters()).add_(1.0)
+            next(whole.network.parameters()).add_(1.0)
         return content
 
     monkeypatch.setattr(module, "_exported", other)
