@@ -7,18 +7,16 @@ from typing import Annotated
 
 import typer
 
+from taskloom.cli_predict import BundleFolder, PreparedAs
 from taskloom.terminal import say
 
 
 def export(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.", show_default=False)],
+    bundle: BundleFolder,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="BUNDLE with .onnx, here, by default.")
     ] = None,
-    data_set: Annotated[
-        str | None,
-        typer.Option("--prepared-as", metavar="NAME", help="Of several data sets, the one it is like."),
-    ] = None,
+    data_set: PreparedAs = None,
 ) -> None:
     """Write a bundle as one ONNX file, with an output per task, and compare it with PyTorch."""
     from taskloom.deploy import export_onnx, load_bundle

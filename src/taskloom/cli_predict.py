@@ -18,11 +18,18 @@ if TYPE_CHECKING:
     from taskloom.deploy import Bundle
     from taskloom.predict import PredictSettings, Summary
 
+BundleFolder = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.", show_default=False)
+]
+PreparedAs = Annotated[
+    str | None,
+    typer.Option("--prepared-as", metavar="NAME", help="Of several data sets, the one it is like."),
+]
 _ROW_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.", show_default=False)],
+    bundle: BundleFolder,
     source: Annotated[
         str,
         typer.Argument(
@@ -86,10 +93,7 @@ def predict(
         int | None, typer.Option("--frames", min=1, metavar="N", help="End a video or camera after N frames.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    data_set: Annotated[
-        str | None,
-        typer.Option("--prepared-as", metavar="NAME", help="Of several data sets, the one it is like."),
-    ] = None,
+    data_set: PreparedAs = None,
 ) -> None:
     """Find, follow and label the faces of images, videos or a camera; predict rows of a table, recordings."""
     from taskloom.deploy import load_bundle

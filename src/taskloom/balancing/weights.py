@@ -180,9 +180,9 @@ class LossWeighting(Balancer):
             self._places = (tasks, [self._names.index(task) for task in tasks])
         sums = torch.stack([loss.sum for loss in losses.values()])
         if sums.is_cpu and len(tasks) <= FEW and self.processes.count == 1:
-            counts_of_few = [int(loss.count) for loss in losses.values()]
+            counts_of_few = [float(loss.count) for loss in losses.values()]
             values = sums.tolist()
-            means = [value / (count or 1) for value, count in zip(values, counts_of_few, strict=True)]
+            means = [value / max(count, 1.0) for value, count in zip(values, counts_of_few, strict=True)]
             try:
                 weighed = self.weigh_few(means, [count > 0 for count in counts_of_few], self._places[1])
             except (ArithmeticError, ValueError):
@@ -192,7 +192,7 @@ class LossWeighting(Balancer):
                     total = sum(weight * mean for weight, mean in zip(weighed.weights, means, strict=True))
                     weighed = weighed._replace(total=total)
                 pairs = zip(weighed.weights, counts_of_few, strict=True)
-                return sums, as_tensor([weight / (count or 1) for weight, count in pairs], sums), weighed
+                return sums, as_tensor([weight / max(count, 1.0) for weight, count in pairs], sums), weighed
         counts = numbers(torch.stack([loss.count for loss in losses.values()]))
         divisors = at_least(counts, 1.0)
         with np.errstate(all="ignore"):  # what is not finite is told by the total, as with tensors

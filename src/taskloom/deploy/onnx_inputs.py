@@ -59,12 +59,13 @@ class Pixels(Inputs):
 
 
 class TableRows(Inputs):
-    """Features [N, F]; filled and standardised as `Standardization.apply` does it."""
+    """Features [N, F]; filled and standardised as `Standardization.apply` does it, if anything was fitted."""
 
     name, meaning = "features", "the table's columns, in its own scale"
 
-    def __init__(self, shape: Sequence[int], fitted: Mapping[str, Any]) -> None:
+    def __init__(self, shape: Sequence[int], fitted: Mapping[str, Any] | None) -> None:
         super().__init__(shape)
+        fitted = {"center": 0.0, "scale": 1.0, "fill": None} if fitted is None else fitted
         self.center, self.scale = (
             nn.Buffer(torch.tensor(fitted[key]).float()) for key in ("center", "scale")
         )
@@ -117,7 +118,7 @@ def inputs_of(bundle: Bundle) -> Inputs:
         )
     if reader == "images" and fitted is not None:
         return Pixels(shape, fitted)
-    if reader == "table" and fitted is not None:
+    if reader == "table":
         return TableRows(shape, fitted)
     if known.get("normalizer") is None:
         return Inputs(shape)

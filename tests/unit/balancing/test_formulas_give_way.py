@@ -152,3 +152,15 @@ def test_parts_have_the_same_losses() -> None:
     balancer.accumulate({t: losses[t] for t in ("a", "b")}, model)
     with pytest.raises(ConfigError, match="the parts before it had a, b; give every part"):
         balancer.backward(losses, model)
+
+
+def test_counts_need_not_be_whole() -> None:
+    found = []
+    for name in ("mean", "weighted_sum"):
+        model, balancer = network(), build(name)
+        outputs = model(torch.ones(7, 5))
+        losses = {t: SumCount(squares(model, outputs, t), torch.tensor(2.7)) for t in TASKS}
+        balancer.backward(losses, model)
+        found.append([parameter.grad for parameter in model.parameters()])
+    for mean, total in zip(*found, strict=True):
+        torch.testing.assert_close(3 * mean, total)

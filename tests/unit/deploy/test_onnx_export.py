@@ -138,6 +138,15 @@ def test_rows_go_in_as_they_stand_in_the_table(tmp_path: Path) -> None:
     np.testing.assert_allclose(sure, expected.features_confidence, rtol=1e-4)
 
 
+def test_rows_that_nothing_was_fitted_to_are_features_too(tmp_path: Path) -> None:
+    known = {"reader": "table", "features": list("abcde"), "packed_bits": None, "standardization": None}
+    bundle = bundle_of(preprocessing=known, tasks=tl.TaskSet(tl.Regression("age")))
+    assert export_onnx(bundle, tmp_path / "rows.onnx").input_name == "features"
+    rows = torch.randn(3, 5)
+    outputs = run(tmp_path / "rows.onnx", "features", rows.numpy())
+    np.testing.assert_allclose(outputs["age"], bundle.predict(rows)["age"], rtol=1e-4)
+
+
 def test_windows_go_in_before_they_are_normalised(tmp_path: Path) -> None:
     normalizer = Normalizer(np.array([1.0, -3.0, 0.2]), np.array([2.0, 0.1, 5.0]), clip=1.5)
     bundle = bundle_of("conv1d", preprocessing={"reader": "wav", "normalizer": normalizer.to_dict()})
