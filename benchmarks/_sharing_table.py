@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from taskloom import Multiclass, TaskSet, encoders, sharing
 from taskloom.encoders import Encoder
 from taskloom.encoders.thesis_002 import TABLES
+from taskloom.encoders.vgg5 import HEAD_HIDDEN
 from taskloom.errors import ConfigError
 from taskloom.sharing import HeadSpec, MultiTaskNetwork, mixing
 from taskloom.sharing.modules.experts import ExpertNetwork
@@ -56,9 +57,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 COLUMNS = ("single_task", "cross_stitch", "soft_sharing", "proportional_addition", "sluice")
 """One column per task: the work is that of T networks, and so the unit is T single-task steps."""
 
+_WARM_UP, _WARM_SECONDS = 3, 30.0
 OF_T_STEPS = ("cross_stitch", "soft_sharing")
 OF_FLOPS = {"hard_sharing": 1.10, "mmoe": 1.15, "ple": 1.15, "mtan": 1.15}
-ENCODERS = ("opportunity", "deap", "resnet18", "resnet18_quarter")
+ENCODERS = ("opportunity", "deap", "vgg5", "resnet18", "resnet18_quarter", "resnet18_224px")
+RESNETS: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
+    "resnet18": ((3, 64, 64), 64, {}),
+    "resnet18_quarter": ((3, 32, 32), 64, {"stem": "small", "width": 0.25}),
+    "resnet18_224px": ((3, 224, 224), 32, {}),
+}
+"""Inputs, batch and settings of the residual networks."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,10 @@ class Problem:
     """A network with inputs and labels for T tasks.
 
     Args:
-        name: One of `ENCODERS`: networks C.7 and C.8 of thesis 002; ResNet-18 as it was published (64 to 512
-            filters, ImageNet's stem) on images of 64 x 64, the size in `recipes/utkface.yaml`; or one with a
-            quarter of the filters and the small stem on images of 32 x 32.
+        name: One of `ENCODERS`: networks C.7 and C.8 of thesis 002; that of thesis 000 (`vgg5`); ResNet-18 as
+            it was published (64 to 512 filters, ImageNet's stem) on images of 64 x 64, the size in
+            `recipes/utkface.yaml`, and of 224 x 224; or one with a quarter of the filters and the small stem
+            on images of 32 x 32.
         num_tasks: T.
         quick: A quarter of the batch.
     """
@@ -102,12 +111,14 @@ class Problem:
     def __init__(self, name: str, num_tasks: int, *, quick: bool) -> None:
         draw = torch.Generator().manual_seed(0)
         shape: tuple[int, ...]
-        if name.startswith("resnet18"):
-            quarter = name == "resnet18_quarter"
-            shape, batch, self.head = (3, 32, 32) if quarter else (3, 64, 64), 64, HeadSpec(())
-            small: dict[str, Any] = {"stem": "small", "width": 0.25} if quarter else {}
-            self.encoder: Encoder = encoders.build("resnet18", shape, **small)
-            classes: tuple[int, ...] = (10,)
+        classes: tuple[int, ...]
+        if name in RESNETS:
+            shape, batch, settings = RESNETS[name]
+            self.encoder: Encoder = encoders.build("resnet18", shape, **settings)
+            self.head, classes = HeadSpec(()), (10,)
+        elif name == "vgg5":
+            shape, batch, self.head, classes = (3, 112, 112), 32, HeadSpec(HEAD_HIDDEN), (2,)
+            self.encoder = encoders.build("vgg5", shape)
         else:
             network = TABLES["C.7" if name == "opportunity" else "C.8"]
             shape, batch = ((64, 107), 100) if name == "opportunity" else ((128, 40), 32)
@@ -294,7 +305,10 @@ def seconds(step: Step, clock: Clock) -> float:
 def median_ratio(
     step: Step | Sequence[tuple[Step, int]], baseline: Step, rounds: int, clock: Clock = time.perf_counter
 ) -> float:
-    """Time of the step over the baseline's, median over rounds; all take turns, one round warms up.
+    """Time of the step over the baseline's, median over rounds; all take turns.
+
+    Rounds that warm up come first: three, or as many as begin within half a minute. In the first ones an
+    allocator that keeps freed memory still finds new pages, which a training run does once.
 
     Args:
         step: What is measured; or the steps of a cycle, each with how often it comes, whose mean counts.
@@ -303,12 +317,18 @@ def median_ratio(
         clock: Wall or processor time.
     """
     cycle = [(step, 1)] if callable(step) else step
-    ratios = []
-    for _ in range(rounds + 1):
+
+    def one_round() -> float:
         theirs = seconds(baseline, clock)
         ours = sum(seconds(one, clock) * times for one, times in cycle) / sum(times for _, times in cycle)
-        ratios.append(ours / theirs)
-    return statistics.median(ratios[1:])
+        return ours / theirs
+
+    begin = time.perf_counter()
+    for _ in range(_WARM_UP):
+        one_round()
+        if time.perf_counter() - begin > _WARM_SECONDS:
+            break
+    return statistics.median(one_round() for _ in range(rounds))
 
 
 def measure(

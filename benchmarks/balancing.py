@@ -3,11 +3,12 @@
 What the ratios count, keys `<method>_<trunk>_T<n>`:
 
 - a step is forward, losses, backward, Adam (fused), as `fit` does it, without loader and validation;
-- `resnet` is a ResNet-18 (11.2 million parameters, images [8, 3, 64, 64]); `mlp_tox21` the trunk of
-  `recipes/tox21.yaml` (1,024 inputs, layers of 256 and 128, dropout 0.25, batches of 128), the small MLP
-  of a real study; `mlp` two layers of 64 on rows [64, 32], whose plain step takes about half a
-  millisecond: its ratios are those of calls, not of arithmetic, and are kept for what they say about calls;
-- T binary tasks with linear heads, 20 % of the labels missing;
+- `resnet` is a ResNet-18 (11.2 million parameters, images [16, 3, 64, 64]) and `mlp` 784 inputs and layers of
+  512 and 256 on batches of 128 (559,000 parameters with ten heads of ten classes): the two networks on which
+  LibMTL and TorchJD were measured when the targets were set; `mlp_tox21` the trunk of `recipes/tox21.yaml`
+  (1,024 inputs, layers of 256 and 128, dropout 0.25, batches of 128); `mlp_tiny` two layers of 64 on rows
+  [64, 32], whose plain step takes about half a millisecond: its ratios are those of calls, not of arithmetic;
+- T binary tasks (`mlp`: of ten classes) with linear heads, 20 % of the labels missing;
 - methods ending in `_features` and `mgda_ub` take their Gramian at the shared feature;
 - `<method>_..._vs_torchjd`: our step over TorchJD's default step of the same method, in the same rounds;
 - `torchjd_<method>_...` is the same step with TorchJD's `mtl_backward` and `jac_to_grad` in their defaults
@@ -46,7 +47,7 @@ import torchjd.aggregation
 from torch import Tensor, nn
 from torchjd.autojac import jac_to_grad, mtl_backward
 
-from taskloom import Binary, Labels, TaskSet, encoders, sharing
+from taskloom import Binary, Labels, Multiclass, TaskSet, encoders, sharing
 from taskloom.balancing import Balancer, build
 from taskloom.balancing.torchjd_methods import OwnProjector
 from taskloom.errors import TaskloomError
@@ -68,7 +69,7 @@ FEATURE_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "upgrad_features": ("upgrad", {"at": "features"}),
     "pcgrad_features": ("pcgrad", {"at": "features"}),
 }
-TRUNKS = ("mlp", "mlp_tox21", "resnet")
+TRUNKS = ("mlp", "mlp_tox21", "mlp_tiny", "resnet")
 QUICK = ("learned_weights", "uncertainty", "dwa", "famo", "upgrad", "pcgrad", "mgda_ub")
 
 
@@ -111,16 +112,24 @@ class Problem:
         draw = torch.Generator().manual_seed(0)
         torch.manual_seed(0)
         if trunk == "resnet":
-            self.encoder, rows, shape = resnet(), 8, (3, 64, 64)
+            self.encoder, rows, shape = resnet(), 16, (3, 64, 64)
         elif trunk == "mlp_tox21":
             self.encoder = encoders.mlp((1024,), hidden=[256, 128], dropout=0.25)
             rows, shape = 128, (1024,)
+        elif trunk == "mlp":
+            self.encoder, rows, shape = encoders.mlp((784,), hidden=[512, 256]), 128, (784,)
         else:
             self.encoder, rows, shape = encoders.mlp((32,), hidden=[64, 64]), 64, (32,)
-        self.tasks = TaskSet(*(Binary(f"task_{number}") for number in range(num_tasks)))
+        classes = 10 if trunk == "mlp" else 2
+        self.tasks = TaskSet(
+            *(
+                Binary(f"task_{number}") if classes == 2 else Multiclass(f"task_{number}", classes)
+                for number in range(num_tasks)
+            )
+        )
         self.inputs = torch.randn(rows, *shape, generator=draw).to(device)
         self.labels = Labels(
-            {name: torch.randint(2, (rows,), generator=draw) for name in self.tasks},
+            {name: torch.randint(classes, (rows,), generator=draw) for name in self.tasks},
             {name: torch.rand(rows, generator=draw) > 0.2 for name in self.tasks},
         ).to(device)
         self.device = device

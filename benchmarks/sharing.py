@@ -1,8 +1,9 @@
 """A training step of every architecture beside single-task steps in plain PyTorch: forward, backward, Adam.
 
 Networks: C.7 of thesis 002 (OPPORTUNITY, windows [100, 64, 107], heads of 1000 and 500), C.8 (DEAP, windows
-[32, 128, 40], heads of 56), `resnet18` (64 to 512 filters, ImageNet's stem, images [64, 3, 64, 64]) and
-`resnet18_quarter` (a quarter of the filters, small stem, images [64, 3, 32, 32]).
+[32, 128, 40], heads of 56), that of thesis 000 (`vgg5`, images [32, 3, 112, 112], heads of 256, 128 and 64),
+`resnet18` (64 to 512 filters, ImageNet's stem, images [64, 3, 64, 64]), `resnet18_quarter` (a quarter of the
+filters, small stem, images [64, 3, 32, 32]) and, where named, `resnet18_224px` (images [32, 3, 224, 224]).
 
 - `<architecture>_<encoder>_T<n>`: step / T separate networks of the same stages, trained one after the other;
   where tasks share a trunk (all but cross-stitch, ties, proportional addition, sluice) / one such network.
@@ -129,7 +130,9 @@ def listed(text: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architectures", type=listed, help=f"of {', '.join((*EVERYTHING, *OTHERS))}")
-    parser.add_argument("--encoders", type=listed, default=list(ENCODERS), help=f"of {', '.join(ENCODERS)}")
+    parser.add_argument(
+        "--encoders", type=listed, default=list(ENCODERS[:-1]), help=f"of {', '.join(ENCODERS)}"
+    )
     parser.add_argument("--tasks", type=listed, default=["2", "3", "8"], help="numbers of tasks")
     parser.add_argument("--quick", action="store_true", help="a quarter of the batch and few rounds")
     parser.add_argument("--threads", type=int, default=2)

@@ -177,16 +177,50 @@ def test_own_solvers_equal_those_with_extras(name: str) -> None:
             assert (rows @ own).min() >= (rows @ theirs).min() - 1e-9
 
 
-def test_graddrop_is_torchjds() -> None:
+def test_graddrop_is_torchjds(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.from_numpy(jacobian(3, 200)).float()
+    rows[:, :20], rows[:, 20:40] = rows[:, :20].abs(), -rows[:, 20:40].abs()
+    rows[:, 40:45] = 0
     ours = GradDrop(leak=0.0)
     ours.start(3, 7)
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        expected = torchjd.GradDrop()(rows)
-    torch.testing.assert_close(ours.aggregate(rows, range(3)), expected)
+    drawn = ours._drawn(200)
+    ours.start(3, 7)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: (drawn + 1) / 2)  # theirs lie between 0 and 1
+    torch.testing.assert_close(ours.aggregate(rows, range(3)), torchjd.GradDrop()(rows))
     # A leak of 1 lets everything pass.
     torch.testing.assert_close(GradDrop(leak=1.0).aggregate(rows, range(3)), rows.sum(0))
+    half = GradDrop(leak=0.5)
+    half.start(3, 7)
+    expected = (torchjd.GradDrop()(rows) + rows.sum(0)) / 2
+    torch.testing.assert_close(half.aggregate(rows, range(3)), expected)
+
+
+def test_graddrop_keeps_the_positive_sign_as_often_as_its_share() -> None:
+    method = GradDrop(leak=0.0)
+    method.start(3, 0)
+    number = 400_000
+    column = torch.tensor([3.0, -1.0, 0.5])
+    kept = method.aggregate(column[:, None].expand(3, number).contiguous(), range(3))
+    assert {*kept.tolist()} == {3.5, -1.0}
+    share = 3.5 / 4.5
+    deviation = (share * (1 - share) / number) ** 0.5
+    assert (kept > 0).double().mean().item() == pytest.approx(share, abs=4 * deviation)
+
+
+def test_graddrop_draws_every_number_of_its_16_bits_equally_often() -> None:
+    method = GradDrop(leak=0.0)
+    method.start(1, 3)
+    number = 1 << 22
+    drawn = method._drawn(number)
+    places = ((drawn + 1) * 2**15 - 0.5).to(torch.int64)
+    counts = torch.bincount(places, minlength=1 << 16).double()
+    assert len(counts) == 1 << 16
+    expected = number / len(counts)
+    chi_square = ((counts - expected) ** 2 / expected).sum().item()
+    assert abs(chi_square - len(counts)) < 5 * (2 * len(counts)) ** 0.5
+    # Nor do the four of one draw know of each other.
+    pairs = drawn.view(-1, 4).double()
+    assert torch.corrcoef(pairs.T).triu(1).abs().max().item() < 5 / (number / 4) ** 0.5
 
 
 # -- what each method promises
