@@ -127,7 +127,9 @@ class Trainer:
         try:
             return self.train_on(states)
         finally:
+            # However training ends: what it set for its steps is not to last.
             self.state.freezing.release()
+            self.model.set_step(None)
 
     def train_on(self, states: Mapping[str, Any] | None) -> History:
         """The epochs that are left, and the weights of the best one."""

@@ -156,6 +156,23 @@ def test_a_killed_run_goes_on_where_the_tie_was(tmp_path: Path) -> None:
     same(through, resumed)
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_run_leaves_the_whole_penalty(stop: type[BaseException]) -> None:
+    class Stop(Callback):
+        def batch_end(self, state: TrainingState) -> None:
+            if state.step == 3:  # number 2 from 0: the tie rests
+                assert state.model.penalty().item() == 0.0
+                raise stop
+
+    network = network_of(every=4)
+    with pytest.raises(stop):
+        fit(network, TRAIN, VALIDATION, callbacks=[Stop()], **SETTINGS)
+    plain = network_of()
+    plain.load_state_dict(network.state_dict())
+    assert network.penalty().item() == pytest.approx(plain.penalty().item(), rel=1e-6)
+    assert network.penalty().item() > 0.0
+
+
 def test_a_batch_in_parts_is_one_step() -> None:
     whole, parted = trained(3)[0], trained(3, accumulate=4)[0]
     for name, tensor in whole.state_dict().items():
