@@ -71,7 +71,7 @@ class GradNorm(LossWeighting):
         means = [loss.mean.detach() for loss in here.values()]
         values = self.joint(numbers(torch.stack(means))).tolist() if means else []
         for task, value in zip(here, values, strict=True):
-            if value > 0:
+            if 0 < value < torch.inf:
                 self._first.setdefault(task, value)
         known = {task: value for task, value in zip(here, values, strict=True) if task in self._first}
         silent = silent_tasks(model)  # a norm of 0 there would pull the mean down, and with it every weight
@@ -136,10 +136,12 @@ class GradNorm(LossWeighting):
         ]
         rows = self.processes.mean(torch.stack(gradients)) / factor
         norms = rows.flatten(1).norm(dim=1)
-        if not norms.isfinite().all() and float(factor) == 1.0:
+        finite = norms.isfinite()
+        if not finite.all() and float(factor) == 1.0:
+            worst = list(losses)[finite.tolist().index(False)]
             raise TrainingError(
-                "balancing gradnorm: the gradient of a task at the last shared weights is not finite; a "
-                "smaller learning rate may help."
+                f"balancing gradnorm: the gradient of task {worst} at the last shared weights is not finite; "
+                "a smaller learning rate may help."
             )
         return dict(zip(losses, torch.nan_to_num(norms, posinf=0.0).tolist(), strict=True))
 
@@ -237,7 +239,7 @@ class Scalarization(LossWeighting):
         filled = torch.zeros(len(index), dtype=torch.float64, device=torch.as_tensor(means).device)
         if not places:
             return Weighed(numbers(filled))
-        values = torch.as_tensor(self.joint(means))[places].requires_grad_()
+        values = torch.as_tensor(self.joint(means)).double()[places].requires_grad_()
         names = [self._names[index[place]] for place in places]
         per_task = {
             key: values.new_tensor([given[name] for name in names]) for key, given in self._per_task.items()
@@ -248,8 +250,9 @@ class Scalarization(LossWeighting):
             except ValueError as error:
                 raise TrainingError(f"balancing {self.name}: {error}") from error
         where = [self._names.index(name) for name in names]
-        self._sums[where] += weights.double().cpu()
-        self._seen[where] += 1
+        shown = weights.cpu()
+        self._sums[where] += torch.where(shown.isfinite(), shown, 0.0)
+        self._seen[where] += shown.isfinite()
         filled[places] = weights
         return Weighed(numbers(filled))
 

@@ -263,7 +263,7 @@ class SelfPaced(EpochWeights):
     ) -> Values:
         del validation_metrics
         for task, loss in train_loss.items():
-            if loss is not None and loss > 0:
+            if loss is not None and 0 < loss < math.inf:
                 self._first.setdefault(task, loss)
         relative = {task: _ratio(train_loss.get(task), self._first.get(task)) for task in self._names}
         if self._epoch == 1:

@@ -45,7 +45,8 @@ class FAMO(LossWeighting):
 
     The losses "after" are those of the next batch, which cost nothing; the official code runs the same
     batch a second time, a forward pass more per step. Batch noise in d is averaged out by Adam. A task
-    absent in either batch has no d, and its w rests.
+    absent in either batch has no d, and its w rests; so does that of a task whose loss is NaN or infinite:
+    the total shows it, and nothing remembers it.
 
     Args:
         lr: Learning rate for w, above 0.
@@ -90,11 +91,12 @@ class FAMO(LossWeighting):
         means = [max(mean, 0.0) + _TINY for mean in means]
         fallen, there = dict[int, float](), [False] * len(before)
         for place, mean, is_there in zip(index, means, present, strict=True):
-            if is_there:
+            there[place] = is_there
+            if is_there and math.isfinite(mean):
                 log = math.log(mean)
                 if seen[place]:
                     fallen[place] = before[place] - log
-                before[place], seen[place], there[place] = log, True, True
+                before[place], seen[place] = log, True
         state = self._followed_by_few(few, fallen)
         shares, slopes = softmax_of_few(state[0], there), [0.0] * len(index)
         for number, place in enumerate(index):
@@ -135,10 +137,11 @@ class FAMO(LossWeighting):
     def _follow_losses(self, means: Numbers, present: Numbers, module: Any) -> Numbers:
         """The weights [T] of this step, once w has followed how the losses [T] fell."""
         kept = at_least(means, 0.0) + _TINY
-        logs = module.log(kept)
-        self.follow(self._before - logs, present & self._seen)
-        self._before = module.where(present, logs, self._before)
-        self._seen = self._seen | present
+        known = present & module.isfinite(kept)
+        logs = module.log(module.where(known, kept, 1.0))
+        self.follow(self._before - logs, known & self._seen)
+        self._before = module.where(known, logs, self._before)
+        self._seen = self._seen | known
         slopes = softmax(self._logits, present) * present / kept
         return slopes / at_least(slopes.sum(), _TINY)
 

@@ -217,7 +217,8 @@ def gramian(matrix: Tensor) -> NDArray[np.float64]:
     num_blocks = columns // _BLOCK
     if num_blocks < 2 and matrix.is_cpu and matrix.dtype == torch.float32:
         small = matrix.detach().numpy().astype(np.float64)
-        products: NDArray[np.float64] = small @ small.T
+        with np.errstate(invalid="ignore"):  # what is not finite is told where it is known whose it is
+            products: NDArray[np.float64] = small @ small.T
         return products
     rest = matrix[:, num_blocks * _BLOCK :]
     total = (rest @ rest.T).double()
