@@ -12,7 +12,8 @@ method's weights it is that of one backward pass from the weighted sum of the g_
 language models can be strong differentially private learners", section 4.)
 
 What a trunk is made of is read from autograd's graph of the step: a chain of linear layers and of functions
-that work number by number. Of every other trunk the gradients themselves are taken (`row_balancer`).
+that work number by number. Of every other trunk the gradients themselves are taken (`row_balancer`), and of
+one in which somebody may have put hooks on tensors (`SharedFeature.plain`), of which the graph says nothing.
 """
 
 from __future__ import annotations

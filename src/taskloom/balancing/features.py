@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from taskloom.balancing.read_outs import ReadOuts, linear_heads, read_out
+from taskloom.balancing.read_outs import ReadOuts, are_hooked, linear_heads, only_known, read_out
 from taskloom.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class SharedFeature:
         beside: What the taps are views of, [T, *feature], in the order of the tasks; None without taps.
         read_outs: The heads in place of taps, where they are linear; None otherwise.
         watched: Whether the forward pass came by.
+        plain: Whether nobody can have put hooks on the tensors inside the trunk: autograd's graph, from which
+            formulas are read, does not show them.
     """
 
     def __init__(self) -> None:
@@ -46,11 +48,12 @@ class SharedFeature:
         self.beside: Tensor | None = None
         self.taps: dict[str, Tensor] = {}
         self.read_outs: ReadOuts | None = None
-        self.watched = False
+        self.watched = self.plain = False
         self._of: tuple[object, ...] = ()
         self._alone = False
         self._heads: dict[str, nn.Linear] | None = None
         self._inside_heads: list[nn.Module] = []
+        self._inside_trunk: list[nn.Module] | None = None
         self._tails: dict[str, list[nn.Module]] | None = None
 
     @contextmanager
@@ -90,6 +93,7 @@ class SharedFeature:
             if not features.requires_grad:
                 return method(features)
             self.trunk = features
+            self.plain = self._inside_trunk is not None and not are_hooked(self._inside_trunk)
             if apart and not getattr(model, "deeply_supervised", False):
                 heads = self._heads
                 self.read_outs = None if heads is None else read_out(heads, features, self._inside_heads)
@@ -138,7 +142,7 @@ class SharedFeature:
         """Lets go of the feature and its graph."""
         self.trunk = self.leaf = self.beside = self.read_outs = None
         self.taps = {}
-        self.watched = False
+        self.watched = self.plain = False
 
     def _second_pass(self, method: Any, features: Tensor, required: bool) -> dict[str, Tensor]:
         if required:
@@ -162,6 +166,8 @@ class SharedFeature:
         self._inside_heads = [
             module for task in self._heads or () for module in model.task_modules(task)[-1].modules()
         ]
+        inside = _trunk_modules(model) if self._alone else []
+        self._inside_trunk = inside if inside and only_known(inside) else None
 
     def _run_apart(self, model: MultiTaskNetwork, method: Any) -> dict[str, Tensor]:
         """Predictions, each from the task's own tap."""
@@ -192,6 +198,16 @@ def is_alone_behind(model: MultiTaskNetwork) -> bool:
         for stage in plan.stages[plan.num_shared_stages :]
     )
     return apart and not _are_tied(model, plan.num_shared_stages)
+
+
+def _trunk_modules(model: MultiTaskNetwork) -> list[nn.Module]:
+    """All modules of the stages that every task shares, of a network of which a plan says them."""
+    plan: Any = getattr(model, "plan", None)
+    copies_of: Any = getattr(model, "task_copies", None)
+    if plan is None or copies_of is None:
+        return []
+    shared = copies_of(next(iter(model.tasks)))[: plan.num_shared_stages]
+    return [module for copy in shared for module in copy.modules()]
 
 
 def _are_tied(model: MultiTaskNetwork, num_shared: int) -> bool:

@@ -8,7 +8,7 @@ gradient D_t' Z. The inner products of two tasks' gradients at the feature are s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,15 +126,10 @@ def read_out(
     """
     if features.ndim != 2 or torch.is_autocast_enabled(features.device.type):
         return None
-    if features.dtype not in (torch.float32, torch.float64) or _global_hooks():
+    if features.dtype not in (torch.float32, torch.float64) or are_hooked(around):
         return None
     if any(parameter._backward_hooks for head in heads.values() for parameter in head.parameters()):
         return None
-    for module in around:
-        if module._forward_pre_hooks or module._forward_hooks:
-            return None
-        if module._backward_pre_hooks or module._backward_hooks:
-            return None
     parameters: dict[str, tuple[Tensor, Tensor]] = {
         task: (head.weight, head.bias) for task, head in heads.items()
     }
@@ -143,6 +138,31 @@ def read_out(
     outputs = F.linear(features, weight, bias)
     widths = [len(bias) for _, bias in parameters.values()]
     return ReadOuts(features.detach(), outputs, weight.detach(), parameters, widths)
+
+
+def are_hooked(modules: Sequence[nn.Module]) -> bool:
+    """Whether hooks stand on one of these modules, or on all modules at once."""
+    for module in modules:
+        if module._forward_pre_hooks or module._forward_hooks:
+            return True
+        if module._backward_pre_hooks or module._backward_hooks:
+            return True
+    return _global_hooks()
+
+
+def only_known(modules: Iterable[nn.Module]) -> bool:
+    """Whether all these modules are PyTorch's or taskloom's, whose forward passes put no hooks on tensors.
+
+    Another module's may, and autograd's graph says nothing of hooks.
+
+    Example:
+        >>> only_known(nn.Sequential(nn.Linear(2, 2), nn.ReLU()).modules())
+        True
+    """
+    return all(
+        type(module).__module__.split(".")[0] in ("torch", "taskloom") and "forward" not in vars(module)
+        for module in modules
+    )
 
 
 def _global_hooks() -> bool:

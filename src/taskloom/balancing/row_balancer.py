@@ -265,7 +265,9 @@ class RowBalancer(Balancer):
         trunk = self._feature.trunk
         assert trunk is not None
         apart = self.processes.count > 1 or bool(self._rows.tasks)
-        if self.at == "features" or self.needs_rows or apart or self.batched is not None or not seam.linear:
+        if self.at == "features" or self.needs_rows or apart or self.batched is not None:
+            return None
+        if not seam.linear or not self._feature.plain:
             return None
         return chain_of(trunk, seam.shared)
 
@@ -273,7 +275,12 @@ class RowBalancer(Balancer):
         """Whether rows are taken in one vectorised pass through the trunk."""
         if self.batched is not None:
             return self.batched and num_tasks > 1
-        return seam.linear and takes_one_pass(num_tasks, sum(p.numel() for p in seam.shared))
+        # A hook sees one row at a time, as it does without taskloom.
+        return (
+            seam.linear
+            and self._feature.plain
+            and takes_one_pass(num_tasks, sum(p.numel() for p in seam.shared))
+        )
 
     def _vectorised(
         self, outputs: Tensor, inputs: Sequence[Tensor], gradients: Tensor

@@ -164,3 +164,110 @@ def test_counts_need_not_be_whole() -> None:
         found.append([parameter.grad for parameter in model.parameters()])
     for mean, total in zip(*found, strict=True):
         torch.testing.assert_close(3 * mean, total)
+
+
+class Clamped(nn.Module):
+    """A layer that bounds the gradient it lets through, as one does against explosion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 8)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.layer(inputs)
+        if hidden.requires_grad:
+            hidden.register_hook(bounded)
+        return torch.relu(hidden)
+
+
+def bounded(gradient: Tensor) -> Tensor:
+    largest = float(gradient.abs().max())  # looks at one row of gradients: no vectorised pass can do so
+    return gradient.clamp(-0.05, 0.1) * (1.0 + largest)
+
+
+def on_what_it_gives(module: nn.Module, given: object, output: object) -> None:
+    del module, given
+    if isinstance(output, Tensor) and output.requires_grad:
+        output.register_hook(bounded)
+
+
+def on_what_it_gets(module: nn.Module, given: tuple[Tensor]) -> None:
+    del module
+    if given[0].requires_grad:
+        given[0].register_hook(bounded)
+
+
+def with_hook(where: str) -> MultiTaskNetwork:
+    if where == "in a module's own pass":
+        return network(Clamped(), nn.Linear(8, 6))
+    model = network()
+    first, last = [m for m in model.stages.modules() if isinstance(m, nn.Linear)]  # type: ignore[union-attr]
+    if where == "before a layer":
+        last.register_forward_pre_hook(on_what_it_gets)
+    elif where == "on an instance's pass":
+        plain = first.forward
+
+        def clamped(inputs: Tensor) -> Tensor:
+            hidden = plain(inputs)
+            on_what_it_gives(first, None, hidden)
+            return hidden
+
+        vars(first)["forward"] = clamped
+    else:
+        layer = first if where == "behind a layer" else last
+        layer.register_forward_hook(on_what_it_gives)
+    return model
+
+
+FIVE = tl.TaskSet(*(tl.Regression(name) for name in "abcde"))
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "mgda", "upgrad", "graddrop"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "behind a layer",
+        "before a layer",
+        "behind the last layer",
+        "in a module's own pass",
+        "on an instance's pass",
+    ],
+)
+@pytest.mark.parametrize("tasks", [TASKS, FIVE], ids=["three", "five"])
+def test_hooks_on_tensors_inside_the_trunk_change_every_row(
+    method: str, where: str, tasks: tl.TaskSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "TASKS", tasks)
+    found = update(with_hook(where), method, squares, plain=False)
+    expected = update(with_hook(where), method, squares, plain=True)
+    without = update(network(), method, squares, plain=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found[0], without[0], rtol=1e-2)
+
+
+def test_hooks_on_all_modules_change_every_row() -> None:
+    with nn.modules.module.register_module_forward_hook(on_what_it_gives):
+        found = update(network(), "pcgrad", squares, plain=False)
+        expected = update(network(), "pcgrad", squares, plain=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trunk_of_known_layers_without_hooks_needs_no_rows() -> None:
+    model, balancer = network(), build("pcgrad")
+    balancer.start(model)
+    with balancer.watching(model):
+        model(torch.randn(7, 5))
+    assert balancer._feature.plain  # type: ignore[attr-defined]
+    handle = next(iter(model.stages.modules())).register_forward_hook(on_what_it_gives)  # type: ignore[union-attr]
+    handle.remove()
+    layer = next(m for m in model.stages.modules() if isinstance(m, nn.Linear))  # type: ignore[union-attr]
+    handle = layer.register_forward_hook(lambda *_: None)
+    with balancer.watching(model):
+        model(torch.randn(7, 5))
+    assert not balancer._feature.plain  # type: ignore[attr-defined]
+    handle.remove()
+    with balancer.watching(model):
+        model(torch.randn(7, 5))
+    assert balancer._feature.plain  # type: ignore[attr-defined]
