@@ -100,7 +100,7 @@ class GradientAggregation(RowBalancer):
         self._names, self._step = self.names_of(model.tasks), 0
         self._conflicts = Conflicts(self._names)
         self._method.start(len(self._names), seed)
-        self._rows.clear()
+        self.forget_parts()
         self._parameters = (None, [])
 
     def settings(self) -> dict[str, Any]:
@@ -123,15 +123,18 @@ class GradientAggregation(RowBalancer):
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
         self.check_parts()
+        self._forget_abandoned(model)
         if beside is not None:
             self._add_beside(beside, model)
         self._collect(losses, model, whole=False)
+        self._keep_parts_of(model)
 
     def backward(
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
         if self._names != self.names_of(model.tasks):
             self.start(model)
+        self._forget_abandoned(model)
         self._step += 1
         self._silent = silent_tasks(model)
         try:
@@ -150,7 +153,7 @@ class GradientAggregation(RowBalancer):
                 self.scale(penalty).backward()  # type: ignore[no-untyped-call]
         finally:
             self._inner = None
-            self._rows.clear()
+            self.forget_parts()
             self._feature.clear()
 
     def _update(self, matrix: Tensor, feature_columns: int) -> Tensor:

@@ -84,6 +84,7 @@ class Balancer(ABC):
         self.scale: Callable[[Tensor], Tensor] = unscaled
         self.total: Tensor | None = None
         self._terms: tuple[str, ...] = ()
+        self._open = False  # whether there are parts of a batch that has not ended
 
     @abstractmethod
     def backward(
@@ -125,6 +126,10 @@ class Balancer(ABC):
     ) -> None:
         """Takes a part of a batch; the parts' gradients count together in the next `backward`.
 
+        A batch may be abandoned after some of its parts: `optimizer.zero_grad()`, which takes their gradients
+        away, begins another one. With `zero_grad(set_to_none=False)`, which leaves zeros, say it by
+        `forget_parts`.
+
         Args:
             losses: Sums over the part, counts over the *whole* batch, so that the parts' means add up.
             model: The network that gave the predictions.
@@ -136,6 +141,19 @@ class Balancer(ABC):
         del losses, model, beside
         self.check_parts()
         raise NotImplementedError(f"{type(self).__name__} says it can take a batch in parts")
+
+    def forget_parts(self) -> None:
+        """Drops what `accumulate` took since the last `backward`: the batch is abandoned."""
+        self._open = False
+
+    def _keep_parts_of(self, model: MultiTaskNetwork) -> None:
+        """After a part: from now on it is known by the gradients whether its batch still goes on."""
+        self._open = any(parameter.grad is not None for parameter in model.parameters())
+
+    def _forget_abandoned(self, model: MultiTaskNetwork) -> None:
+        """Before a part: forgets those whose gradients are gone."""
+        if self._open and all(parameter.grad is None for parameter in model.parameters()):
+            self.forget_parts()
 
     def check_parts(self) -> None:
         """Refuses what `accumulate` would.

@@ -39,6 +39,10 @@ class InParts(Balancer):
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
+        self.forget_parts()
+
+    def forget_parts(self) -> None:
+        super().forget_parts()
         self._earlier = {}
 
     def accumulate(
@@ -46,6 +50,7 @@ class InParts(Balancer):
     ) -> None:
         if self._names != self.names_of(model.tasks):
             self.start(model)
+        self._forget_abandoned(model)
         self._check_same(losses)
         check_gradients(losses, model)
         sums, slopes, _ = self._weighed(losses, model)
@@ -54,20 +59,25 @@ class InParts(Balancer):
         for name, loss in losses.items():
             earlier = self._earlier.get(name, torch.zeros_like(loss.sum))
             self._earlier[name] = earlier + loss.sum.detach()
+        self._keep_parts_of(model)
 
     def backward(
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
         if self._earlier:
+            self._forget_abandoned(model)
+        if self._earlier:
             self._check_same(losses)
-            earlier, self._earlier = self._earlier, {}
+            earlier = self._earlier
+            self.forget_parts()
             losses = {name: SumCount(loss.sum + earlier[name], loss.count) for name, loss in losses.items()}
         super().backward(losses, model, beside)  # type: ignore[safe-super]  # that of LossWeighting
 
     def _check_same(self, losses: Mapping[str, SumCount]) -> None:
         """Refuses a part that has not the losses of the parts before it."""
         if self._earlier and set(losses) != set(self._earlier):
-            earlier, self._earlier = self._earlier, {}
+            earlier = self._earlier
+            self.forget_parts()
             raise ConfigError(
                 f"balancing: a part of a batch with the losses of {', '.join(losses)}, the parts before it "
                 f"had {', '.join(earlier)}; give every part the losses of all tasks, with the counts of the "

@@ -68,6 +68,10 @@ class RowBalancer(Balancer):
         # A term reads the predictions of several tasks: no gradient at one tap would be all of its own.
         return self._feature.watching(model, required=self.at == "features", apart=not self._terms)
 
+    def forget_parts(self) -> None:
+        super().forget_parts()
+        self._rows.clear()
+
     def _add_beside(self, beside: Tensor, model: MultiTaskNetwork) -> Tensor | None:
         """Adds the gradient of what is not aggregated; returns that at the shared feature, if any."""
         reached, leaf = leaves(beside), self._feature.leaf

@@ -130,6 +130,7 @@ class Trainer:
             # However training ends: what it set for its steps is not to last.
             self.state.freezing.release()
             self.model.set_step(None)
+            self.balancer.forget_parts()
 
     def train_on(self, states: Mapping[str, Any] | None) -> History:
         """The epochs that are left, and the weights of the best one."""
