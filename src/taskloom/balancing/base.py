@@ -219,11 +219,20 @@ class Balancer(ABC):
     def trains(self, task: str) -> bool:
         """Whether the task's loss counted in the epoch that ended last; True unless a method's weight is 0.
 
-        A task that has not entered yet has nothing to converge from: callbacks that stop tasks do not wait
-        for it.
+        A task that has not entered yet has nothing to converge from: callbacks that stop tasks do not count
+        its epochs.
         """
         del task
         return True
+
+    def enters(self, task: str) -> bool:
+        """Whether the task did not train in the epoch that ended last, but will in a later one.
+
+        As long as a task is to enter, nothing that all tasks share has converged: no callback freezes it, and
+        training does not stop.
+        """
+        del task
+        return False
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """What the balancer itself learns; training adds it to the optimiser. There from `start` on."""

@@ -278,6 +278,9 @@ class SelfPaced(EpochWeights):
             return {task: float(loss < self._age) for task, loss in relative.items()}
         return {task: max(0.0, 1.0 - loss / self._age) for task, loss in relative.items()}
 
+    def enters(self, task: str) -> bool:
+        return not self.trains(task)  # the age grows until all are in
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "first": dict(self._first), "age": self._age}
 
@@ -350,6 +353,9 @@ class Curriculum(EpochWeights):
             hard = {task: _ratio(train_loss.get(task), first.get(task)) for task in self._names}
             self._groups = [[task] for task in sorted(self._names, key=lambda task: hard[task])]
         return self._entered(self._epoch - (self.measure if self.order is None else 0))
+
+    def enters(self, task: str) -> bool:
+        return not self.trains(task)
 
     def _entered(self, epochs: int) -> Values:
         if self._groups is None:

@@ -57,6 +57,14 @@ class TrainingState:
     def __post_init__(self) -> None:
         self.freezing = Freezing(self.model, self.optimizer)
 
+    @property
+    def awaited(self) -> list[str]:
+        """Tasks that did not train in the epoch that just ended and enter later (`Balancer.enters`)."""
+        tasks = self.model.tasks
+        return [
+            task for task in self.freezing.active if tasks[task].weight > 0 and self.balancer.enters(task)
+        ]
+
     def stop(self, reason: str) -> None:
         """Ends training after this epoch; the reason stands in `History.notes`."""
         self.stop_reason = reason
@@ -118,6 +126,8 @@ CALLBACKS: Registry[Callable[..., Callback]] = Registry("callback")
 class EarlyStopping(Callback):
     """Ends training when the monitor has not improved for a while.
 
+    Epochs in which a task is still to enter (a curriculum) are not counted.
+
     Args:
         patience: Epochs without improvement after which training ends; 1 or more.
         min_delta: An improvement counts if it is larger than this.
@@ -137,7 +147,7 @@ class EarlyStopping(Callback):
         if state.history.is_better(monitor, self.best, min_delta=self.min_delta):
             self.best, self.waited = monitor, 0
             return
-        self.waited += 1
+        self.waited = 0 if state.awaited else self.waited + 1
         if self.waited >= self.patience:
             state.stop(f"the monitor did not improve for {self.waited} epochs")
 

@@ -106,7 +106,9 @@ class EarlyFreeze(TaskCallback):
     Before the freeze, after every epoch and for each task i in order: if its validation loss is above its
     minimum, counter i rises by 1, else the loss is the new minimum and counter i is 0. (Algorithm 1 as
     printed never sets a counter back to 0, which its text describes and its line 11 needs.) A task of weight
-    0 in the epoch, such as one that has not entered a curriculum yet, does not count. Where counter i reaches
+    0 in the epoch does not count. Nobody counts before all tasks have entered (a curriculum, self-paced
+    weights): minima and counters begin with the first epoch in which every task trains, so that what is
+    shared neither freezes nor returns to weights that some tasks never trained. Where counter i reaches
     `patience`:
 
     1. the whole model returns to the weights of the epoch in which counter i was last 0;
@@ -179,6 +181,9 @@ class EarlyFreeze(TaskCallback):
             self._note_the_end(state)
 
     def _before_the_freeze(self, state: TrainingState, record: EpochRecord) -> None:
+        if state.awaited:
+            self.counters, self.snapshots = {}, {}
+            return
         watched = self.watched(state)
         better = [
             self.counter(task).see(record.validation_loss[task], record.epoch, self.min_delta)
@@ -241,10 +246,10 @@ class EarlyFreeze(TaskCallback):
         """Says what became of tasks that never stopped."""
         history = state.history
         if not state.freezing.shared:
-            history.notes.append(
-                f"early freeze: no task waited {self.patience} epochs within {state.config.epochs}; "
-                "nothing froze"
-            )
+            why = f"no task waited {self.patience} epochs within {state.config.epochs}"
+            if state.awaited:
+                why = f"{', '.join(state.awaited)} never entered within {state.config.epochs} epochs"
+            history.notes.append(f"early freeze: {why}; nothing froze")
             return
         for task in state.freezing.active:
             best = self.counter(task).epoch

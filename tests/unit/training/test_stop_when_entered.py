@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import taskloom as tl
 from _freezing import TRAIN, VALIDATION, Script, network
 from taskloom import Multiclass, TaskSet
-from taskloom.training import Callback, EarlyFreeze, History, TaskStopping, fit
+from taskloom.training import Callback, EarlyFreeze, EarlyStopping, History, TaskStopping, TrainingState, fit
 
 TASKS = TRAIN.tasks
 # mood gets worse from the start, age is best in epoch 4, gender never gets worse.
@@ -20,7 +21,13 @@ TABLE: dict[str, list[float | None]] = {
 }
 
 
-def train(callback: Callback, balancer: tl.balancing.Balancer, tasks: TaskSet = TASKS) -> History:
+def train(
+    callback: Callback,
+    balancer: tl.balancing.Balancer,
+    folder: Path | None = None,
+    *more: Callback,
+    tasks: TaskSet = TASKS,
+) -> History:
     return fit(
         network("hard sharing from the input", tasks=tasks),
         TRAIN,
@@ -29,7 +36,8 @@ def train(callback: Callback, balancer: tl.balancing.Balancer, tasks: TaskSet = 
         batch=45,
         device="cpu",
         balancer=balancer,
-        callbacks=[Script(TABLE), callback],
+        callbacks=[Script(TABLE), callback, *more],
+        folder=folder,
     )
 
 
@@ -41,12 +49,73 @@ def ends(history: History) -> dict[str, tuple[int, int | None]]:
     return {task: (end.converged, end.stopped) for task, end in history.task_ends.items()}
 
 
-def test_early_freeze_waits_for_nobody_who_has_not_entered() -> None:
-    # mood would freeze all after epoch 3; it enters in epoch 7, after age has converged in 4.
-    history = train(EarlyFreeze(patience=2), curriculum("gender", "age", "mood", every=3))
-    assert history.shared_frozen == 6
-    # After the freeze it starts from its loss in epoch 4 and waits in 7 and 8, when it learns.
-    assert ends(history) == {"age": (4, 6), "mood": (4, 8), "gender": (8, None)}
+def test_early_freeze_counts_from_the_epoch_in_which_the_last_task_enters() -> None:
+    # age is best in epoch 4 and would freeze all after 6; mood enters in 5, and only then the count begins.
+    history = train(EarlyFreeze(patience=2), curriculum("gender", "age", "mood", every=2))
+    assert history.shared_frozen == 7
+    assert ends(history) == {"age": (5, 7), "mood": (5, None), "gender": (8, None)}
+
+
+def test_a_measured_curriculum_is_waited_for_too() -> None:
+    # All train in the first epoch, which measures; then mood, as the rest, comes back one by one to epoch 6.
+    history = train(EarlyFreeze(patience=1), tl.balancing.build("curriculum", {"measure": 1, "every": 2}))
+    weights = [[epoch.balancing[f"weight/{task}"] for task in TASKS] for epoch in history.epochs]
+    full = [number for number, row in enumerate(weights, start=1) if all(row)]
+    assert full == [1, 6, 7, 8]
+    assert history.shared_frozen == 7
+    assert ends(history)["age"] == (6, 7)
+
+
+def test_tasks_that_never_enter_are_said() -> None:
+    history = train(EarlyFreeze(patience=1), curriculum("gender", "age", "mood", every=4))
+    assert history.shared_frozen is None
+    assert "early freeze: mood never entered within 8 epochs; nothing froze" in history.notes
+
+
+def test_a_resumed_run_counts_the_same(tmp_path: Path) -> None:
+    class Crash(Callback):
+        at = 6
+
+        def epoch_end(self, state: TrainingState) -> None:
+            if state.epoch == self.at:
+                raise KeyboardInterrupt
+
+    def run(folder: Path | None) -> History:
+        given = curriculum("gender", "age", "mood", every=2)
+        return train(EarlyFreeze(patience=2), given, folder, Crash())
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    Crash.at = 0
+    again = run(tmp_path)
+    assert again.resumed_after == [5]
+    assert ends(again) == ends(run(None))
+
+
+def test_stopping_by_the_monitor_waits_until_all_have_entered() -> None:
+    # The sum of the losses is least in the first epoch; mood enters in the fifth.
+    rising: dict[str, list[float | None]] = {task: [1.0 + n for n in range(8)] for task in TASKS}
+
+    class Worse(Callback):
+        def epoch_end(self, state: TrainingState) -> None:
+            record = state.history.epochs[-1]
+            record.monitor = sum(losses[record.epoch - 1] or 0.0 for losses in rising.values())
+
+    lengths = []
+    for balancer in (curriculum("gender", "age", "mood", every=2), tl.balancing.build("mean")):
+        stop = EarlyStopping(patience=2)
+        history = fit(
+            network("hard sharing from the input", tasks=TASKS),
+            TRAIN,
+            VALIDATION,
+            epochs=8,
+            batch=45,
+            device="cpu",
+            balancer=balancer,
+            callbacks=[Worse(), stop],
+        )
+        lengths.append(len(history))
+    assert lengths == [6, 3]  # epochs 5 and 6 count; without a curriculum 2 and 3
 
 
 def test_a_task_stops_only_after_it_has_learnt() -> None:
@@ -59,7 +128,7 @@ def test_a_task_of_weight_0_decides_nothing(callback: Any) -> None:
     fixed = tl.balancing.build("weighted_sum", {"weights": {"mood": 0.0}})
     beside = TaskSet(TASKS["age"], TASKS["gender"], Multiclass("mood", 3, role="auxiliary", weight=0.0))
     plain = tl.balancing.build("weighted_sum")
-    for history in (train(callback(patience=2), fixed), train(callback(patience=2), plain, beside)):
+    for history in (train(callback(patience=2), fixed), train(callback(patience=2), plain, tasks=beside)):
         assert "mood" not in ends(history) or ends(history)["mood"][1] is None
         assert ends(history)["age"] == (4, 6)
 
