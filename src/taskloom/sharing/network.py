@@ -206,8 +206,16 @@ class PlanNetwork(MultiTaskNetwork):
         """The copies that this task uses alone, in the order of the stages, its heads, its own head last."""
         name = self.tasks[task].name
         copies = self._copies_used_by(lambda group: group == (name,))
-        deep = [self.deep_heads[self._deep_key(head)] for head in self._deep if head.task == name]
+        deep = [head for _, head in self.lower_heads(name).values()]
         return [*copies, *deep, self.heads[self._head_keys[name]]]
+
+    def lower_heads(self, task: str) -> dict[StageOutput, tuple[int, nn.Module]]:
+        """Its heads of deep supervision by name: the number of stages below each, and the head."""
+        return {
+            name: (at + 1, self.deep_heads[self._deep_key(name)])
+            for name, at in self._deep.items()
+            if name.task == task
+        }
 
     def task_copies(self, task: str) -> list[nn.Module]:
         """The copy of every stage that this task uses, alone or with others, and its head."""

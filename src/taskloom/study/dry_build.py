@@ -23,7 +23,7 @@ from taskloom.study.worker import build_balancer, build_network
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
 from taskloom.training.augmentation import Augmentation
-from taskloom.training.checks import check_changes, check_stopping, check_supervision, check_terms
+from taskloom.training.checks import check_changes, check_stopping, check_terms
 from taskloom.training.devices import choose_device, make_fabric
 from taskloom.training.parts import check_parts
 from taskloom.training.teaching import check_teaching
@@ -46,7 +46,6 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         try:
             network, _ = started(spec, splits, build_network, None)
             check_changes(network, cell.training)
-            check_supervision(network, build_callbacks(cell.callbacks))
             network.eval()
             rows = _two_rows(splits.train)
             with torch.inference_mode():

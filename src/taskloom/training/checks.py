@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from taskloom.errors import ConfigError, DataError
@@ -35,7 +35,6 @@ def check_callbacks(run: Run) -> None:
         )
     check_changes(run.model, run.config)
     check_stopping(run.balancer, run.callbacks, run.model.tasks)
-    check_supervision(run.model, run.callbacks)
     if run.config.stop is not None and any(callback.ends_training for callback in run.callbacks):
         run.notes.append("training.stop does not act: a callback decides for every task by itself")
 
@@ -112,20 +111,6 @@ def check_terms(coupling: Coupling, balancer: Balancer, tasks: Iterable[str], ep
             f"every batch, but some terms act in some epochs only; give them a weight without a schedule, or "
             "leave as_tasks out."
         )
-
-
-def check_supervision(model: MultiTaskNetwork, callbacks: Sequence[Callback]) -> None:
-    """Refuses deep supervision together with a callback that stops tasks one by one.
-
-    Raises:
-        ConfigError: Names the callback.
-    """
-    for callback in callbacks:
-        if callback.stops_tasks and getattr(model, "deeply_supervised", False):
-            raise ConfigError(
-                f"callbacks: {type(callback).__name__} stops tasks one by one, which a network with deep "
-                "supervision cannot: its lower heads learn in stages that would be frozen; leave one out."
-            )
 
 
 def check_labels(run: Run) -> None:

@@ -14,6 +14,9 @@ change again, whatever the plan:
 - branched plans, mixtures of experts: every copy or expert that several tasks use freezes, and so does an
   expert that belongs to one task but that a stopped task hears.
 
+Heads of deep supervision belong to their task and stop with it, at all stages. Those of a task that goes on
+learn where a stage below them does; where all are frozen there is nothing to supervise, and they freeze too.
+
 Alone (task-wise early stopping, Zhang et al. 2014): what the stopped tasks read and no other task reads stays
 as it is, everything else goes on.
 
@@ -175,6 +178,7 @@ class Anatomy:
             prediction depends on.
         parameters: All trainable parameters.
         group_ids: `id`s of the parameters by the name of their parameter group.
+        lower_heads: Per task, its heads of deep supervision, each with the copies below it.
     """
 
     def __init__(
@@ -184,16 +188,22 @@ class Anatomy:
         read: dict[str, set[int]],
         parameters: list[nn.Parameter],
         group_ids: dict[str, set[int]],
+        lower_heads: dict[str, list[tuple[nn.Module, list[nn.Module]]]],
     ) -> None:
         self.owned, self.modules, self.read = owned, modules, read
-        self.parameters, self.group_ids = parameters, group_ids
+        self.parameters, self.group_ids, self.lower_heads = parameters, group_ids, lower_heads
 
     @classmethod
     def of(cls, model: MultiTaskNetwork, inputs: Tensor) -> Anatomy:
         """Finds it out."""
         modules = {task: model.task_modules(task) for task in model.tasks}
+        lower_heads: dict[str, list[tuple[nn.Module, list[nn.Module]]]] = {}
         if isinstance(model, PlanNetwork):
             read = plan_reads(model)
+            lower_heads = {
+                task: [(head, model.task_copies(task)[:n]) for n, head in model.lower_heads(task).values()]
+                for task in model.tasks
+            }
         else:
             model.set_progress(
                 1.0
@@ -205,19 +215,35 @@ class Anatomy:
             read=read,
             parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
             group_ids={group.name: set(map(id, group.parameters)) for group in model.parameter_groups()},
+            lower_heads=lower_heads,
         )
 
     def read_by(self, tasks: Iterable[str]) -> set[int]:
         return set().union(*(self.read[task] for task in tasks))
 
     def live_modules(self, active: Iterable[str], stopped: Iterable[str]) -> list[nn.Module]:
-        """Modules of the active tasks that no stopped task reads."""
-        read = self.read_by(stopped)
-        return [module for task in active for module in self.modules[task] if id(module) not in read]
+        """Modules of the active tasks that no stopped task reads, less heads over stages that are still."""
+        active, read = list(active), self.read_by(stopped)
+        live = [module for task in active for module in self.modules[task] if id(module) not in read]
+        idle = self.idle_heads(active, live)
+        return [module for module in live if module not in idle]
+
+    def idle_heads(self, active: Iterable[str], live: Iterable[nn.Module]) -> set[nn.Module]:
+        """Heads of deep supervision of the active tasks with no live module below them."""
+        moving = set(live)
+        return {
+            head
+            for task in active
+            for head, below in self.lower_heads.get(task, ())
+            if not moving.intersection(below)
+        }
 
     def all_but_own(self, active: Iterable[str], stopped: Iterable[str]) -> list[nn.Parameter]:
-        """All parameters but those of the active tasks that no stopped task reads."""
+        """All parameters but those of the active tasks that no stopped task reads, idle heads among them."""
+        active, stopped = list(active), list(stopped)
         own = {id(p) for task in active for p in self.owned[task]} - self.read_by(stopped)
+        idle = self.idle_heads(active, self.live_modules(active, stopped))
+        own -= {id(p) for head in idle for p in head.parameters()}
         return [parameter for parameter in self.parameters if id(parameter) not in own]
 
     def read_only_by(self, stopped: Iterable[str], active: Iterable[str]) -> list[nn.Parameter]:
@@ -237,7 +263,8 @@ def plan_reads(network: PlanNetwork) -> dict[str, set[int]]:
     ]
     found: dict[str, set[int]] = {}
     for task in network.tasks:
-        modules = [*network.task_copies(task), *heard, network.mixing]
+        # In training a task reads its heads of deep supervision, too.
+        modules = [*network.task_copies(task), *network.task_modules(task), *heard, network.mixing]
         found[task] = {id(part) for module in modules for part in (module, *module.parameters())}
     return found
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from taskloom.data.batch import Batch, TaskDataset
 from taskloom.data.mixing_batches import RowMix
 from taskloom.sharing.network import PlanNetwork
-from taskloom.tasks import Labels, TaskSet
+from taskloom.tasks import Labels, StageOutput, TaskSet
 from taskloom.training.evaluation import check_inputs, in_evaluation_mode
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ class Remainder(nn.Module):
             copies = {task: network.task_copies(task) for task in network.tasks}
             # A task that is read out within the front goes on with its head.
             self._rest = {task: own[min(self.num_stages, len(own) - 1) :] for task, own in copies.items()}
+            self._lower_heads = {
+                task: {
+                    number: (name, head)
+                    for name, (number, head) in network.lower_heads(task).items()
+                    if head in moving
+                }
+                for task in network.tasks
+            }
         else:
             self.has_front = not _features_learn(network, inputs)
 
@@ -84,10 +92,11 @@ class Remainder(nn.Module):
         fronts = self.front(inputs) if layout is None else _taken_apart(inputs, layout)
         predictions = self._go_on(fronts, wanted)
         some = next(iter(predictions.values()))
-        return {
+        filled = {
             name: predictions[name] if name in predictions else some.new_zeros(len(some), task.width)
             for name, task in all_tasks.items()
         }
+        return filled | {name: out for name, out in predictions.items() if isinstance(name, StageOutput)}
 
     def front(self, inputs: Tensor) -> dict[str, Tensor]:
         """What the front gives every task, [N, ...]; one object where tasks share."""
@@ -129,12 +138,16 @@ class Remainder(nn.Module):
         done: dict[tuple[int, int], Tensor] = {}
         predictions = {}
         for task in tasks:
-            tensor = fronts[task]
-            for copy in self._rest[task]:
+            tensor, rest = fronts[task], self._rest[task]
+            supervised = self._lower_heads[task] if self.training and task in self.active else {}
+            for number, copy in enumerate(rest, start=self.num_stages + 1):
                 step = (id(copy), id(tensor))
                 if step not in done:  # tasks that share a frozen copy and what goes into it
                     done[step] = copy(tensor)
                 tensor = done[step]
+                if number in supervised and copy is not rest[-1]:
+                    name, head = supervised[number]
+                    predictions[name] = head(tensor)
             predictions[task] = tensor
         return predictions
 

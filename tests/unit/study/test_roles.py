@@ -179,10 +179,6 @@ def test_what_does_not_fit_is_refused_with_its_line(text: str, overrides: list[s
             r"people\.yaml:\d+: cells.*who\.role: adversarial: the task shares",
         ),
         (
-            "  - hard_sharing: {stages: 2, deep_supervision: 0.1}\n    callbacks: [early_freeze]\n",
-            r"people\.yaml:\d+: cells.*EarlyFreeze stops tasks one by one, which a network with deep",
-        ),
-        (
             "  - hard_sharing: {stages: 2, deep_supervision: 0.1}\n    balancing: mgda_ub\n",
             r"people\.yaml:\d+: .*heads of deep supervision read the trunk",
         ),
