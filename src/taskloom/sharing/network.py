@@ -247,31 +247,32 @@ class PlanNetwork(MultiTaskNetwork):
         name = self.tasks[task].name
         number = self._goes_alone_after(name)
         if number == 0:
-            if not self.ties:
-                raise ConfigError(
-                    f"tasks.{name}.role: adversarial: the task shares, mixes and ties no stage with another "
-                    "task, so nothing can forget it; share a stage, or make it `role: auxiliary`."
-                )
-            return self.heads[self._head_keys[name]]  # its own copies are what the ties pull at the others
+            raise ConfigError(
+                f"tasks.{name}.role: adversarial: the task shares, mixes and ties no stage with another "
+                "task, so nothing can forget it; share a stage, or make it `role: auxiliary`."
+            )
         return self.task_copies(name)[number]
 
     def put_reversals(self) -> None:
         super().put_reversals()
         for head in self._deep:
-            if head.task in self.reversals and (
-                (alone := self._goes_alone_after(head.task)) == 0 or self._deep[head] < alone
-            ):
+            if head.task in self.reversals and self._deep[head] < self._goes_alone_after(head.task):
                 self.reversals[head.task].stand_before(self.deep_heads[self._deep_key(head)])
 
     def _goes_alone_after(self, task: str) -> int:
-        """Number of stages after which the task has copies of its own that no other task hears."""
+        """Number of stages after which the task has copies of its own: none mixed, none tied to others."""
         number = self.plan.depth(task)
-        while number and self.plan.stages[number - 1].mixing is None:
-            stage = self.plan.stages[number - 1]
-            if stage.partition[stage.group_of(task)] != (task,):
-                break
+        while number and not self._has_part_in(number - 1, task):
             number -= 1
         return number
+
+    def _has_part_in(self, index: int, task: str) -> bool:
+        """Whether others hear, use, or are pulled towards what the task has at a stage."""
+        stage, key = self.plan.stages[index], self._stage_keys[index]
+        if stage.mixing is not None or stage.partition[stage.group_of(task)] != (task,):
+            return True
+        tie = self.ties[key] if key in self.ties else None
+        return isinstance(tie, Tie) and tie.weight > 0
 
     def drop_tasks(self, names: Sequence[str]) -> None:
         """Takes tasks out of a trained network: their heads, and the copies that no other task needs.

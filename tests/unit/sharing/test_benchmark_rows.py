@@ -74,8 +74,11 @@ def test_variants_are_architectures_with_other_settings(table: ModuleType) -> No
 
 def test_the_mean_of_a_cycle_counts_its_steps(table: ModuleType) -> None:
     ticks = [0, 10, 10, 26, 26, 28]  # baseline 10, one step of 16, and seven like the one of 2
-    readings = iter([tick + 100 * turn for turn in range(3) for tick in ticks])
+    warm = [0, 1, 1, 100, 100, 200]  # rounds that warm up do not count
+    rounds = [*[warm] * table._WARM_UP, *[ticks] * 2]
+    readings = iter([tick + 1000 * number for number, turn in enumerate(rounds) for tick in turn])
     ratio = table.median_ratio(
         [(lambda: None, 1), (lambda: None, 7)], lambda: None, 2, clock=lambda: float(next(readings))
     )
     assert ratio == pytest.approx((16 + 7 * 2) / 8 / 10)
+    assert next(readings, None) is None

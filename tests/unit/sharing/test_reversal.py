@@ -127,6 +127,39 @@ def test_what_stands_before_the_entrance_is_reversed_and_what_stands_behind_is_n
         assert any(key.startswith("stages.") and "person" in key for key in kept)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "last"),
+    [
+        ("plan", {"partition": ["together", "alone", "alone"], "tie": {"l2": {"stages": [2]}}}, 1),
+        ("plan", {"partition": {"1": "together"}, "tie": {"l2": {"stages": [2], "weight": 0.0}}}, 0),
+        ("plan", {"partition": {"1": [["mood", "face"], ["person"]]}, "tie": {"l2": {"stages": [1]}}}, 0),
+        ("cross_stitch", {"after": [1], "tie": {"l2": {"stages": [2]}}}, 1),
+        ("soft_sharing", {"stages": [1]}, 0),
+        ("soft_sharing", {"stages": [1, 3]}, 2),
+        ("soft_sharing", {"stages": [1, 3], "read_out": {"person": 2}}, 0),
+    ],
+)
+def test_copies_that_ties_pull_at_the_others_are_reversed(
+    name: str, settings: dict[str, Any], last: int
+) -> None:
+    """Else the copy would learn to predict what is to be forgotten, and pull the others after it."""
+    found = []
+    for role in ("auxiliary", "adversarial"):
+        network = network_of(name, role, **settings, deep_supervision=0.5)
+        outputs = network(torch.linspace(-1, 1, 42).reshape(7, 6))
+        mine = [out.square().sum() for key, out in outputs.items() if str(key).startswith("person")]
+        torch.stack(mine).sum().backward()
+        found.append({key: p.grad for key, p in network.named_parameters() if p.grad is not None})
+    plain, reversed_ = found
+    assert any("person" in key and key.startswith("stages.") for key in plain)
+    for key, gradient in plain.items():
+        below = key.startswith("mixing.") or any(
+            key.startswith(f"stages.dense_{n}.") for n in range(last + 1)
+        )
+        factor = -0.7 if below else 1.0
+        torch.testing.assert_close(reversed_[key], factor * gradient, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_copies_keep_their_reversal(name: str) -> None:
     inputs, network = torch.randn(4, 6), network_of(name)
@@ -305,7 +338,8 @@ def test_an_adversary_alone_or_that_shares_nothing_is_refused() -> None:
     for name in ("hard_sharing", "mmoe"):
         with pytest.raises(ConfigError, match="p is adversarial, without any other task"):
             build(name, encoder, alone, **({"stages": 1} if name == "hard_sharing" else {}))
-    for name, settings in (("single_task", {}), ("hard_sharing", {"stages": 0})):
+    nothing = (("single_task", {}), ("hard_sharing", {"stages": 0}), ("soft_sharing", {"weight": 0.0}))
+    for name, settings in nothing:
         with pytest.raises(
             ConfigError, match=r"tasks\.person\.role: adversarial: the task shares, mixes and"
         ):
