@@ -271,8 +271,7 @@ class PlanNetwork(MultiTaskNetwork):
         stage, key = self.plan.stages[index], self._stage_keys[index]
         if stage.mixing is not None or stage.partition[stage.group_of(task)] != (task,):
             return True
-        tie = self.ties[key] if key in self.ties else None
-        return isinstance(tie, Tie) and tie.weight > 0
+        return any(name == key and isinstance(tie, Tie) and tie.weight > 0 for name, tie in self.ties.items())
 
     def drop_tasks(self, names: Sequence[str]) -> None:
         """Takes tasks out of a trained network: their heads, and the copies that no other task needs.
