@@ -78,6 +78,12 @@ class GradientReversal:
         """Reverses what reaches the module's input."""
         module.register_forward_pre_hook(self)
 
+    def leave(self, network: nn.Module) -> None:
+        """Stands nowhere in the network any more."""
+        for module in network.modules():
+            for key in [key for key, hook in module._forward_pre_hooks.items() if hook is self]:
+                del module._forward_pre_hooks[key]
+
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         del module
         first, *others = inputs

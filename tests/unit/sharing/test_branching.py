@@ -340,10 +340,130 @@ def test_a_dropped_task_leaves_the_tree_of_the_others() -> None:
     assert fresh.plan.stages[1].partition == (("task_0",), ("task_2",))
 
 
-def test_an_adversarial_task_is_refused() -> None:
-    tasks = tl.TaskSet(tl.Regression("a"), tl.Binary("who", role="adversarial"))
-    with pytest.raises(ConfigError, match=r"tasks.who.role: adversarial: .* use another way of sharing"):
-        build("adaptive_branching", planted_encoder("mlp"), tasks, after_epochs=[1])
+WHO = tl.Multiclass("who", 3, role="adversarial", reversal=tl.tasks.Reversal("constant", 0.7))
+# Of regressions an adversary's margins could be anything: here they are those of the second pair.
+HARD_WITH_WHO = {name.replace("task_", "t"): hard for name, hard in PAIRS.items()}
+
+
+def with_adversary(where: int, **settings: Any) -> BranchingNetwork:
+    """Four tasks in two pairs, and an adversary at some place among them."""
+    mains = [tl.Regression(f"t{number}") for number in range(4)]
+    tasks = tl.TaskSet(*mains[:where], WHO, *mains[where:])
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        encoder = tl.encoders.mlp((6,), hidden=[8, 8, 8])
+        given = {"after_epochs": [1, 2], "branch_cost": 0.2, **settings}
+        network = build("adaptive_branching", encoder, tasks, head={"hidden": [5]}, **given)
+    assert isinstance(network, BranchingNetwork)
+    return network
+
+
+def look_with_who(network: BranchingNetwork, *, knows: bool) -> Look:
+    mains = look_of(network.tasks.subset(list(HARD_WITH_WHO)), HARD_WITH_WHO)
+    outputs = {**mains.outputs, "who": torch.tensor([[9.0 * knows, 0.0, 0.0]]).expand(4, 3)}
+    values = {**mains.labels.values, "who": torch.tensor([0, 1, 0, 1])}
+    present = {**mains.labels.present, "who": torch.ones(4).bool()}
+    return Look(outputs, tl.Labels(values, present))
+
+
+@pytest.mark.parametrize("where", [0, 2, 4])
+@pytest.mark.parametrize("knows", [True, False])
+def test_an_adversary_decides_nothing_and_goes_alone_where_the_others_part(where: int, knows: bool) -> None:
+    network = with_adversary(where)
+    change = network.change(2, lambda: look_with_who(network, knows=knows))
+    assert change is not None
+    assert set(network.plan.stages[2].partition) == {("t0", "t1"), ("t2", "t3"), ("who",)}
+    assert network.plan.stages[2].partition == tuple(
+        sorted(network.plan.stages[2].partition, key=lambda group: network.tasks.names.index(group[0]))
+    )
+    assert all(len(stage.partition) == 1 for stage in network.plan.stages[:2])
+    network.branch_cost = 0.9
+    stays = network.change(3, lambda: look_with_who(network, knows=knows))
+    assert stays is not None
+    assert "stays whole" in stays.note
+    assert network.plan.stages[1].partition == (network.tasks.names,)
+
+
+@pytest.mark.parametrize("parted", [0, 1, 2])
+def test_below_the_fork_all_forget_what_the_adversary_learns_above(parted: int) -> None:
+    """Against the same network with an auxiliary task: -0.7 times its gradient below, itself above."""
+    tree = [[[0, 1, 2, 3, 4]], [[0, 1], [2, 3], [4]]]
+    inputs, found = torch.randn(6, 6), []
+    for role in (WHO, tl.Multiclass("who", 3, role="auxiliary")):
+        network = with_adversary(4)
+        plain = build(
+            "adaptive_branching",
+            tl.encoders.mlp((6,), hidden=[8, 8, 8]),
+            network.tasks.replaced(role),
+            after_epochs=[1, 2],
+            head={"hidden": [5]},
+        )
+        assert isinstance(plain, BranchingNetwork)
+        start = network.state_dict()
+        plain.load_state_dict(start)
+        part(plain, *[tree[stage >= 3 - parted] for stage in range(3)])
+        plain.zero_grad()
+        plain(inputs)["who"].square().sum().backward()
+        found.append({n: torch.zeros(1) if p.grad is None else p.grad for n, p in plain.named_parameters()})
+    adversarial, auxiliary = found
+    assert adversarial.keys() == auxiliary.keys()
+    for name, gradient in auxiliary.items():
+        below = name.startswith("stages.") and int(name.split(".")[1][-1]) < 3 - parted
+        factor = -0.7 if below else 1.0
+        torch.testing.assert_close(adversarial[name], factor * gradient, msg=name)
+        assert gradient.any() == (below or "who" in name), name
+
+
+def test_the_reversal_moves_back_when_an_earlier_tree_is_loaded() -> None:
+    network = with_adversary(4)
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.change(2, lambda: look_with_who(network, knows=True))
+    network.change(3, lambda: look_with_who(network, knows=True))
+    assert len(network.plan.stages[1].partition) == 3
+    hooked = [n for n, m in network.named_modules() if m._forward_pre_hooks]
+    assert hooked == ["stages.dense_1.who"]
+    network.load_state_dict(start)
+    assert [n for n, m in network.named_modules() if m._forward_pre_hooks] == ["heads.who"]
+
+
+def test_training_with_an_adversary_parts_saves_and_resumes(tmp_path: Path) -> None:
+    base = planted("mlp", 3, num_rows=64)
+    role = tl.tasks.task_from_dict({**base.tasks["task_2"].to_dict(), "role": "adversarial"})
+    tasks = base.tasks.replaced(role)
+
+    class Crash(Callback):
+        at = 3
+
+        def epoch_end(self, state: TrainingState) -> None:
+            if state.epoch == self.at:
+                raise KeyboardInterrupt
+
+    def made() -> BranchingNetwork:
+        torch.manual_seed(2)
+        found = build(
+            "adaptive_branching", planted_encoder("mlp"), tasks, after_epochs=[1, 2], branch_cost=0.0
+        )
+        assert isinstance(found, BranchingNetwork)
+        return found
+
+    def run(network: BranchingNetwork, folder: Path | None) -> History:
+        rows = planted("mlp", 3, num_rows=32, seed=1)
+        return fit(network, base, rows, epochs=4, batch=16, device="cpu", folder=folder, callbacks=[Crash()])
+
+    killed, again, whole = made(), made(), made()
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, tmp_path)
+    Crash.at = 0
+    run(again, tmp_path)
+    run(whole, None)
+    assert whole.plan.stages[-1].partition == (("task_0",), ("task_1",), ("task_2",))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_an_adversary_needs_a_stage_that_all_share() -> None:
+    with pytest.raises(ConfigError, match=r"after_epochs: at most 2 expected.* found 3: who must share"):
+        with_adversary(4, after_epochs=[1, 2, 3])
 
 
 def test_branches_beyond_the_training_are_refused_before_it() -> None:

@@ -24,7 +24,7 @@ from taskloom.sharing import ARCHITECTURES, MultiTaskNetwork, build, reverse_gra
 from taskloom.tasks import Reversal, task_from_dict
 
 CONSTANT = {"schedule": "constant", "lambda": 0.7}
-NOTHING_FORGETS = ("single_task", "adaptive_branching")
+NOTHING_FORGETS = ("single_task",)
 """Nothing is shared, or the entrance would move."""
 SHARED: dict[str, dict[str, Any]] = {
     **{name: row for name, row in _architecture_table.SETTINGS.items() if name not in NOTHING_FORGETS},

@@ -19,7 +19,6 @@ from taskloom.sharing.keys import copy_keys
 from taskloom.sharing.modules.base import check_inputs_stay, check_number
 from taskloom.sharing.modules.grouping import affinity_of, best_grouping, branch_affinity, grouping_of
 from taskloom.sharing.modules.registration import register_module
-from taskloom.sharing.multitask import MultiTaskNetwork
 from taskloom.sharing.network import PlanNetwork
 from taskloom.sharing.plan import Copies, Plan
 from taskloom.sharing.settings import Partition, stage_plans
@@ -41,6 +40,11 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
     never meet again. (The separation is a mean over groups, of which single tasks cost nothing, so the
     criterion likes to part one task from all others; thesis 000 says as much of the paper's networks.)
 
+    An adversarial task has no say in the grouping: its errors tell how much has been forgotten, not what it
+    has in common with the others. It stays on every stage that all other tasks share and goes alone above, on
+    copies of its own with the reversal before them: what all share forgets, and no branch can find again what
+    is not there. The first stage therefore always stays whole where there is an adversary.
+
     The groups are part of the state dict (`groups` [S, T]), which takes its structure with it: loading one
     parts the network, or joins it again, as it was when it was saved.
 
@@ -56,7 +60,7 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
 
     Raises:
         ConfigError: A stage that works in place on its input, which several branches may read; an adversarial
-            task, whose errors say nothing about what it shares.
+            task and as many `after_epochs` as stages.
     """
 
     groups: Tensor
@@ -75,6 +79,12 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
         trunk = Plan(tasks.names, stage_plans([(tasks.names,)] * total))
         super().__init__(encoder, tasks, trunk, head, copies=copies)
         check_inputs_stay(encoder, range(total), "several branches read")
+        if self.reversals and len(after_epochs) >= total:
+            raise ConfigError(
+                f"adaptive_branching.after_epochs: at most {total - 1} expected, one per stage but the "
+                f"first, found {len(after_epochs)}: {', '.join(self.reversals)} must share a stage with the "
+                "other tasks, or nothing forgets it."
+            )
         self.after_epochs, self.branch_cost = tuple(after_epochs), branch_cost
         self._reductions = num_reductions_above(encoder)
         self.register_buffer("groups", torch.zeros(total, len(tasks), dtype=torch.int64))
@@ -95,15 +105,18 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
         stage = len(self.plan.stages) - 1 - self.after_epochs.index(epoch - 1)
         partitions = [entry.partition for entry in self.plan.stages]
         above = partitions[stage + 1] if stage + 1 < len(partitions) else tuple((n,) for n in self.tasks)
-        if len(above) == 1:
+        others = self.tasks.subset([task for task in self.tasks if task not in self.reversals])
+        names = others.names
+        branches = [[names.index(task) for task in branch if task in names] for branch in above]
+        branches = [branch for branch in branches if branch]
+        if len(branches) == 1:
             return None  # the stage above stayed whole
         seen = look()
-        names = self.tasks.names
-        branches = [[names.index(task) for task in branch] for branch in above]
-        affinity = branch_affinity(affinity_of(self.tasks, seen.outputs, seen.labels), branches)
+        affinity = branch_affinity(affinity_of(others, seen.outputs, seen.labels), branches)
         found = best_grouping(affinity, self.branch_cost * 2.0 ** self._reductions[stage])
-        members = [sorted(task for branch in group for task in branches[branch]) for group in found]
-        partitions[stage] = tuple(tuple(names[task] for task in group) for group in sorted(members))
+        if len(found) > 1:
+            members = [[names[task] for branch in group for task in branches[branch]] for group in found]
+            partitions[stage] = self._in_order([*members, *([task] for task in self.reversals)])
         described = ", ".join("+".join(group) for group in partitions[stage])
         if len(found) == 1:
             return Change(f"stage {self.stage_names[stage]} stays whole ({described}), and all below it")
@@ -114,6 +127,11 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
         due = sum(earlier < epoch for earlier in self.after_epochs)
         # One stage is looked at per entry; one that stayed whole is the last.
         return epoch <= self.after_epochs[-1] and parted >= due
+
+    def _in_order(self, groups: Sequence[Sequence[str]]) -> Partition:
+        """Tasks, and groups by their first one, in the network's order."""
+        place = self.tasks.names.index
+        return tuple(sorted((tuple(sorted(group, key=place)) for group in groups), key=lambda g: place(g[0])))
 
     def _part(self, partitions: Sequence[Partition]) -> dict[nn.Parameter, nn.Parameter]:
         """Gives the stages these partitions; returns new parameters with those they were copied from."""
@@ -135,6 +153,9 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
         self.plan = Plan(self.tasks.names, stage_plans(partitions))
         self._steps = compile_plan(self.plan)
         self.groups.copy_(self._numbers())
+        for reversal in self.reversals.values():
+            reversal.leave(self)
+        self.put_reversals()  # where the adversaries go alone now
         return origin
 
     def _numbers(self) -> Tensor:
@@ -148,10 +169,6 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
             keys = copy_keys(stage.partition, self.tasks.names)
             self.stages[key] = nn.ModuleDict(dict(zip(keys, list(self.stages[key].children()), strict=True)))
         self.groups = self._numbers()
-
-    def entrance(self, task: str) -> nn.Module:
-        # It would move with every split, and errors of a task that is to be forgotten group nothing.
-        return MultiTaskNetwork.entrance(self, task)
 
     def take_structure(self, state: Mapping[str, Tensor]) -> None:
         groups = state.get("groups")
