@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -29,7 +29,8 @@ class GradNorm(LossWeighting):
     total = sum of w_i L_i. With G_i = w_i ||dL_i / dW|| on the last shared weights W, G their mean over
     tasks, and r_i = (L_i / L_i(first)) / mean of the same, w goes down the gradient of
     sum |G_i - G r_i^alpha| (the target is a constant), and is then scaled to its sum before. W is the last
-    weight matrix or kernel of `shared_parameters()` that every loss reaches: the backward passes for the
+    weight matrix or kernel of `shared_parameters()` that every loss reaches (of a tree of tasks, that of the
+    last stage before they part): the backward passes for the
     norms go through the heads and down to W, no further. Over the tasks present; an absent one keeps its w.
     No weight falls below 0.01: the paper does not say what a negative one should do. Once nothing shared is
     trainable any more (early freeze), there is no W and no rivalry over it: the weights stay as they are, and
@@ -53,7 +54,13 @@ class GradNorm(LossWeighting):
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
         if not _may_reach_all(model):
-            raise _no_shared_weights()
+            raise _no_shared_weights(self._names)
+        if getattr(model, "may_share_nothing", False):
+            raise ConfigError(
+                "balancing.gradnorm: this network may part its first stage while it is trained, and then no "
+                "weights are left that the losses of all tasks reach; leave out the last of its "
+                "`after_epochs`, or choose another balancing."
+            )
         self._weights, self._first = dict.fromkeys(self._names, 1.0), {}
         self._rests = False
 
@@ -167,7 +174,7 @@ def last_shared_weights(losses: Mapping[str, SumCount], model: MultiTaskNetwork)
     for parameter in reversed(_kernels(model)):
         if all(id(parameter) in leaf for leaf in reached):
             return parameter
-    raise _no_shared_weights()
+    raise _no_shared_weights(losses)
 
 
 def _kernels(model: MultiTaskNetwork) -> list[Tensor]:
@@ -186,10 +193,11 @@ def _may_reach_all(model: MultiTaskNetwork) -> bool:
     return any(all(id(kernel) in inside for inside in reached) for kernel in kernels)
 
 
-def _no_shared_weights() -> ConfigError:
+def _no_shared_weights(tasks: Iterable[str]) -> ConfigError:
     return ConfigError(
-        "balancing.gradnorm: this network has no weights that the losses of all tasks reach; share a stage, "
-        "or choose another balancer."
+        "balancing.gradnorm: this network has no weights that the losses of all tasks reach, where it would "
+        f"compare them; share one stage among all of {', '.join(tasks)} (they may part after it), or choose "
+        "a balancing that looks at losses alone, as dwa, famo or uncertainty."
     )
 
 

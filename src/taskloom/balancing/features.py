@@ -239,6 +239,12 @@ def check_has_feature(model: MultiTaskNetwork) -> None:
     plan = getattr(model, "plan", None)
     if not hasattr(model, "from_features") or (plan is not None and plan.num_shared_stages == 0):
         raise no_feature()
+    if getattr(model, "may_share_nothing", False):
+        raise ConfigError(
+            "balancing at the shared feature: this network may part its first stage while it is trained, and "
+            "then no feature is left that all tasks read; leave out the last of its `after_epochs`, or use "
+            "`at: parameters`."
+        )
     if getattr(model, "deeply_supervised", False):
         raise ConfigError(
             "balancing at the shared feature: heads of deep supervision read the trunk before that feature; "

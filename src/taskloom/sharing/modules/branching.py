@@ -122,6 +122,11 @@ class BranchingNetwork(PlanNetwork, SelfChanging):
             return Change(f"stage {self.stage_names[stage]} stays whole ({described}), and all below it")
         return Change(f"stage {self.stage_names[stage]} parted into {described}", self._part(partitions))
 
+    @property
+    def may_share_nothing(self) -> bool:
+        """Whether its first stage may part as well: balancers that need what all tasks share refuse it."""
+        return len(self.after_epochs) >= len(self.plan.stages)
+
     def changes_after(self, epoch: int) -> bool:
         parted = sum(len(stage.partition) > 1 for stage in self.plan.stages)
         due = sum(earlier < epoch for earlier in self.after_epochs)

@@ -1,0 +1,93 @@
+"""Where GradNorm compares tasks: the last weights that all losses reach; and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import taskloom as tl
+from _planted import planted, planted_encoder
+from taskloom.balancing import build
+from taskloom.balancing.adaptive import last_shared_weights
+from taskloom.errors import ConfigError
+from taskloom.losses import SumCount
+from taskloom.sharing import MultiTaskNetwork
+from taskloom.training import fit
+
+TASKS = tl.TaskSet(*(tl.Regression(name) for name in "abc"))
+
+
+def network(architecture: str, **settings: Any) -> MultiTaskNetwork:
+    return tl.sharing.build(architecture, tl.encoders.mlp((5,), hidden=[8, 8, 8]), TASKS, **settings)
+
+
+def losses_of(model: MultiTaskNetwork) -> dict[str, SumCount]:
+    outputs = model(torch.ones(7, 5))
+    return {task: SumCount((outputs[task] - 1).square().sum(), torch.tensor(7)) for task in TASKS}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "expected"),
+    [
+        ("hard_sharing", {"stages": 2}, "stages.dense_1.shared.0.weight"),
+        (
+            "plan",
+            {"partition": ["together", [["a", "b"], ["c"]], "alone"]},
+            "stages.dense_0.shared.0.weight",
+        ),
+        (
+            "plan",
+            {"partition": ["together", "together", [["a", "c"], ["b"]]]},
+            "stages.dense_1.shared.0.weight",
+        ),
+        ("hard_sharing", {"stages": 3, "read_out": {"a": 2}}, "stages.dense_1.shared.0.weight"),
+        ("hard_sharing", {"stages": 1, "from": "output"}, "stages.dense_2.shared.0.weight"),
+        ("mtan", {}, "stages.dense_2.shared.0.weight"),
+        ("multilinear_relationship", {}, "stages.dense_1.shared.0.weight"),
+    ],
+)
+def test_it_looks_at_the_last_weights_before_the_tasks_part(
+    architecture: str, settings: dict[str, Any], expected: str
+) -> None:
+    model = network(architecture, **settings)
+    balancer = build("gradnorm")
+    balancer.start(model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert names[id(last_shared_weights(losses_of(model), model))] == expected
+    balancer.backward(losses_of(model), model)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("single_task", {}),
+        ("soft_sharing", {"weight": 0.1}),
+        ("proportional_addition", {}),
+        ("plan", {"partition": [[["a", "b"], ["c"]], "alone", "alone"]}),
+    ],
+)
+def test_a_refusal_says_what_to_do(architecture: str, settings: dict[str, Any]) -> None:
+    message = (
+        r"share one stage among all of a, b, c \(they may part after it\), or choose a balancing that looks"
+    )
+    with pytest.raises(ConfigError, match=message):
+        build("gradnorm").start(network(architecture, **settings))
+
+
+@pytest.mark.parametrize("name", ["gradnorm", "mgda_ub"])
+def test_a_network_that_may_part_to_the_ground_is_refused_before_training(name: str) -> None:
+    """It went on until the first stage parted, and failed in the epoch after that."""
+    rows, tasks = planted("mlp", 3, num_rows=64), planted("mlp", 3, num_rows=64).tasks
+
+    def train(after_epochs: list[int]) -> int:
+        torch.manual_seed(2)
+        settings: dict[str, Any] = {"after_epochs": after_epochs, "branch_cost": 0.0}
+        model = tl.sharing.build("adaptive_branching", planted_encoder("mlp"), tasks, **settings)
+        rest = {"epochs": 5, "batch": 32, "device": "cpu", "balancer": build(name)}
+        return len(fit(model, rows, planted("mlp", 3, num_rows=32, seed=1), **rest))
+
+    with pytest.raises(ConfigError, match=r"may part its first stage .* the last of its `after_epochs`"):
+        train([1, 2, 3])
+    assert train([1, 2]) == 5
