@@ -13,6 +13,8 @@ missing unless `missing` says so: "na" may be Namibia."""
 
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
+_DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+
 
 def looks_missing(text: str) -> bool:
     """Whether a cell reads like a mark of a missing value.
@@ -34,8 +36,14 @@ def has_decimal_comma(text: str) -> bool:
     return _DECIMAL_COMMA.fullmatch(text.strip()) is not None
 
 
-def way_out(text: str, otherwise: str) -> str:
+def way_out(text: str, otherwise: str, missing: Iterable[str] = (), decimal: str = ".") -> str:
     """What to do about a cell that is no number, as the end of a message.
+
+    Args:
+        text: The cell.
+        otherwise: The advice where nothing better is known.
+        missing: The marks of missing values that are set already.
+        decimal: What stands before the decimals of the table's numbers.
 
     Example:
         >>> way_out("3,14", "mend the cell")
@@ -43,11 +51,24 @@ def way_out(text: str, otherwise: str) -> str:
         >>> way_out("three", "mend the cell")
         'mend the cell'
     """
-    if has_decimal_comma(text):
+    if decimal != "," and has_decimal_comma(text):
         return 'numbers with a decimal comma are read with `decimal: ","` in `data`'
+    if decimal == "," and _DECIMAL_POINT.fullmatch(text.strip()):
+        return 'the table is read with `decimal: ","`, and a point may group thousands: write `12,5`'
     if looks_missing(text):
-        return f'where it means a missing value, say `missing: ["{text}"]` in `data`, or leave the cell blank'
+        setting = missing_with(missing, [text])
+        return f"where it means a missing value, say `{setting}` in `data`, or leave the cell blank"
     return otherwise
+
+
+def missing_with(given: Iterable[str], marks: Iterable[str]) -> str:
+    """The setting `missing` with further marks, ready to be copied.
+
+    Example:
+        >>> missing_with(["?"], ["n/a", "?"])
+        'missing: ["?", "n/a"]'
+    """
+    return "missing: [" + ", ".join(f'"{mark}"' for mark in dict.fromkeys([*given, *marks])) + "]"
 
 
 def alike_but_for_case(names: Iterable[str]) -> list[tuple[str, ...]]:

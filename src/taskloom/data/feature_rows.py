@@ -203,6 +203,8 @@ def read_features(
 def row_numbers(features: FeatureRows) -> list[str]:
     """Warns of features that only number the rows: another whole number in each, in order or named as an id.
 
+    A tenth of the rows may repeat a number under such a name: rows that stand twice are common.
+
     Such a column tells the network which row it sees, and where rows are sorted by a label, the label.
 
     Example:
@@ -218,9 +220,11 @@ def row_numbers(features: FeatureRows) -> list[str]:
         steps = np.diff(values.astype(np.float64))
         ordered = bool((steps > 0).all())
         whole = bool((values == np.round(values)).all())
-        if whole and (ordered or (named and len(np.unique(values)) == len(values))):
+        distinct = len(np.unique(values))
+        if whole and (ordered or (named and 10 * distinct >= 9 * len(values))):
+            rows = "every row" if distinct == len(values) else f"{distinct:,} of {len(values):,} rows"
             found.append(
-                f"feature `{name}` holds another whole number in every row, as an identifier does: if it is "
+                f"feature `{name}` holds another whole number in {rows}, as an identifier does: if it is "
                 f"one, leave it out with `exclude: [{name}]` in `data`."
             )
     return found
@@ -270,7 +274,7 @@ def select_columns(
 
 
 def _unwanted(table: Table, taken: Sequence[str], exclude: Sequence[str]) -> set[str]:
-    return {*taken, *(name for pattern in exclude for name in _matching(table, pattern, "`exclude`"))}
+    return {*taken, *(name for pattern in exclude for name in _matching(table, str(pattern), "`exclude`"))}
 
 
 def _no_feature(table: Table) -> DataError:
@@ -342,7 +346,19 @@ def _load_array(settings: Mapping[str, Any], folder: Path) -> tuple[NDArray[Any]
         raise DataError(f"{path}: not a readable NumPy file ({error}).") from error
 
 
-def check_values(features: FeatureRows, table: Table, rows: NDArray[np.int64], *, impute: bool) -> int:
+IMPUTE_ADVICE = (
+    "set `impute: mean` or `impute: zero` in `data`, or leave the column out with `exclude: [{column}]` there"
+)
+
+
+def check_values(
+    features: FeatureRows,
+    table: Table,
+    rows: NDArray[np.int64],
+    *,
+    impute: bool,
+    advice: str = IMPUTE_ADVICE,
+) -> int:
     """Counts missing feature values in the given rows and refuses those that cannot be used.
 
     Args:
@@ -350,6 +366,7 @@ def check_values(features: FeatureRows, table: Table, rows: NDArray[np.int64], *
         table: The table, for messages.
         rows: Rows of the table that are used, [N].
         impute: Whether missing values will be filled in.
+        advice: What to do about a missing value, for the message; `{column}` is its column.
 
     Returns:
         The number of missing values.
@@ -373,7 +390,6 @@ def check_values(features: FeatureRows, table: Table, rows: NDArray[np.int64], *
                     f"{table.where(row, column)}: a feature is infinite; finite numbers expected."
                 )
             raise DataError(
-                f"{table.where(row, column)}: a feature value is missing; set `impute: mean` or `impute: "
-                "zero`, or leave the column out with `exclude`."
+                f"{table.where(row, column)}: a feature value is missing; {advice.format(column=column)}."
             )
     return num_missing

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from taskloom.data.cell_texts import looks_missing
+from taskloom.data.cell_texts import looks_missing, missing_with
 from taskloom.data.sources import TaskSettings, resolve_tasks
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError, did_you_mean
@@ -49,12 +49,13 @@ def resolve_label_columns(
         declared, named = _without_columns(settings)
         given = {**named, **given}
         tasks = resolve_tasks({name: _sized(entry, given.get(name)) for name, entry in declared.items()}, {})
-    tasks = tasks.with_classes(
-        {
-            name: classes_in_column(table, _single(name, given.get(name, (name,))), name)
-            for name in tasks.without_classes
-        }
-    )
+    classes: dict[str, tuple[str, ...]] = {}
+    for name in tasks.without_classes:
+        column = _single(name, given.get(name, (name,)))
+        classes[name] = classes_in_column(table, column, name)
+        if isinstance(tasks[name], Binary):
+            _check_two(table, column, name, classes[name])
+    tasks = tasks.with_classes(classes)
     for name in given:
         if name not in tasks:
             raise ConfigError(f"columns: `{name}` is not a task.{did_you_mean(name, tasks)}")
@@ -303,9 +304,27 @@ def _check_no_marks(table: Table, column: str, task: str, values: set[str]) -> N
         rows = np.flatnonzero(table.text(column) == marks[0])
         raise DataError(
             f"{table.where(int(rows[0]), column)}: `{marks[0]}` reads like a missing label ({len(rows)} in "
-            f'all); say `missing: ["{marks[0]}"]` in `data` if it is one, or name the `classes` of task '
-            f"`{task}` if it is a class."
+            f"all); say `{missing_with(table.missing, marks)}` in `data` if it is one, or name the `classes` "
+            f"of task `{task}` if it is a class."
         )
+
+
+def _check_two(table: Table, column: str, task: str, classes: tuple[str, ...]) -> None:
+    """Refuses a third class of a binary task, which is more often a mark of missing labels than a class."""
+    if len(classes) <= 2:
+        return
+    texts = [_without_decimals(text) for text in table.text(column)]
+    found = [f"`{name}` ({texts.count(name):,} rows)" for name in classes[:4]]
+    more = f" and {len(classes) - 4:,} more" if len(classes) > 4 else ""
+    # -1 and -99 stand for "unknown" in many tables, as in the files of CelebA and EmotioNet
+    marks = [name for name in classes if name.startswith("-")] if len(classes) == 3 else []
+    mark = f"if `{marks[0]}` means a missing label, say " if marks else "if one means a missing label, say "
+    example = missing_with(table.missing, marks[:1] or ["..."])
+    raise ConfigError(
+        f"tasks.{task}.classes: a binary task has two classes, column `{column}` holds {len(classes):,}: "
+        f"{', '.join(found)}{more}; {mark}`{example}` in `data`, else use a multiclass task, or for "
+        "amounts a regression."
+    )
 
 
 def _no_label(table: Table, column: str, task: str) -> DataError:

@@ -1,4 +1,4 @@
-"""What a setting of a reader of recordings must be before the reader looks at it: text, a list, a number."""
+"""What a setting of a reader must be before the reader looks at it: text, a list, a number."""
 
 from __future__ import annotations
 
@@ -57,6 +57,16 @@ def _are_names(value: Any) -> bool:
     )
 
 
+def _are_marks(value: Any) -> bool:
+    """One text or number, or a list of them; a blank one among them does no harm."""
+    marks = value if isinstance(value, list | tuple) else [value]
+    return all(each is None or isinstance(each, str | int | float) for each in marks)
+
+
+def _are_features(value: Any) -> bool:
+    return _are_names(value) or _is_mapping(value)
+
+
 def _are_labels(value: Any) -> bool:
     return _is_mapping(value) and all(
         _is_mapping(entry) and (entry.get("values") is None or _is_mapping(entry["values"]))
@@ -87,6 +97,9 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("order", "mel_bands"), ("a whole number", _is_whole)),
     "causal": ("true or false", lambda value: isinstance(value, bool)),
     "channels": ("a name, or a list of names", _are_names),
+    "exclude": ("a column, or a list of columns", _are_names),
+    "features": ("rest, a list of columns, or {npz: file, array: name}", _are_features),
+    "missing": ("a list of texts", _are_marks),
     "key": ("one pair {group: column}", _is_mapping),
     "labels": ("{name: {from: group or column, values: {text: name}}}", _are_labels),
     "tracks": ("a list of names, or {name: [classes in order]}", _are_tracks),

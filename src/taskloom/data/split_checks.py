@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from taskloom.data.cell_texts import alike_but_for_case
 from taskloom.data.windows import WindowDataset
 from taskloom.errors import DataError
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
@@ -140,13 +141,14 @@ def _spread(
     return counts, np.flatnonzero((counts > 0).sum(axis=0) > 1)
 
 
-def check_classes(labels: Labels, tasks: TaskSet, parts: Parts) -> None:
+def check_classes(labels: Labels, tasks: TaskSet, parts: Parts, *, stratify: str | None = None) -> None:
     """Refuses a split from which a task cannot be learned or judged.
 
     Args:
         labels: Labels of all rows of the data set.
         tasks: The tasks.
         parts: The parts.
+        stratify: What the split was stratified by, which is then no advice.
 
     Raises:
         DataError: A task without any label in train; a binary or multiclass task with a single class in
@@ -163,22 +165,25 @@ def check_classes(labels: Labels, tasks: TaskSet, parts: Parts) -> None:
                 f"{nowhere}; leave the task out, or change `split.by`, its fractions or `split.seed`."
             )
         if isinstance(task, Binary | Multiclass):
-            _check_task_classes(name, task.class_names, values, present, parts)
+            _check_task_classes(name, task.class_names, values, present, parts, stratified=stratify == name)
 
 
 def _check_task_classes(
-    task: str, classes: Sequence[str], values: Tensor, present: Tensor, parts: Parts
+    task: str, classes: Sequence[str], values: Tensor, present: Tensor, parts: Parts, *, stratified: bool
 ) -> None:
     counts = {
         part: torch.bincount(values[index][present[index]].flatten(), minlength=len(classes))
         for part, index in ((part, torch.from_numpy(rows)) for part, rows in parts.items())
     }
     seen = counts["train"] > 0
+    in_all = torch.stack(list(counts.values())).sum(dim=0).tolist()
     if int(seen.sum()) == 1:
-        only = classes[int(seen.nonzero()[0])]
+        only = int(seen.nonzero()[0])
+        others = counted(sum(in_all) - in_all[only], "label")
         raise DataError(
-            f"split: task {task}: every label of train is `{only}`; at least two classes are needed to learn "
-            f"it. {_ways_out(task)}."
+            f"split: task {task}: every label of train is `{classes[only]}`; at least two classes are needed "
+            f"to learn it ({others} of other classes in all). {_ways_out(task, stratified)}, or leave the "
+            "task out."
         )
     for part in ("validation", "test"):
         strange = (counts[part] > 0) & ~seen
@@ -186,15 +191,25 @@ def _check_task_classes(
             index = int(strange.nonzero()[0])
             raise DataError(
                 f"split: task {task}: {part} has {counted(int(counts[part][index]), 'label')} of class "
-                f"`{classes[index]}`, which train never shows. {_ways_out(task)}, or blank these labels."
+                f"`{classes[index]}`, which train never shows ({counted(in_all[index], 'label')} in all). "
+                f"{_written_otherwise(classes, index)}{_ways_out(task, stratified)}, or blank these labels."
             )
 
 
-def _ways_out(task: str) -> str:
-    return (
-        f"Set `split.stratify: {task}` (where groups or rows are drawn), another `split.seed`, `split.by` or "
-        "fractions"
-    )
+def _ways_out(task: str, stratified: bool) -> str:
+    others = "another `split.seed`, `split.by` or fractions"
+    if stratified:
+        return f"`split.stratify: {task}` could not spread so few: set {others}"
+    return f"Set `split.stratify: {task}` (where groups or rows are drawn), {others}"
+
+
+def _written_otherwise(classes: Sequence[str], index: int) -> str:
+    """The likeliest cause of a rare class: a slip of the pen in one cell."""
+    for alike in alike_but_for_case(classes):
+        if classes[index] in alike:
+            other = next(name for name in alike if name != classes[index])
+            return f"If it is `{other}`, write them alike in the table. "
+    return ""
 
 
 def _listed(parts: Parts) -> str:

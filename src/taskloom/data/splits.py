@@ -160,7 +160,7 @@ def split_windows(
     if rule.by in GROUPINGS or rule.by in windows.store.label_names:
         index, names = windows.group_index(rule.by)
         verify_groups(index, names, parts, by=rule.by, rows="windows", column=rule.column)
-    check_classes(windows.labels, windows.tasks, parts)
+    check_classes(windows.labels, windows.tasks, parts, stratify=rule.stratify)
     return parts
 
 

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import DataSplits
-from taskloom.data.cell_texts import alike_but_for_case
 from taskloom.data.feature_rows import (
     FeatureRows,
     FeatureSettings,
@@ -23,12 +22,14 @@ from taskloom.data.feature_rows import (
     row_numbers,
 )
 from taskloom.data.label_columns import LabelColumns, encode_labels, resolve_label_columns
+from taskloom.data.label_doubts import alike_classes, stand_ins
+from taskloom.data.setting_kinds import check_kinds
 from taskloom.data.sources import SOURCES, TaskSettings, check_settings, checksums, data_folder
 from taskloom.data.split_checks import count_shared_groups
 from taskloom.data.splits import Parts, SplitRule, check_classes, split_rows, verify_groups
 from taskloom.data.tables import Table, TableDataset, read_table
 from taskloom.errors import ConfigError, DataError
-from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
+from taskloom.tasks import Labels, TaskSet
 from taskloom.wording import counted
 
 LABEL_SETTINGS = ("folder", "table", "separator", "missing", "decimal", "columns", "group")
@@ -90,8 +91,12 @@ class LabelledTable:
                 shared groups.
         """
         parts = split_rows(len(rows), _Columns(self, rows), self.rule, seed=seed, equal=equal)
-        warnings = [*self._check_groups(rows, parts), *_alike_classes(self.tasks)]
-        check_classes(labels, self.tasks, parts)
+        warnings = [
+            *self._check_groups(rows, parts),
+            *alike_classes(self.tasks),
+            *stand_ins(labels, self.tasks, self.table.missing),
+        ]
+        check_classes(labels, self.tasks, parts, stratify=self.rule.stratify)
         without = int((~any_present(labels)).sum())
         notes = [f"{without} of {len(rows)} rows have no label of any task."] if without else []
         return parts, notes, warnings
@@ -182,6 +187,7 @@ def read_labelled_table(
         DataError: The table, a column or a cell is not what it should be.
         ConfigError: A setting is missing or does not fit.
     """
+    settings = given_settings(settings)
     if "table" not in settings:
         raise ConfigError("data.table is missing: the CSV, TSV or Parquet file expected.")
     SplitRule.from_settings(split)  # its mistakes are found before a large table is read
@@ -192,6 +198,16 @@ def read_labelled_table(
         decimal=settings.get("decimal", "."),
     )
     return label_table(table, settings, tasks, split)
+
+
+def given_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a table without those that were left blank, each of the kind that is expected.
+
+    Raises:
+        ConfigError: A setting is something else.
+    """
+    check_kinds("data", settings)
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def label_table(
@@ -234,6 +250,7 @@ def load_table(
     where its own settings cannot say it); `folder`.
     """
     check_settings("data", settings, TABLE_SETTINGS)
+    settings = given_settings(settings)
     root = data_folder(settings, folder)
     labelled = read_labelled_table(settings, tasks, split, root)
     table = labelled.table
@@ -364,17 +381,6 @@ def _imputation(value: Any) -> Imputation | None:
     if value is not None:
         raise ConfigError(f"data.impute: {' or '.join(get_args(Imputation))} expected, found {value!r}.")
     return None
-
-
-def _alike_classes(tasks: TaskSet) -> list[str]:
-    """Classes that are told apart by capital letters alone: mostly one class, written in two ways."""
-    return [
-        f"classes {' and '.join(f'`{name}`' for name in alike)} of task `{task.name}` differ in capital "
-        "letters or blanks only; if they are one, write them alike in the table."
-        for task in tasks.values()
-        if isinstance(task, Binary | Multiclass)
-        for alike in alike_but_for_case(task.class_names)
-    ]
 
 
 def _check_complete(table: Table, column: str, purpose: str) -> None:

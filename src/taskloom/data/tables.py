@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from taskloom.data.batch import Batch
 from taskloom.data.cell_texts import has_decimal_comma, looks_missing, way_out
 from taskloom.data.feature_rows import FeatureRows
+from taskloom.data.quotes import check_quotes, unclosed_quote
 from taskloom.data.row_dataset import RowDataset, fingerprints
 from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.tasks import Labels, TaskSet
@@ -145,7 +146,7 @@ class Table:
         if bad.size:
             row = int(bad[0])
             text = str(self.text(name)[row])
-            advice = way_out(text, otherwise)
+            advice = way_out(text, otherwise, self.missing, self.decimal)
             raise DataError(f"{self.where(row, name)}: a number expected, found `{text}`; {advice}.")
 
     def where(self, row: int, column: str) -> str:
@@ -197,7 +198,7 @@ def read_table(
 
     Raises:
         DataError: No such file, no rows, a column that stands twice, a row that is too long or too short, or
-            text that is not UTF-8.
+            text that is not UTF-8, or a quotation mark that is never closed.
         ConfigError: `decimal` is something else.
 
     Example:
@@ -260,15 +261,21 @@ def _read_text(path: Path, separator: str | None, missing: tuple[str, ...], *, u
         raise DataError(
             f"{path}: text in UTF-8 expected, found other bytes; save the table as UTF-8."
         ) from error
+    except csv.Error as error:  # the header's cell is longer than any name: its mark is not closed
+        raise unclosed_quote(path, separator or ",") or DataError(f"{path}: no header ({error}).") from error
     except pa.ArrowInvalid as error:
         raise _text_error(path, separator or ",", error) from error
+    check_quotes(path, separator, data)
     return Table(path, columns, separator, missing, data.rename_columns(list(columns)))
 
 
 def _text_error(path: Path, separator: str, error: Exception) -> DataError:
-    """Finds the first row that has not as many cells as the header."""
-    expected = len(_header(path, separator))
+    """Finds a mark of quotation that is not closed, or the first row of another length than the header."""
     try:
+        unclosed = unclosed_quote(path, separator)
+        if unclosed is not None:
+            return unclosed
+        expected = len(_header(path, separator))
         for line, record in _records(path, separator):
             if len(record) != expected:
                 return DataError(

@@ -104,7 +104,8 @@ def _features(bundle: Bundle, table: Table) -> FeatureRows:
     features = FeatureRows(np.ascontiguousarray(chosen.array[:, order]), names)
     fitted = known["standardization"]
     imputes = fitted is not None and fitted["fill"] is not None
-    check_values(features, table, np.arange(len(table)), impute=imputes)
+    advice = "this bundle was trained without missing features: fill in the cell, or train with `impute`"
+    check_values(features, table, np.arange(len(table)), impute=imputes, advice=advice)
     if fitted is None:
         return features
     arrays = [None if fitted[key] is None else np.array(fitted[key]) for key in ("center", "scale", "fill")]

@@ -118,7 +118,7 @@ def test_a_vector_is_present_as_a_whole(table: Reader) -> None:
             {"sex": {"kind": "binary", "classes": ["female", "M"]}},
             ["labels.csv:2", "`sex`", "`F` is not a class", "female, M"],
         ),
-        ("sex\nF\nM\nX\n", {"sex": {"kind": "binary"}}, ["sex", "two classes", "found 3"]),
+        ("sex\nF\nM\nX\n", {"sex": {"kind": "binary"}}, ["sex", "two classes", "holds 3"]),
         ("i,sex\n1,\n2,\n", {"sex": {"kind": "binary"}}, ["`sex` has no label at all", "2 rows"]),
         ("i,age\n1,\n2,\n", {"age": {"kind": "regression"}}, ["`age` has no label at all"]),
         ("i,sex\n1,F\n2,\n", {"sex": {"kind": "binary"}}, ["`sex` has one class only", "`F`"]),

@@ -331,7 +331,10 @@ HALVES = Parts(np.array([0, 1]), np.array([2]), np.array([3]))
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        ([0, 1, 0, 2], r"split: task y: test .* `c`, which train never shows\. Set `split\.stratify: y`"),
+        (
+            [0, 1, 0, 2],
+            r"split: task y: test .* `c`, which train never .* \(1 label in all\)\. Set `split\.stratify: y`",
+        ),
         ([0, 1, 2, 0], "task y: validation has 1 label of class `c`"),
         ([1, 1, 1, 1], "task y: every label of train is `b`"),
         ([None, 1, 0, 0], "task y: every label of train is `b`"),
