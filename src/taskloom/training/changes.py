@@ -10,8 +10,7 @@ from torch.optim import Optimizer
 
 from taskloom.sharing.changing import Change, Look, SelfChanging
 from taskloom.training.callbacks import EarlyStopping
-from taskloom.training.evaluation import predict
-from taskloom.training.processes import gather_rows
+from taskloom.training.judging import predicted
 
 if TYPE_CHECKING:
     from taskloom.sharing.network import MultiTaskNetwork
@@ -66,16 +65,9 @@ def wait_anew(trainer: Trainer, *, forget: bool) -> None:
 
 def look(trainer: Trainer) -> Look:
     """The network's outputs on all training rows, the same in every process."""
-    dataset = trainer.run.train
-    predictions = predict(
-        trainer.model,
-        trainer.loader_of(dataset, training=False),
-        num_rows=len(dataset),
-        tasks=trainer.tasks,
-        device=trainer.fabric.device,
-        precision=trainer.fabric.autocast,
-    )
-    return Look(gather_rows(trainer.fabric, predictions).outputs, dataset.labels)
+    rows = trainer.run.train
+    found = predicted(trainer, trainer.model, trainer.loader_of(rows, training=False), rows)
+    return Look(found.outputs, rows.labels)
 
 
 def regroup(

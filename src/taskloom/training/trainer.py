@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from taskloom.data.balanced_rows import balanced_weights
 from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
 from taskloom.data.resident import ResidentWindows, placed
-from taskloom.errors import DataError, TrainingError
 from taskloom.losses import SumCount, weighted
 from taskloom.tasks import Labels
 from taskloom.training.augmentation import Augmentation, Augmented
@@ -21,8 +20,8 @@ from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
 from taskloom.training.changes import let_change, more_changes
 from taskloom.training.coupled import CoupledLosses, without_rows
 from taskloom.training.devices import PeakMemory
-from taskloom.training.evaluation import epoch_metrics, predict
-from taskloom.training.history import EpochRecord, History, Values, or_none
+from taskloom.training.history import EpochRecord, History, Values
+from taskloom.training.judging import look_at_test, monitor, validate
 from taskloom.training.kept_features import KeptRows, Remainder, keep_features
 from taskloom.training.optimizers import (
     learning_rates,
@@ -31,14 +30,7 @@ from taskloom.training.optimizers import (
     unused_lr_multipliers,
 )
 from taskloom.training.parts import added, check_parts, parts_of, whole_counts
-from taskloom.training.processes import (
-    gather_rows,
-    has_rows,
-    join_processes,
-    joined_losses,
-    make_shared_loader,
-    share_buffers,
-)
+from taskloom.training.processes import has_rows, join_processes, joined_losses, make_shared_loader
 from taskloom.training.reproducibility import seed_everything, set_random_states
 from taskloom.training.resume import Checkpoints
 from taskloom.training.run import Run
@@ -85,7 +77,6 @@ class Trainer:
         self.test_loader = None if run.test is None else self.loader_of(run.test, training=False)
         self.turns = Turns(self.model, run.train, run.seed)
         self.part: Remainder | None = None
-        self.validation_labels = run.validation.labels
         history = History(
             monitor=config.monitor,
             seed=run.seed,
@@ -171,15 +162,15 @@ class Trainer:
         means = self.train_batches(epoch)
         train_loss = {task: means[task] for task in self.tasks}
         middle = time.perf_counter()
-        validation_loss, validation_metrics = self.validate()
-        test_metrics = self.look_at_test()
+        validation_loss, validation_metrics = validate(self)
+        test_metrics = look_at_test(self)
         record = EpochRecord(
             epoch=epoch,
             train_loss=train_loss,
             penalty=float(self.model.penalty().detach()),
             validation_loss=validation_loss,
             validation_metrics=validation_metrics,
-            monitor=self.monitor(validation_loss, validation_metrics),
+            monitor=monitor(self, validation_loss, validation_metrics),
             lr=rates,
             seconds_training=middle - start,
             seconds_evaluation=time.perf_counter() - middle,
@@ -357,58 +348,3 @@ class Trainer:
         else:
             predictions = self.forward(inputs)
         return predictions
-
-    def validate(self) -> tuple[Values, dict[str, Values]]:
-        """Losses and metrics on validation, the same on every rank."""
-        num_rows = len(self.run.validation)
-        share_buffers(self.fabric, self.model)
-        predictions = predict(
-            self.part or self.model,
-            self.validation_loader,
-            num_rows=num_rows,
-            tasks=self.tasks,
-            device=self.fabric.device,
-            precision=self.fabric.autocast,
-        )
-        predictions = gather_rows(self.fabric, predictions)
-        losses = predictions.mean_losses()
-        for task, loss in losses.items():
-            if loss is not None and or_none(loss) is None:
-                raise TrainingError(
-                    f"{self.run.name}: the validation loss of task {task} became {loss} in epoch "
-                    f"{self.state.epoch}; a smaller learning rate or `clip` may help."
-                )
-        return losses, epoch_metrics(predictions, self.validation_labels)
-
-    def look_at_test(self) -> dict[str, Values]:
-        """Metrics on the test rows for curves alone, {} unless asked for; nothing is decided by them."""
-        if self.run.test is None or self.test_loader is None:
-            return {}
-        predictions = predict(
-            self.model,
-            self.test_loader,
-            num_rows=len(self.run.test),
-            tasks=self.tasks,
-            device=self.fabric.device,
-            precision=self.fabric.autocast,
-        )
-        return epoch_metrics(gather_rows(self.fabric, predictions), self.run.test.labels)
-
-    def monitor(self, losses: Values, metrics: dict[str, Values]) -> float:
-        """The value that decides the best epoch; see `TrainingConfig.monitor`."""
-        judged = [name for name, task in self.tasks.items() if task.judged] or list(self.tasks)
-        found: list[float] = []
-        for name in judged:
-            task = self.tasks[name]
-            if self.config.monitor == "loss":
-                value, factor = losses[name], self.balancer.weight(name)
-            else:
-                value, factor = metrics[name][task.primary_metric], 1.0 if task.higher_is_better else -1.0
-            if value is not None:
-                found.append(factor * value)
-        if not found:
-            raise DataError(
-                f"{self.run.name}: no main task has a defined {self.config.monitor} on validation, so no "
-                "best epoch can be chosen; validation needs labels of a main task (an AUC: of both classes)."
-            )
-        return sum(found) if self.config.monitor == "loss" else sum(found) / len(found)
