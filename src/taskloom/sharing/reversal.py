@@ -57,7 +57,9 @@ class GradientReversal:
     """Stands at the input of the first module that belongs to an adversarial task alone, as a forward hook.
 
     A hook on the module works however the module is reached: by `forward`, by `from_features`, or behind a
-    frozen front whose outputs are kept.
+    frozen front whose outputs are kept. A network in which a task reads what is shared through several
+    modules of its own (gates, masks) calls `reverse` wherever it reads: behind a reversal of what they give,
+    these modules would learn to hide from the task's head what the trunk is to forget.
 
     Args:
         reversal: The schedule.
@@ -84,7 +86,11 @@ class GradientReversal:
             for key in [key for key, hook in module._forward_pre_hooks.items() if hook is self]:
                 del module._forward_pre_hooks[key]
 
+    def reverse(self, tensor: Tensor) -> Tensor:
+        """The tensor, behind the reversal where a gradient may come back."""
+        return reverse_gradient(tensor, self.factor) if tensor.requires_grad else tensor
+
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         del module
         first, *others = inputs
-        return (reverse_gradient(first, self.factor), *others) if first.requires_grad else inputs
+        return (self.reverse(first), *others)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ SHARED: dict[str, dict[str, Any]] = {
     "task_routing": {"sharing": 0.6},
     "adashare": {},
     "multilinear_relationship": {},
+}
+OWN_BEHIND = {
+    "hard_sharing": r"stages\.",
+    "multilinear_relationship": r"stages\.",
+    "mmoe": r"(gates|stages)\.",
+    "ple": r"(gates\.1|stages\.dense_[12])\.",  # the last level, and the tower
+    "mtan": r"attention\.",
 }
 
 
@@ -123,8 +131,33 @@ def test_what_stands_before_the_entrance_is_reversed_and_what_stands_behind_is_n
     assert {id(names[key]) for key in kept} <= mine
     assert reversed_
     assert any(key.startswith("stages.") for key in reversed_)
-    if name in ("hard_sharing", "multilinear_relationship"):  # own stages behind the trunk learn to predict
-        assert any(key.startswith("stages.") and "person" in key for key in kept)
+    if name in OWN_BEHIND:  # what it has of its own behind what is shared learns to predict it
+        own = {key for key in kept | reversed_ if "person" in key and re.match(OWN_BEHIND[name], key)}
+        assert own
+        assert own <= kept
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kept"),
+    [
+        ("mmoe", {"experts": 1, "stages": "all"}, r"heads\.person"),
+        ("mmoe", {"experts": 3, "stages": [2, 3]}, r"(heads|gates\.0)\.person"),
+        ("ple", {"levels": 1, "stages": "all"}, r"(heads\.person|gates\.0\.person|.*\.person_1\.)"),
+        ("ple", {"task_experts": 0, "stages": "all"}, r"(heads|gates\.2)\.person"),
+        ("mtan", {"stages": [1, 3]}, r"(heads\.person|attention\.\w+\.person)"),
+        ("mtan", {"stages": [2]}, r"heads\.person"),  # the last stage is the trunk's, above the mask
+    ],
+)
+def test_gates_and_masks_of_an_adversary_do_not_hide_it(
+    name: str, settings: dict[str, Any], kept: str
+) -> None:
+    inputs = torch.linspace(-1, 1, 42).reshape(7, 6)
+    expected = gradients(network_of(name, "auxiliary", **settings), "person", inputs)
+    found = gradients(network_of(name, **settings), "person", inputs)
+    assert any(re.match(kept, key) for key in expected)
+    for key, gradient in expected.items():
+        factor = 1.0 if re.match(kept, key) else -0.7
+        torch.testing.assert_close(found[key], factor * gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -118,11 +118,27 @@ class ExpertNetwork(ModuleNetwork):
         of_shared = self.run_trunk(self._before, inputs)
         of_tasks = [of_shared] * len(self.tasks)
         for number, level in enumerate(self.levels):
+            last = number + 1 == len(self.levels)
+            if last:  # from here on what is a task's own is heard by nobody else
+                of_tasks = self._reversed(of_tasks)
             read, weights = self._read(number, [*of_tasks, of_shared])
             given = [read[-1]] * self.shared_experts
             given += [tensor for tensor in read[:-1] for _ in range(self.task_experts)]
-            of_tasks, of_shared = self._choose(weights, self.run_each(level, given))
+            of_tasks, of_shared = self._choose(weights, self.run_each(level, given), last=last)
         return self.by_task(of_tasks)
+
+    def put_reversals(self) -> None:
+        """Nothing: adversarial tasks stand behind a reversal where they read the last level, see `features`.
+
+        Before their towers or heads, their own gates would learn to choose the experts that know least.
+        """
+
+    def _reversed(self, of_tasks: Sequence[Tensor]) -> list[Tensor]:
+        """One tensor per task, those of adversarial tasks behind their reversal."""
+        return [
+            self.reversals[task].reverse(tensor) if task in self.reversals else tensor
+            for task, tensor in zip(self.tasks, of_tasks, strict=True)
+        ]
 
     def from_features(self, features: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
         assert isinstance(features, dict)
@@ -156,11 +172,6 @@ class ExpertNetwork(ModuleNetwork):
         key = self._task_keys[task]
         found = map(self._gates_of, range(num_levels))
         return [gates[key] for gates in found if key in gates]
-
-    def entrance(self, task: str) -> nn.Module:
-        if not self._after:
-            return super().entrance(task)
-        return self.copies_of(self._after[0])[self.tasks.index(task)]
 
     def gate_means(self) -> dict[str, Tensor]:
         """Running mean of every task's gate weights over all experts, [T, K], by the level's last stage.
@@ -230,10 +241,17 @@ class ExpertNetwork(ModuleNetwork):
         return read, found
 
     def _choose(
-        self, weights: Sequence[Tensor | None], experts: Sequence[Tensor]
+        self, weights: Sequence[Tensor | None], experts: Sequence[Tensor], *, last: bool
     ) -> tuple[list[Tensor], Tensor]:
         """What each task combines of the experts that it sees, and what goes on as what is shared."""
-        choices = [*(tuple(choice) for choice in self._choices), tuple(range(len(experts)))]
+        choices = [*map(tuple, self._choices), tuple(range(len(experts)))]
+        if last:
+            experts = list(experts)
+            for task in self.reversals:  # the shared experts once more, as this task reads them
+                place, first = self.tasks.index(task), len(experts)
+                experts += map(self.reversals[task].reverse, experts[: self.shared_experts])
+                own = choices[place][self.shared_experts :]
+                choices[place] = (*range(first, len(experts)), *own)
         heard = [experts[choice[0]] for choice in choices]  # by those who have no choice
         gated = {place: weight for place, weight in enumerate(weights) if weight is not None}
         if gated:

@@ -211,8 +211,10 @@ class AttentionNetwork(ModuleNetwork):
         Or all of it that the next stage with attention reads.
         """
         masks = self._masks(index)
-        if not can_attend(outputs, masks):
-            return outputs, [mask(outputs, old) for mask, old in zip(masks, before, strict=True)]
+        if self._reverses_masks or not can_attend(outputs, masks):
+            reverses = self._reverses_masks
+            read = [self._as_read(outputs, task) if reverses else outputs for task in self.tasks]
+            return outputs, [mask(*pair) for mask, *pair in zip(masks, read, before, strict=True)]
         weights = [mask.weights() for mask in masks if isinstance(mask, Attention)]
         place = self._attended.index(index) + 1
         here = tuple(outputs.shape[2:])
@@ -223,6 +225,22 @@ class AttentionNetwork(ModuleNetwork):
         if len(wanted) != len(here):  # one mean for every position
             found = [tensor.flatten(1).reshape(*tensor.shape[:2], *(1,) * len(wanted)) for tensor in found]
         return passed, list(found)
+
+    @property
+    def _reverses_masks(self) -> bool:
+        """Whether adversarial tasks stand behind a reversal from their masks on.
+
+        Where trunk stages stand above the masks, from their heads on: those stages are to forget too.
+        """
+        return bool(self.reversals) and self._attended[-1] + 1 == self._num_stages
+
+    def _as_read(self, outputs: Tensor, task: str) -> Tensor:
+        """A stage's outputs as the task's mask reads them."""
+        return self.reversals[task].reverse(outputs) if task in self.reversals else outputs
+
+    def put_reversals(self) -> None:
+        if not self._reverses_masks:
+            super().put_reversals()
 
     def task_modules(self, task: str) -> list[nn.Module]:
         position = self.tasks.index(task)
