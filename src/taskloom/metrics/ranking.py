@@ -7,12 +7,15 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from taskloom.metrics.base import METRICS, Floats, Metric, Rows, Summary, mean_of_defined, ratio
 from taskloom.tasks import Binary, Multilabel, Task
 
 # Most weights laid out at once, so that 1000 resamples of a large test set need no more than ~100 MB.
 _MOST_ELEMENTS = 4_000_000
+_PRODUCT_OVER_SORTED = 800
+"""How many terms of a product of matrices take as long as one score that is sorted in and added up."""
 
 
 class AreaUnderCurve(Metric):
@@ -76,11 +79,19 @@ def _weighted_auc(
 
     With P_u and N_u the weights of the positive and negative rows at the u-th distinct score, the area is
     sum_u P_u (sum_{v<u} N_v + N_u / 2) / (sum P sum N). It is bilinear in the group weights: where there are
-    fewer groups than resamples, the wins of each group's positives over each group's negatives are counted
-    once, [G, G], and all resamples follow from that matrix.
+    fewer groups than resamples, or few positives or negatives, the wins of each group's positives over each
+    group's negatives are counted once, and all resamples follow from that matrix.
     """
     if positive.all() or not positive.any():
         return np.full(len(weights), np.nan)
+    if int(positive.sum()) * int((~positive).sum()) <= _MOST_ELEMENTS:
+        winners, of_winners = np.unique(group[positive], return_inverse=True)
+        losers, of_losers = np.unique(group[~positive], return_inverse=True)
+        if len(winners) * len(losers) <= _PRODUCT_OVER_SORTED * len(scores):
+            won = _wins(scores[positive], of_winners, scores[~positive], of_losers)
+            ours, theirs = weights[:, winners], weights[:, losers]
+            pairs = (ours @ np.bincount(of_winners)) * (theirs @ np.bincount(of_losers))
+            return ratio(np.einsum("bg,bg->b", ours @ won, theirs), pairs)
     order = np.argsort(scores, kind="stable")
     scores, positive, group = scores[order], positive[order], group[order]
     starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
@@ -109,6 +120,26 @@ def _weighted_auc(
         positives, below = by_score(weights[start : start + lines])
         wins[start : start + lines] = (positives * below).sum(axis=1)
     return ratio(wins, pairs)
+
+
+def _wins(
+    positives: NDArray[np.floating],
+    of_positives: NDArray[np.int64],
+    negatives: NDArray[np.floating],
+    of_negatives: NDArray[np.int64],
+) -> Floats:
+    """How often positives of one group score above negatives of another, ties counted half, [G, H].
+
+    Args:
+        positives, of_positives: Their scores, and their groups from 0 to G - 1.
+        negatives, of_negatives: The same of the negatives, groups from 0 to H - 1.
+    """
+    won = (positives[:, None] > negatives) + 0.5 * (positives[:, None] == negatives)
+    lines, columns = (
+        csr_array((np.ones(len(of)), (of, np.arange(len(of))))) for of in (of_positives, of_negatives)
+    )
+    found: Floats = (columns @ (lines @ won).T).T
+    return found
 
 
 METRICS.register(AreaUnderCurve.name)(AreaUnderCurve())

@@ -119,8 +119,12 @@ def save_summaries(path: Path | str, summaries: Summaries) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def load_summaries(path: Path | str) -> Summaries:
+def load_summaries(path: Path | str, only: tuple[str, str] | None = None) -> Summaries:
     """Reads what `save_summaries` wrote. Nothing is unpickled.
+
+    Args:
+        path: The file.
+        only: One task and one of its metrics, where the others are not wanted.
 
     Raises:
         DataError: The file is missing, damaged, or something else.
@@ -133,6 +137,8 @@ def load_summaries(path: Path | str) -> Summaries:
             if form != _FORMAT:
                 raise DataError(f"{path}: `{_FORMAT}` expected, found `{form}`; run the study again.")
             for index, (task, metric, key) in enumerate(names):
+                if only not in (None, (task, metric)):
+                    continue
                 summaries.setdefault(task, {}).setdefault(metric, {})[key] = file[f"array_{index}"]
     except _UNREADABLE as error:
         raise DataError(

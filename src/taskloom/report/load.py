@@ -19,6 +19,7 @@ from taskloom.report.model import (
     GainRow,
     LabelCount,
     Leakage,
+    PlainSum,
     ReportData,
     TaskRow,
 )
@@ -79,6 +80,10 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         study_file=summary["study_file"],
         overall=_row(TaskRow, overall["task"]) if overall["task"] else None,
         balancing=[_balancing(row) for row in summary.get("balancing", ())],
+        plain_sums=[
+            PlainSum(row["cell"], [_row(GainRow, gain) for gain in row["gains"]])
+            for row in summary.get("plain_sums", ())
+        ],
         task_ends=summary.get("task_ends", ()),
         couplings=[_coupling(row) for row in summary.get("couplings", ())],
         course=_course(summary.get("course")),

@@ -34,6 +34,7 @@ class VerdictMatrix:
         alone: What every task reaches alone.
         cells: Across, or down where `cells_down`.
         squares: [task][cell].
+        beside: Name of what the cells are compared with.
         cells_down: Whether cells stand below each other: a page is longer than it is wide.
     """
 
@@ -41,6 +42,7 @@ class VerdictMatrix:
     alone: Sequence[str]
     cells: Sequence[CellRow]
     squares: Sequence[Sequence[MatrixCell]]
+    beside: str = "alone"
 
     @property
     def cells_down(self) -> bool:
@@ -52,26 +54,26 @@ class VerdictMatrix:
         return (len(self.tasks) if self.cells_down else len(self.cells)) > MOST_CELLS_ACROSS
 
 
-def verdict_matrix(data: ReportData, tasks: Sequence[TaskRow]) -> VerdictMatrix:
-    """Every one of `tasks` in every cell of the study."""
-    squares = [[_matrix_cell(data, task, cell.id, cell.name) for cell in data.cells] for task in tasks]
-    return VerdictMatrix(tasks, [baseline_value(data, task) for task in tasks], data.cells, squares)
+def verdict_matrix(data: ReportData, tasks: Sequence[TaskRow], beside: str = "alone") -> VerdictMatrix:
+    """Every one of `tasks` in every cell of `data`, whose gains are over what `beside` names."""
+    squares = [[_matrix_cell(data, task, cell, beside) for cell in data.cells] for task in tasks]
+    return VerdictMatrix(tasks, [baseline_value(data, task) for task in tasks], data.cells, squares, beside)
 
 
 def baseline_value(data: ReportData, task: TaskRow) -> str:
-    """The task's single-task value with its unit, "–" where no baseline has finished."""
+    """What the task's gains are over, with its unit; "–" where nothing has finished."""
     row = next((gain for gain in data.gains if gain.task == task.name), None)
     return words.with_unit(row.baseline, task.metric, task.unit) if row else "–"
 
 
-def _matrix_cell(data: ReportData, task: TaskRow, cell_id: str, cell_name: str) -> MatrixCell:
-    row = data.gain(task.name, cell_id)
+def _matrix_cell(data: ReportData, task: TaskRow, cell: CellRow, beside: str) -> MatrixCell:
+    row = data.gain(task.name, cell.id)
     if row is None:
-        return MatrixCell("–", "", "none", "", f"{task.name} was not trained in {cell_name}", chosen=False)
+        return MatrixCell("–", "", "none", "", f"{task.name} was not trained in {cell.name}", chosen=False)
     unit = words.gain_unit(task)
     hover = (
-        f"{task.name}, {cell_name}: {words.with_unit(row.value, task.metric, task.unit)} against "
-        f"{words.with_unit(row.baseline, task.metric, task.unit)} alone; gain "
+        f"{task.name}, {cell.name}: {words.with_unit(row.value, task.metric, task.unit)} against "
+        f"{words.with_unit(row.baseline, task.metric, task.unit)} {beside}; gain "
         f"{words.interval(row, task.metric)}{' ' + unit if unit else ''}, "
         f"p {words.p_value(row.p_value)} (Holm); "
         f"{row.verdict}{'. ' + row.note if row.note else ''}"
@@ -83,7 +85,7 @@ def _matrix_cell(data: ReportData, task: TaskRow, cell_id: str, cell_name: str) 
         css,
         _tint(row),
         hover,
-        chosen=cell_id == task.chosen_cell,
+        chosen=cell.id == task.chosen_cell,
     )
 
 

@@ -146,6 +146,19 @@ class BaselineRow:
 
 
 @dataclass(frozen=True)
+class PlainSum:
+    """A cell that sums its losses as they are, and the gains over it of cells that balance them.
+
+    Args:
+        cell: Its id.
+        gains: Of every task, and of their mean, in every such cell.
+    """
+
+    cell: str
+    gains: Sequence[GainRow]
+
+
+@dataclass(frozen=True)
 class Configuration:
     """A cell as one of a grid: how many stages are shared (or have units), from which end.
 
@@ -219,6 +232,7 @@ class ReportData:
         overall: All judged tasks together as one more row, where one metric judges them all; its gains stand
             among `gains` under its name.
         balancing: Cells whose losses were weighed by more than constants.
+        plain_sums: Cells that differ in their balancing alone, beside the plain sum of the losses.
         couplings: What coupled cells' relatedness is, and what it did.
         course: Metrics by epoch and over the last ones, where asked for.
         leakage: Values beside those of a split over which windows straddle.
@@ -248,6 +262,7 @@ class ReportData:
     study_file: str = ""
     overall: TaskRow | None = None
     balancing: Sequence[Balancing] = ()
+    plain_sums: Sequence[PlainSum] = ()
     task_ends: Sequence[str] = ()
     couplings: Sequence[CouplingRow] = ()
     leakage: Sequence[Leakage] = ()

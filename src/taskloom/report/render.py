@@ -12,6 +12,7 @@ from taskloom.report.matrix import relative_gain, verdict_matrix
 from taskloom.report.mixing_words import meaning_of
 from taskloom.report.model import GainRow, ReportData, TaskRow
 from taskloom.report.pages import fill
+from taskloom.report.plain_sums import plain_sum_view
 from taskloom.report.subgroups import confusion_views, gallery_views, subgroup_views
 
 
@@ -37,6 +38,7 @@ def render(data: ReportData) -> str:
         grid=configurations.grid_view(data),
         curves=[(task, plots.curves(data, task)) for task in data.tasks],
         balancing=[(data.cell(entry.cell), plots.balancing(entry), entry) for entry in data.balancing],
+        plain_sums=[plain_sum_view(data, entry, rows) for entry in data.plain_sums],
         landmarks=landmark_views(data),
         remarks=list(dict.fromkeys(entry.remark for entry in data.balancing if entry.remark)),
         subgroups=subgroup_views(data),

@@ -70,6 +70,9 @@ def _gap(row: Mapping[str, Any] | None) -> Gap | None:
 
 # -- for the page
 
+_MOST_OPEN = 16
+"""Tables of subgroups that a page shows at once: four tasks by the classes of all four."""
+
 
 @dataclass(frozen=True)
 class SubgroupView:
@@ -90,9 +93,35 @@ class SubgroupView:
     sentences: list[str]
 
 
-def subgroup_views(data: ReportData) -> list[SubgroupView]:
-    """Every table of subgroups."""
-    return [_view(data, table) for table in data.subgroups]
+@dataclass(frozen=True)
+class SubgroupsOfTask:
+    """All tables of one task.
+
+    Args:
+        task: The task.
+        open: Tables that are shown at once.
+        folded: Tables that a click shows, where there are many.
+    """
+
+    task: str
+    open: list[SubgroupView]
+    folded: list[SubgroupView]
+
+
+def subgroup_views(data: ReportData) -> list[SubgroupsOfTask]:
+    """The tables of subgroups by task; of a task with many, those by other tasks' classes are folded."""
+    by_task: dict[str, list[SubgroupTable]] = {}
+    for table in data.subgroups:
+        by_task.setdefault(table.task, []).append(table)
+    many = len(data.subgroups) > _MOST_OPEN
+    return [
+        SubgroupsOfTask(
+            task,
+            [_view(data, table) for table in tables if table.own or not many],
+            [_view(data, table) for table in tables if many and not table.own],
+        )
+        for task, tables in by_task.items()
+    ]
 
 
 def _view(data: ReportData, table: SubgroupTable) -> SubgroupView:

@@ -34,11 +34,12 @@ class Resampling:
         (0.0, 3)
     """
 
-    def __init__(self, metric: str | MeanOfTasks, num_resamples: int, seed: int) -> None:
+    def __init__(self, metric: str | MeanOfTasks, num_resamples: int = 1000, seed: int = 0) -> None:
         self.metric = METRICS[metric] if isinstance(metric, str) else metric
         self.num_resamples = num_resamples
         self.seed = seed
         self._known: dict[int, tuple[Summary, Floats]] = {}
+        self._drawn: tuple[NDArray[np.bool_], Floats] | None = None
 
     def variance(
         self, pairs: Sequence[tuple[Summary | None, Summary | None]], notes: list[str]
@@ -97,6 +98,14 @@ class Resampling:
 
     def _weights(self, labelled: NDArray[np.bool_]) -> Iterator[Floats]:
         """Multiplicities of the groups, [b, G], in portions; the same ones at every call."""
+        if self.num_resamples * len(labelled) > _MOST_ELEMENTS:
+            yield from self._draw(labelled)
+            return
+        if self._drawn is None or not np.array_equal(self._drawn[0], labelled):
+            self._drawn = labelled, next(self._draw(labelled))
+        yield self._drawn[1]
+
+    def _draw(self, labelled: NDArray[np.bool_]) -> Iterator[Floats]:
         generator = np.random.default_rng(self.seed)
         places = np.flatnonzero(labelled)
         portion = max(1, _MOST_ELEMENTS // len(labelled))

@@ -41,7 +41,6 @@ from scipy import stats
 
 from taskloom.metrics import METRICS
 from taskloom.study.gains import Gain, Scores, Source, Verdict
-from taskloom.study.mean_of_tasks import MeanOfTasks
 from taskloom.study.resampling import Resampling
 
 __all__ = [
@@ -72,21 +71,22 @@ def compare(
     alpha: float = 0.05,
     num_resamples: int = 1000,
     seed: int = 0,
-    mean: MeanOfTasks | None = None,
+    resampling: Resampling | None = None,
 ) -> dict[str, Gain]:
-    """Compares every cell with the single-task baseline of one task.
+    """Compares every cell with the single-task baseline of one task, or with another cell.
 
     Args:
         task: The task's name.
         metric: The metric's name, from `METRICS`; it decides which direction is better.
-        baseline: The single-task runs.
+        baseline: The single-task runs, or those of the cell that the others are compared with.
         cells: The runs of each cell.
         test_over_train: None: one fixed test set. Else the split is redrawn in every repeat, and this is the
             number of test rows over the number of training rows; k folds have 1 / (k - 1).
         alpha: Level of the verdicts; the interval's level is 1 - alpha.
         num_resamples: Resamples of the test's groups.
         seed: Seed of the resampling.
-        mean: Where the values are means over several tasks: what evaluates their joined summaries.
+        resampling: What resamples them instead, by the metric or by a mean over several tasks: kept from
+            comparison to comparison it resamples every run once.
 
     Returns:
         One gain per cell, in the order of `cells`.
@@ -104,7 +104,7 @@ def compare(
     """
     if test_over_train is not None and not test_over_train > 0:
         raise ValueError(f"test_over_train above 0 expected, found {test_over_train}")
-    resampling = Resampling(mean or metric, num_resamples, seed)
+    resampling = resampling or Resampling(metric, num_resamples, seed)
     single = [
         _one_gain(task, metric, baseline, name, scores, test_over_train, alpha, resampling)
         for name, scores in cells.items()

@@ -2,9 +2,9 @@
 
 `summary.json` holds what the report shows, under the names of `taskloom.report.model.ReportData`: title,
 created, tasks, cells, gains, overall (`{task, gains}` or null), auxiliary, baselines, configurations, curves,
-mixing, balancing, couplings, subgroups, landmarks, confusions, gallery, task_ends, labels, num_repeats,
-clusters, design, failed, warnings, data_notes, environment, study_file; undefined numbers are null. Beside
-it `format` (of this file) and `runs` (planned, done, failed, missing).
+mixing, balancing, plain_sums (`{cell, gains}` each), couplings, subgroups, landmarks, confusions, gallery,
+task_ends, labels, num_repeats, clusters, design, failed, warnings, data_notes, environment, study_file;
+undefined numbers are null. Beside it `format` (of this file) and `runs` (planned, done, failed, missing).
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from taskloom.study.companion import is_companion, leakage_rows
 from taskloom.study.coupling_rows import coupling_rows
 from taskloom.study.landmark_points import landmark_tables
 from taskloom.study.last_epochs import course
+from taskloom.study.plain_sums import plain_sums
 from taskloom.study.results import ResultsStore, RunRecord
 from taskloom.study.statistics import LEAST_REPEATS, Gain
 from taskloom.study.subgroups import confusions, subgroup_tables
 from taskloom.study.verdicts import (
+    ALONE,
     Groups,
     Overall,
     by_cell_and_task,
@@ -89,7 +91,9 @@ def summarize(
     tasks = TaskSet.from_dicts(facts["tasks"])
     every_form = by_cell_and_task(records)
     done = judged_only(every_form, facts)
-    gains = task_gains(folder, tasks, facts, done)
+    comparisons = [ALONE, *plain_sums(facts, done)]
+    gains, *beside = task_gains(folder, tasks, facts, done, comparisons)
+    together, *together_beside = overall(folder, tasks, facts, done, comparisons)
     chosen = chosen_cells(tasks, facts, done)
     failed = [record for record in records if record.status == "failed"]
     missing = planned - len(records)
@@ -106,7 +110,7 @@ def summarize(
         "tasks": [_task_row(tasks, name, chosen.get(name, "")) for name in tasks],
         "cells": [_cell_row(cell, facts, done, tasks) for cell in facts["cells"]],
         "gains": [_gain_row(gain) for gain in gains],
-        "overall": _overall_row(overall(folder, tasks, facts, done), tasks),
+        "overall": _overall_row(together, tasks),
         "course": course(tasks, facts, done),
         "leakage": leakage_rows(tasks, facts, done),
         "auxiliary": auxiliary_rows(tasks, facts, every_form),
@@ -115,6 +119,13 @@ def summarize(
         "curves": [curve for record in records for curve in _curves(record, tasks, judged_baseline(facts))],
         "mixing": [mixing for cell in facts["cells"] if (mixing := _mixing(cell, done)) is not None],
         "balancing": [row for cell in facts["cells"] if (row := balancing_row(cell, done)) is not None],
+        "plain_sums": [
+            {
+                "cell": comparison.over,
+                "gains": [_gain_row(gain) for gain in (*(mean.gains if mean else ()), *found)],
+            }
+            for comparison, found, mean in zip(comparisons[1:], beside, together_beside, strict=True)
+        ],
         "couplings": coupling_rows(folder, tasks, facts, done),
         "subgroups": subgroup_tables(folder, tasks, facts, done, chosen),
         "landmarks": landmark_tables(folder, tasks, facts, done, chosen),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from taskloom.metrics import METRICS, load_summaries
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.mean_of_tasks import MeanOfTasks
+from taskloom.study.resampling import Resampling
 from taskloom.study.results import RunRecord, run_folder
 from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare
 from taskloom.tasks import Task, TaskSet
@@ -38,6 +39,30 @@ def judged_only(done: Groups, facts: Mapping[str, Any]) -> Groups:
     return found
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Which cells are compared with which, and are corrected for being several together.
+
+    Args:
+        over: Id of the cell that the others are compared with; by default the task's own single-task runs.
+        cells: Ids of the others; every cell of the study where None.
+    """
+
+    over: str = SINGLE_TASK
+    cells: tuple[str, ...] | None = None
+
+    def cells_of(self, facts: Mapping[str, Any], tasks: Collection[str]) -> list[str]:
+        """Ids of the others that train all of `tasks`, in the order of the study."""
+        return [
+            cell["id"]
+            for cell in facts["cells"]
+            if set(tasks) <= set(cell["tasks"]) and (self.cells is None or cell["id"] in self.cells)
+        ]
+
+
+ALONE = Comparison()
+
+
 def by_cell_and_task(records: Sequence[RunRecord]) -> Groups:
     """Sorts the finished runs; see `Groups`."""
     groups: Groups = defaultdict(list)
@@ -62,7 +87,7 @@ def _scores(
     if groups:
         for run in runs:
             path = run_folder(folder, run.id) / "test_summary.npz"
-            summaries[run.repeat] = load_summaries(path)[task][metric]
+            summaries[run.repeat] = load_summaries(path, only=(task, metric))[task][metric]
     return Scores(_values(runs, task, metric, part), summaries)
 
 
@@ -75,26 +100,50 @@ def _values(runs: Sequence[RunRecord], task: str, metric: str, part: str) -> dic
     }
 
 
-def task_gains(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> list[Gain]:
-    """Gain of every task in every cell that trained it, over its own single-task runs."""
-    gains: list[Gain] = []
+def task_gains(
+    folder: Path,
+    tasks: TaskSet,
+    facts: Mapping[str, Any],
+    done: Groups,
+    comparisons: Sequence[Comparison] = (ALONE,),
+) -> list[list[Gain]]:
+    """Gain of every task in every cell that trained it, per comparison; runs are read and resampled once.
+
+    Args:
+        folder: The study's folder.
+        tasks: The study's tasks.
+        facts: See `study_facts` of `taskloom.study.prepare`.
+        done: The finished runs.
+        comparisons: What is compared.
+    """
+    found: list[list[Gain]] = [[] for _ in comparisons]
     ratio = facts["test_over_train"]
     for name, task in tasks.items():
         if not task.judged:
             continue
-        metric = task.primary_metric
-        cells = [cell["id"] for cell in facts["cells"] if done.get((cell["id"], name))]
-        if not cells or not done.get((SINGLE_TASK, name)):
-            continue
-        scores = {
-            cell: _scores(
-                folder, done[cell, name], name, metric, groups=ratio is None or facts["repeats"] == 1
-            )
-            for cell in [SINGLE_TASK, *cells]
-        }
-        baseline = scores.pop(SINGLE_TASK)
-        gains += compare(name, metric, baseline, scores, test_over_train=ratio).values()
-    return gains
+        metric, resampling = task.primary_metric, Resampling(task.primary_metric)
+        known: dict[str, Scores] = {}
+
+        def scores(
+            cell: str, name: str = name, metric: str = metric, known: dict[str, Scores] = known
+        ) -> Scores:
+            if cell not in known:
+                groups = ratio is None or facts["repeats"] == 1
+                known[cell] = _scores(folder, done[cell, name], name, metric, groups=groups)
+            return known[cell]
+
+        for gains, comparison in zip(found, comparisons, strict=True):
+            cells = [cell for cell in comparison.cells_of(facts, ()) if done.get((cell, name))]
+            if cells and done.get((comparison.over, name)):
+                gains += compare(
+                    name,
+                    metric,
+                    scores(comparison.over),
+                    {cell: scores(cell) for cell in cells},
+                    test_over_train=ratio,
+                    resampling=resampling,
+                ).values()
+    return found
 
 
 def gain_between(
@@ -154,45 +203,76 @@ class Overall:
     chosen: str
 
 
-def overall(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> Overall | None:
-    """Compares the mean over all judged tasks, each counted once, with the mean of training each alone.
+def overall(
+    folder: Path,
+    tasks: TaskSet,
+    facts: Mapping[str, Any],
+    done: Groups,
+    comparisons: Sequence[Comparison] = (ALONE,),
+) -> list[Overall | None]:
+    """Compares the mean over all judged tasks, each counted once, with that of training each alone.
 
-    None where tasks are judged by different metrics or in different units, or nothing can be compared yet.
+    Arguments as `task_gains`.
+
+    Returns:
+        One per comparison; None where tasks are judged by different metrics or in different units, or nothing
+        can be compared yet.
     """
     judged = tuple(name for name, task in tasks.items() if task.judged)
     kinds = {
         (tasks[name].primary_metric, METRICS[tasks[name].primary_metric].unit(tasks[name])) for name in judged
     }
     if len(judged) < 2 or len(kinds) > 1:
-        return None
+        return [None] * len(comparisons)
     ((metric, _),) = kinds
-    cells = [cell["id"] for cell in facts["cells"] if set(judged) <= set(cell["tasks"])]
-    ratio = facts["test_over_train"]
-    mean = MeanOfTasks(metric, judged)
+    mean = _Means(folder, facts, done, MeanOfTasks(metric, judged))
+    return [mean.compared(comparison) for comparison in comparisons]
 
-    def scores(cell: str, part: str) -> Scores:
-        per_task = {
-            name: _scores(
-                folder,
-                done.get((cell, name), []),
-                name,
-                metric,
-                groups=part == "test" and (ratio is None or facts["repeats"] == 1),
-                part=part,
-            )
-            for name in judged
-        }
-        return _mean_scores(per_task, mean.join)
 
-    baseline = scores(SINGLE_TASK, "test")
-    test = {cell: cell_scores for cell in cells if (cell_scores := scores(cell, "test")).values}
-    if not baseline.values or not test:
-        return None
-    name = f"mean of {len(judged)} tasks"
-    validation = {cell: scores(cell, "validation").values for cell in test}
-    chosen = choose_on_validation({name: validation}, {name: metric})
-    gains = compare(name, metric, baseline, test, test_over_train=ratio, mean=mean)
-    return Overall(name, judged, metric, tuple(gains.values()), chosen.get(name, ""))
+class _Means:
+    """Means over tasks of the cells of a study; each cell is read and resampled once."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], done: Groups, mean: MeanOfTasks) -> None:
+        self._folder, self._facts, self._done, self._mean = folder, facts, done, mean
+        self._resampling = Resampling(mean)
+        self._known: dict[tuple[str, str], Scores] = {}
+
+    def compared(self, comparison: Comparison) -> Overall | None:
+        tasks, metric = self._mean.tasks, self._mean.metric.name
+        cells = comparison.cells_of(self._facts, tasks)
+        baseline = self._scores(comparison.over, "test")
+        test = {cell: scores for cell in cells if (scores := self._scores(cell, "test")).values}
+        if not baseline.values or not test:
+            return None
+        name = f"mean of {len(tasks)} tasks"
+        validation = {cell: self._scores(cell, "validation").values for cell in test}
+        chosen = choose_on_validation({name: validation}, {name: metric})
+        gains = compare(
+            name,
+            metric,
+            baseline,
+            test,
+            test_over_train=self._facts["test_over_train"],
+            resampling=self._resampling,
+        )
+        return Overall(name, tasks, metric, tuple(gains.values()), chosen.get(name, ""))
+
+    def _scores(self, cell: str, part: str) -> Scores:
+        if (cell, part) not in self._known:
+            resampled = self._facts["test_over_train"] is None or self._facts["repeats"] == 1
+            per_task = {
+                name: _scores(
+                    self._folder,
+                    self._done.get((cell, name), []),
+                    name,
+                    self._mean.metric.name,
+                    groups=part == "test" and resampled,
+                    part=part,
+                )
+                for name in self._mean.tasks
+            }
+            self._known[cell, part] = _mean_scores(per_task, self._mean.join)
+        return self._known[cell, part]
 
 
 def _mean_scores(per_task: Mapping[str, Scores], join: Callable[[Mapping[str, Any]], Any]) -> Scores:

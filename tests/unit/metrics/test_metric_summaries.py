@@ -90,18 +90,39 @@ def test_labels_per_sample_equal_rows(name: str) -> None:
         )
 
 
-def test_auc_of_many_resamples_is_the_same_by_both_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auc_of_many_resamples_is_the_same_by_all_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     from taskloom.metrics import ranking
 
     task = TASKS["multilabel"]
     outputs, values, present, groups = example(task)
     summary = METRICS["auc"].summarize(task, outputs, values, present, groups, GROUPS)
     weights = np.random.default_rng(0).random((50, GROUPS))
-    by_groups = METRICS["auc"].evaluate(summary, weights)
+    weights[:, 0] = 0
+    by_pairs = METRICS["auc"].evaluate(summary, weights)
+    assert by_pairs == pytest.approx([naive_auc(summary, line) for line in weights], rel=1e-12)
+    monkeypatch.setattr(ranking, "_PRODUCT_OVER_SORTED", 0)  # too many groups of both classes
+    assert METRICS["auc"].evaluate(summary, weights) == pytest.approx(by_pairs, rel=1e-12)
     monkeypatch.setattr(
         ranking, "_MOST_ELEMENTS", 100
-    )  # no room for the matrix, and only a line or two at once
-    assert METRICS["auc"].evaluate(summary, weights) == pytest.approx(by_groups, rel=1e-12)
+    )  # no room for a matrix, and only a line or two at once
+    assert METRICS["auc"].evaluate(summary, weights) == pytest.approx(by_pairs, rel=1e-12)
+
+
+def naive_auc(summary: metrics.Summary, weights: np.ndarray) -> float:
+    """Mean over labels of the weighted share of pairs that stand right, ties half, by a loop over pairs."""
+    found = []
+    for column in range(int(summary["num_columns"])):
+        rows = np.flatnonzero(summary["column"] == column)
+        won = total = 0.0
+        for i in rows[summary["positive"][rows]]:
+            for j in rows[~summary["positive"][rows]]:
+                weight = weights[summary["group"][i]] * weights[summary["group"][j]]
+                first, second = summary["scores"][i], summary["scores"][j]
+                won += weight * ((first > second) + 0.5 * (first == second))
+                total += weight
+        if total > 0:
+            found.append(won / total)
+    return float(np.mean(found))
 
 
 def all_summaries(seed: int = 0) -> metrics.Summaries:
@@ -143,6 +164,15 @@ def test_summaries_come_back_from_a_file_as_they_were(tmp_path: Path) -> None:
             for key, array in summary.items():
                 assert loaded[task][metric][key].dtype == array.dtype
                 assert np.array_equal(loaded[task][metric][key], array)
+
+
+def test_one_metric_of_one_task_can_be_read_alone(tmp_path: Path) -> None:
+    summaries = all_summaries()
+    save_summaries(tmp_path / "test.npz", summaries)
+    loaded = load_summaries(tmp_path / "test.npz", only=("r", "mae"))
+    assert {task: list(by_metric) for task, by_metric in loaded.items()} == {"r": ["mae"]}
+    for key, array in summaries["r"]["mae"].items():
+        assert np.array_equal(loaded["r"]["mae"][key], array)
 
 
 def test_a_damaged_or_foreign_file_is_named(tmp_path: Path) -> None:

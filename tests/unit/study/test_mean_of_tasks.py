@@ -14,6 +14,7 @@ from _small_study import Watcher
 from taskloom.metrics import METRICS
 from taskloom.study import load_study, run_study
 from taskloom.study.mean_of_tasks import MeanOfTasks
+from taskloom.study.resampling import Resampling
 from taskloom.study.statistics import Scores, compare
 from taskloom.terminal import print_verdicts
 
@@ -64,7 +65,9 @@ def test_of_one_task_it_is_that_tasks_gain() -> None:
     ]
     joined = [scores(errors(seed), mean=mean) for seed in (0, 1)]
     expected = compare("a", "mse", plain[0], {"cell": plain[1]})["cell"]
-    assert compare("a", "mse", joined[0], {"cell": joined[1]}, mean=mean)["cell"] == expected
+    assert (
+        compare("a", "mse", joined[0], {"cell": joined[1]}, resampling=Resampling(mean))["cell"] == expected
+    )
 
 
 def test_of_two_tasks_it_is_the_gain_of_their_mean_error() -> None:
@@ -72,14 +75,14 @@ def test_of_two_tasks_it_is_the_gain_of_their_mean_error() -> None:
     mean = MeanOfTasks("mse", ["a", "b"])
     alone = scores(errors(0), errors(1), mean=mean)
     shared = scores(errors(2), errors(3), mean=mean)
-    together = compare("mean", "mse", alone, {"cell": shared}, mean=mean)["cell"]
+    together = compare("mean", "mse", alone, {"cell": shared}, resampling=Resampling(mean))["cell"]
     one = MeanOfTasks("mse", ["a"])
     pooled = compare(
         "mean",
         "mse",
         scores((errors(0) + errors(1)) / 2, mean=one),
         {"cell": scores((errors(2) + errors(3)) / 2, mean=one)},
-        mean=one,
+        resampling=Resampling(one),
     )["cell"]
     for field in ("gain", "low", "high", "p_value", "variance_repeats", "variance_clusters"):
         assert getattr(together, field) == pytest.approx(getattr(pooled, field), rel=1e-9)

@@ -18,7 +18,8 @@ from sklearn.metrics import confusion_matrix, mean_absolute_error, recall_score
 import _small_study
 import taskloom as tl
 from taskloom.data.simulate.utkface import simulate_utkface
-from taskloom.report import render_report
+from taskloom.report import render_report, subgroups
+from taskloom.report.load import load
 from taskloom.study.decisions import load_confidence, load_decisions, load_numbers
 from taskloom.study.paired import Sample, decided_by, surrogate
 from taskloom.study.results import ResultsStore, RunRecord, run_folder
@@ -103,6 +104,17 @@ def test_the_page_shows_them(folder: Path) -> None:
     for text in ("By class and subgroup", "age by sex", "sex by its own classes", "Confusion matrices"):
         assert text in page
     assert "The worst mistakes" not in page  # no images
+
+
+def test_many_tables_by_other_columns_are_folded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = {of.task: of for of in subgroups.subgroup_views(load(folder))}
+    assert [view.title for view in views["age"].open] == ["age by sex"]
+    assert not views["age"].folded
+    monkeypatch.setattr(subgroups, "_MOST_OPEN", 1)
+    folded = {of.task: of for of in subgroups.subgroup_views(load(folder))}
+    assert folded["age"].folded == views["age"].open
+    assert [view.title for view in folded["sex"].open] == ["sex by its own classes"]
+    assert "<details><summary>age by 1 other column</summary>" in render_report(folder).read_text()
 
 
 def test_runs_of_before_have_no_subgroups(folder: Path) -> None:

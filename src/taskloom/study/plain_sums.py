@@ -1,0 +1,41 @@
+"""Every way of balancing beside the plain sum of the losses: what weighing or aggregating them did by itself.
+
+The matrix of verdicts compares every cell with training alone, which says what sharing and balancing did
+together. Cells that differ in nothing but `balancing` are compared here with the one among them that sums
+the losses as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from taskloom.study.verdicts import Comparison, Groups
+
+_PLAIN: tuple[Mapping[str, Any], ...] = ({"weighted_sum": {}}, {"mean": {}}, {"gradient_sum": {}})
+"""What counts as a plain sum, the first that is there; a cell without `balancing` is the first of them."""
+
+
+def plain_sums(facts: Mapping[str, Any], done: Groups) -> list[Comparison]:
+    """Cells that differ in the balancing alone, each compared with the one that sums its losses as they are.
+
+    Args:
+        facts: See `study_facts` of `taskloom.study.prepare`.
+        done: The finished runs.
+    """
+    alike: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for cell in facts["cells"]:
+        runs = done.get((cell["id"], cell["tasks"][0]), [])
+        if runs:
+            settings = dict(runs[0].resolved["cell"])
+            balancing = settings.pop("balancing", None) or _PLAIN[0]
+            balancing = {name: given or {} for name, given in balancing.items()}
+            alike.setdefault(json.dumps(settings, sort_keys=True), {})[cell["id"]] = balancing
+    found = []
+    for cells in alike.values():
+        plain = next((cell for form in _PLAIN for cell, given in cells.items() if given == form), None)
+        others = tuple(cell for cell in cells if cell != plain)
+        if plain is not None and others:
+            found.append(Comparison(plain, others))
+    return found
