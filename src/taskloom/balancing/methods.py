@@ -214,8 +214,9 @@ class GradDrop(Drawn, MatrixMethod):
             # The share of the positive numbers is (1 + total / size) / 2, and of a kept sign all numbers are
             # kept: their sum is (total + size) / 2, that of the negative ones (total - size) / 2.
             signs = torch.addcmul(total, self._drawn(len(first)).to(total), size, value=-1, out=room)
-            kept = torch.copysign(size, signs, out=room).add_(total).mul_(0.5)
-            torch.lerp(kept, total, self.leak, out=update[begin : begin + _WIDE])
+            kept = torch.copysign(size, signs, out=room)
+            torch.mul(kept, 0.5 * (1 - self.leak), out=update[begin : begin + _WIDE])
+            update[begin : begin + _WIDE].add_(total, alpha=0.5 * (1 + self.leak))
         return update
 
     def _drawn(self, number: int) -> Tensor:

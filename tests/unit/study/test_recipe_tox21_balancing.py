@@ -1,4 +1,4 @@
-"""recipes/tox21_balancing.yaml: a cell per balancing method, on the data and network of recipes/tox21.yaml."""
+"""recipes/tox21_balancing.yaml: a cell per method, on the data and network of recipes/tox21.yaml."""
 
 from __future__ import annotations
 
