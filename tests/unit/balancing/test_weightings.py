@@ -207,6 +207,17 @@ def test_graddrop_keeps_the_positive_sign_as_often_as_its_share() -> None:
     assert (kept > 0).double().mean().item() == pytest.approx(share, abs=4 * deviation)
 
 
+def test_graddrop_draws_the_same_from_the_same_seed_in_every_version() -> None:
+    """A resumed run goes on as it began: what a seed draws is part of what a checkpoint says."""
+    method = GradDrop(leak=0.0)
+    method.start(3, 7)
+    places = [-6972, 14898, -3921, 5000, 10742, 20904]
+    assert method._drawn(6).tolist() == [(place + 0.5) / 2**15 for place in places]
+    rows = torch.tensor([[1.0, -2.0, 3.0, -1.0], [-1.0, 1.0, -2.0, 4.0], [0.5, 0.5, 0.5, -0.5]])
+    method.start(3, 7)
+    assert method.aggregate(rows, range(3)).tolist() == [1.5, -2.0, 3.5, 4.0]
+
+
 def test_graddrop_draws_every_number_of_its_16_bits_equally_often() -> None:
     method = GradDrop(leak=0.0)
     method.start(1, 3)

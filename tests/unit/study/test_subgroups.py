@@ -21,7 +21,7 @@ from taskloom.data.simulate.utkface import simulate_utkface
 from taskloom.report import render_report, subgroups
 from taskloom.report.load import load
 from taskloom.study.decisions import load_confidence, load_decisions, load_numbers
-from taskloom.study.paired import Sample, decided_by, surrogate
+from taskloom.study.paired import Sample, decided_by, judged_sides, surrogate
 from taskloom.study.results import ResultsStore, RunRecord, run_folder
 from taskloom.study.subgroups import shown_metric, subgroup_tables
 from taskloom.study.test_rows import load_test_rows, save_test_rows
@@ -75,6 +75,28 @@ def test_values_by_subgroup_are_those_of_a_naive_loop(folder: Path) -> None:
     present = whole.rows.labels.present["age"]
     found = (whole.outputs[:, 0] - whole.rows.labels.values["age"])[present].abs().mean()
     np.testing.assert_allclose(float(found), of_run["mae"], rtol=1e-5)
+
+
+def test_only_judged_tasks_of_the_kinds_asked_for_have_sides(folder: Path) -> None:
+    """An auxiliary task keeps its decisions, too, but has nothing alone to be compared with."""
+    done = {
+        (cell, task): runs_of(folder, task, cell)
+        for task in ("age", "sex")
+        for cell in {run.cell for run in records_of(folder)[0]}
+    }
+    assert done["single_task", "sex"]
+    chosen = {task["name"]: task["chosen_cell"] for task in summary_of(folder)["tasks"]}
+    both = tl.TaskSet(tl.Regression("age"), tl.Binary("sex"))
+    beside = tl.TaskSet(tl.Regression("age"), tl.Binary("sex", role="auxiliary"))
+
+    def found(tasks: TaskSet, *kinds: type[tl.tasks.Task]) -> list[str]:
+        given = {"kinds": kinds} if kinds else {}
+        return [task.name for task, _, _ in judged_sides(folder, tasks, done, chosen, **given)]
+
+    assert found(both) == ["age", "sex"]
+    assert found(beside) == ["age"]
+    assert found(both, tl.Binary) == ["sex"]
+    assert found(beside, tl.Binary) == []
 
 
 def test_classes_and_confusion_matrices_are_sklearns(folder: Path) -> None:
