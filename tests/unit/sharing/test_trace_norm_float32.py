@@ -207,6 +207,26 @@ def test_inverse_root_equals_the_eigenvectors() -> None:
         assert torch.equal(root, root.T)
 
 
+@pytest.mark.parametrize("spectrum", [[1.0, 1e-3], [1.0, 1.0, -0.9, 1.0], [1.0, 0.0], [1.0, 1.0 / 200]])
+def test_a_wide_spectrum_is_known_before_the_products_are_paid(
+    spectrum: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its eigenvectors are needed then, and products of the size of G would come on top."""
+    paid: list[int] = []
+
+    def counted(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        paid.append(len(first))
+        return times_transposed(first, second)
+
+    monkeypatch.setattr("taskloom.sharing.ties.products.times_transposed", counted)
+    torch.manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum)).double()).Q
+    assert inverse_root(turn @ torch.diag(torch.tensor(spectrum).double()) @ turn.T) is None
+    assert paid == []
+    assert inverse_root(torch.eye(3).double()) is not None
+    assert paid
+
+
 def test_what_has_no_inverse_root_is_told() -> None:
     identity = torch.eye(4, dtype=torch.float64)
     for gram in (0.0 * identity, math.nan * identity, math.inf * identity, -identity):
