@@ -166,7 +166,8 @@ class FAMO(LossWeighting):
 
     def report_state(self) -> dict[str, float]:
         self._as_arrays()
-        shares = softmax(self._logits, self._logits == self._logits).tolist()
+        heard = [task not in self._weightless for task in self._names]
+        shares = softmax_of_few(self._logits.tolist(), heard)
         return {f"weight/{task}": share for task, share in zip(self._names, shares, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -167,7 +167,8 @@ class LearnedWeights(LearnedVector):
         return Weighed(weights, total, learned)
 
     def report_state(self) -> dict[str, float]:
-        weights = self.vector.detach().softmax(0).tolist()
+        heard = [task not in self._weightless for task in self._names]
+        weights = softmax_of_few(self.vector.tolist(), heard)
         return {f"weight/{task}": weight for task, weight in zip(self._names, weights, strict=True)}
 
 

@@ -26,6 +26,7 @@ from taskloom.balancing.gradients import (
 from taskloom.balancing.numbers import as_tensor
 from taskloom.balancing.solvers import Array
 from taskloom.errors import ConfigError, TrainingError
+from taskloom.sharing.changing import SelfChanging
 
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
@@ -353,7 +354,7 @@ class RowBalancer(Balancer):
 
     def _seam_of(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
         """The seam; found anew when a parameter was frozen or other tasks have losses."""
-        if self._parameters[0] is not model:
+        if self._parameters[0] is not model or _has_changed(model, self._parameters[1]):
             # Kept: walking through the modules costs a small network as much as a layer.
             self._parameters, self._seam = (model, list(model.parameters())), None
         frozen = tuple(parameter.requires_grad for parameter in self._parameters[1])
@@ -366,3 +367,11 @@ class RowBalancer(Balancer):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and processes find the seam anew: parameters are known by identity."""
         return {**vars(self), "_seam": None, "_seam_key": None, "_parameters": (None, [])}
+
+
+def _has_changed(model: MultiTaskNetwork, parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether a network that changes itself has other parameters by now."""
+    if not isinstance(model, SelfChanging):
+        return False
+    now = list(model.parameters())
+    return len(now) != len(parameters) or any(a is not b for a, b in zip(now, parameters, strict=True))

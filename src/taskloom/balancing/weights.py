@@ -27,10 +27,10 @@ from taskloom.balancing.base import (
 from taskloom.balancing.in_parts import InParts
 from taskloom.balancing.numbers import FEW, Numbers, Weighed, as_tensor, at_least, numbers, softmax
 from taskloom.errors import ConfigError
+from taskloom.losses import SumCount
 from taskloom.tasks import TaskSet
 
 if TYPE_CHECKING:
-    from taskloom.losses import SumCount
     from taskloom.sharing.network import MultiTaskNetwork
 
 _WEIGHTS = "balancing.weighted_sum.weights"
@@ -112,6 +112,7 @@ class LossWeighting(Balancer):
         super().__init__()
         self._tasks: TaskSet | None = None
         self._names: tuple[str, ...] = ()
+        self._weightless: frozenset[str] = frozenset()
         self._places: tuple[tuple[str, ...], list[int]] = ((), [])
 
     @abstractmethod
@@ -135,15 +136,22 @@ class LossWeighting(Balancer):
 
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
-        self._tasks, self._names = model.tasks, self.names_of(model.tasks)
+        self._names = self.names_of(model.tasks)
         self._places = ((), [])
+        self._take_tasks(model.tasks)
+
+    def _take_tasks(self, tasks: TaskSet) -> None:
+        """Remembers whose losses they are; a task of weight 0 counts as absent: it says nothing."""
+        self._tasks = tasks
+        self._weightless = frozenset(name for name, task in tasks.items() if task.weight == 0)
 
     def backward(
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
-        if self._tasks is not model.tasks and self._names != self.names_of(model.tasks):
-            self.start(model)
-        self._tasks = model.tasks
+        if self._tasks is not model.tasks:
+            if self._names != self.names_of(model.tasks):
+                self.start(model)
+            self._take_tasks(model.tasks)
         check_gradients(losses, model)
         sums, slopes, weighed = self._weighed(losses, model)
         total = sums.detach() @ slopes if weighed.total is None else weighed.total
@@ -175,6 +183,11 @@ class LossWeighting(Balancer):
         """The sums of the losses [K], the slope of the total in each, and what was made of the means."""
         del model
         check_known(losses, self._names)
+        if self._weightless:
+            losses = {
+                name: SumCount(loss.sum, loss.count * 0) if name in self._weightless else loss
+                for name, loss in losses.items()
+            }
         tasks = tuple(losses)
         if tasks != self._places[0]:
             self._places = (tasks, [self._names.index(task) for task in tasks])

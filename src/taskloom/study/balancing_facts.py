@@ -79,7 +79,11 @@ def learned_weights_note(resolved: Mapping[str, Any], history: Mapping[str, Any]
         return ""
     # What the weights multiply: auxiliary tasks may have a factor of their own before.
     own = {task: float(settings.get("weight", 1.0)) for task, settings in resolved.get("tasks", {}).items()}
-    losses = {task: own.get(task, 1.0) * float(loss) for task, loss in last["train_loss"].items()}
+    losses = {
+        task: own.get(task, 1.0) * float(loss)
+        for task, loss in last["train_loss"].items()
+        if own.get(task, 1.0) > 0  # a task of weight 0 has no loss weight either
+    }
     factor = float((balancing["learned_weights"] or {}).get("lambda", 0.1))
     values = np.array(list(losses.values()))
     least = float((values.max() - values).sum() / 2)

@@ -219,7 +219,7 @@ class EarlyFreeze(TaskCallback):
             "back to it, and everything shared froze. Going on: "
             f"{', '.join(state.freezing.active) or 'no task'}"
         )
-        self._stop_without_tasks(state)
+        stop_without_tasks(state)
 
     def _after_the_freeze(self, state: TrainingState, record: EpochRecord) -> None:
         for task in self.learning(state):
@@ -236,11 +236,7 @@ class EarlyFreeze(TaskCallback):
                     f"early freeze: task {task} converged in epoch {counter.epoch} and stopped after epoch "
                     f"{record.epoch}"
                 )
-        self._stop_without_tasks(state)
-
-    def _stop_without_tasks(self, state: TrainingState) -> None:
-        if not state.freezing.active:
-            state.stop("all tasks converged")
+        stop_without_tasks(state)
 
     def _note_the_end(self, state: TrainingState) -> None:
         """Says what became of tasks that never stopped."""
@@ -370,7 +366,14 @@ def stop_task(state: TrainingState, task: str, converged: int, why: str) -> None
     state.history.notes.append(
         f"{why}: task {task} converged in epoch {converged} and stopped after epoch {epoch}"
     )
-    if not state.freezing.active:
+    stop_without_tasks(state)
+
+
+def stop_without_tasks(state: TrainingState) -> None:
+    """Ends training once every task has stopped that has a weight; one of weight 0 never learns."""
+    tasks = state.model.tasks
+    weights = (tasks[task].weight * state.balancer.weight(task) for task in state.freezing.active)
+    if not any(weight > 0 for weight in weights):
         state.stop("all tasks converged")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from _balancing import NEEDS_ALL, batch, gradients, losses_of, make, network
+from _balancing import NEEDS_ALL, batch, descend, gradients, losses_of, make, network
 from _training import TASKS
 from taskloom import Multiclass, Reversal, TaskSet
 from taskloom.balancing import GradientAggregation
@@ -65,6 +65,43 @@ def test_what_is_shared_moves_as_without_the_silent_task(
     for parameter, gradient in expected.items():
         torch.testing.assert_close(found[parameter], gradient, rtol=1e-5, atol=1e-8)
     assert heard in (["age", "gender"], [])  # GradDrop gives no weights
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mean", {}),
+        ("learned_weights", {"start": "equal"}),
+        ("uncertainty", {}),
+        ("imtl_l", {}),
+        ("famo", {}),
+        ("stch", {}),
+        ("geometric_mean", {}),
+        ("gradnorm", {}),
+    ],
+)
+def test_weights_of_the_others_are_those_without_the_weightless_task(
+    name: str, settings: dict[str, str], few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss of 0 is no small loss: learned weights would go to it, and a product of losses would be 0."""
+    if not few:
+        monkeypatch.setattr("taskloom.balancing.weights.FEW", 0)
+    ends, reports = [], []
+    large, small = network(tasks=with_mood(WEIGHTLESS)), network(tasks=TASKS.subset(["age", "gender"]))
+    small.load_state_dict({k: v for k, v in large.state_dict().items() if "mood" not in k})
+    for model in (large, small):
+        balancer = make(name, **settings)
+        balancer.start(model)
+        for seed in range(5):
+            losses = weighted(losses_of(model, batch(seed=seed), balancer), model.tasks)
+            balancer.backward(losses, model)
+            descend(balancer, model, 0.1)
+        ends.append(model.state_dict())
+        reports.append(balancer.report_state())
+    for parameter, tensor in ends[1].items():
+        torch.testing.assert_close(ends[0][parameter], tensor, rtol=1e-4, atol=1e-6)
+    assert {key: reports[0][key] for key in reports[1]} == pytest.approx(reports[1], rel=1e-4)
 
 
 def test_the_silent_task_learns_in_its_own_head_and_speaks_after_the_warm_up() -> None:

@@ -133,6 +133,30 @@ def test_a_task_of_weight_0_decides_nothing(callback: Any) -> None:
         assert ends(history)["age"] == (4, 6)
 
 
+@pytest.mark.parametrize("callback", [EarlyFreeze, TaskStopping])
+@pytest.mark.parametrize("how", ["auxiliary", "balancer"])
+def test_nobody_waits_for_a_task_of_weight_0_at_the_end(callback: Any, how: str) -> None:
+    """age stops after epoch 5 and gender after 6: what is left of the epochs would train nothing."""
+    tasks, weights = TASKS, {"mood": 0.0}
+    if how == "auxiliary":
+        mood = Multiclass("mood", 3, role="auxiliary", weight=0.0)
+        tasks, weights = TaskSet(TASKS["age"], TASKS["gender"], mood), {}
+    table = {**TABLE, "gender": [8.0, 7.0, 6.0, 5.0, 4.0, 6.0, 6.0, 7.0]}
+    history = fit(
+        network("hard sharing from the input", tasks=tasks),
+        TRAIN,
+        VALIDATION,
+        epochs=8,
+        batch=45,
+        device="cpu",
+        balancer=tl.balancing.build("weighted_sum", {"weights": weights}),
+        callbacks=[Script(table), callback(patience=1)],
+    )
+    assert len(history) == 6
+    assert history.stopped_early
+    assert history.notes[-1].endswith("all tasks converged")
+
+
 def test_a_method_that_turns_to_others_does_not_stop_the_count() -> None:
     """Weights that fall and rise, but stay above 0, are no reason to wait."""
     history = train(TaskStopping(patience=2), tl.balancing.build("dwa"))

@@ -1,0 +1,47 @@
+"""A network that becomes another one while it trains: gradient methods follow its new parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import taskloom as tl
+from _planted import planted, planted_encoder
+from taskloom.balancing import build
+from taskloom.sharing import MultiTaskNetwork
+from taskloom.sharing.modules.branching import BranchingNetwork
+from taskloom.training import fit
+
+TRAIN, VALIDATION = planted("mlp", 3, num_rows=60), planted("mlp", 3, num_rows=32, seed=1)
+
+
+def trained(architecture: str, settings: dict[str, Any], balancing: str) -> MultiTaskNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = tl.sharing.build(architecture, planted_encoder("mlp"), TRAIN.tasks, **settings)
+    sgd = {"sgd": {"lr": 0.05}}
+    fit(
+        network, TRAIN, VALIDATION, epochs=4, batch=20, device="cpu", optimizer=sgd, balancer=build(balancing)
+    )
+    return network
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("adaptive_branching", {"after_epochs": [1, 2]}),
+        ("adashare", {"curriculum_epochs": 1}),
+        ("adashare", {"retrain_from": 4, "curriculum_epochs": 1}),
+    ],
+)
+def test_the_sum_of_gradients_is_the_gradient_of_the_sum(architecture: str, settings: dict[str, Any]) -> None:
+    """Branches that part in epochs 2 and 3 learn as they do without any balancing."""
+    plain, found = (trained(architecture, settings, name) for name in ("weighted_sum", "gradient_sum"))
+    if isinstance(found, BranchingNetwork):
+        assert [len(stage.partition) for stage in found.plan.stages] == [1, 2, 2]
+    expected = plain.state_dict()
+    assert expected.keys() == found.state_dict().keys()
+    for name, tensor in found.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
