@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+import taskloom as tl
+from taskloom.errors import ConfigError
 from taskloom.sharing import ARCHITECTURES
 from taskloom.sharing.ties import TIES
-from taskloom.study.cells import expand_cells
+from taskloom.study.cells import baseline_forms, baselines, expand_cells
 from taskloom.study.config import check_study
 from taskloom.study.yaml_lines import parse_document
+from taskloom.tasks import Reversal
+from taskloom.tasks.roles import Role, Schedule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGE, flags=re.DOTALL | re.MULTILINE))
@@ -37,6 +42,8 @@ def part(title: str) -> str:
     return PAGE.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 
+ROLES = part("What a task is for, and what alone means")
+HELPERS = re.findall(r"```yaml\n(.*?)```", ROLES, flags=re.DOTALL)[0]
 COMMON = table(part("Settings that many have"))
 
 
@@ -79,7 +86,7 @@ def test_every_tie_stands_in_the_table_with_its_settings() -> None:
 
 
 def test_the_examples_expand() -> None:
-    examples = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    examples = re.findall(r"```yaml\n(.*?)```", PAGE.replace(f"```yaml\n{HELPERS}```", ""), flags=re.DOTALL)
     numbers = []
     for example in examples:
         entries = example.removeprefix("cells:\n")
@@ -87,3 +94,28 @@ def test_the_examples_expand() -> None:
             entries = "".join(f"  {line}\n" for line in entries.splitlines())
         numbers.append(len(expand_cells(check_study(parse_document(STUDY + entries, "a.yaml")))))
     assert numbers == [1, 80]
+
+
+def test_roles_and_reversals_have_their_settings_and_defaults() -> None:
+    rows = table(ROLES)
+    task, reversal = tl.Binary("a"), Reversal()
+    known = {"role": task.role, "weight": task.weight, "reversal": task.reversal}
+    for field in dataclasses.fields(reversal):
+        known[field.name.rstrip("_")] = getattr(reversal, field.name)
+    assert {name: yaml.safe_load(default.strip("`")) for name, (default, _) in rows.items()} == known
+    for word in (*get_args(Role), *get_args(Schedule)):
+        assert f"`{word}`" in ROLES
+
+
+def test_the_example_of_helper_tasks_is_a_study() -> None:
+    rest = STUDY.replace("tasks: {age: {kind: regression}, sex: {kind: binary}, smile: {kind: binary}}\n", "")
+    study = check_study(parse_document(HELPERS + rest + "  - mmoe: {}\n", "a.yaml"))
+    assert study.config.tasks["person"]["reversal"] == {"lambda": 0.5, "warmup": 0.1}
+    assert len(baselines(study)) == 2 * 3
+    assert [form.name for form in baseline_forms(study) if form.judged] == ["own network"]
+
+
+def test_what_shares_nothing_refuses_an_adversary() -> None:
+    tasks = tl.TaskSet(tl.Binary("a"), tl.Binary("person", role="adversarial"))
+    with pytest.raises(ConfigError, match="adversarial"):
+        tl.sharing.build("single_task", tl.encoders.mlp((3,), hidden=[4]), tasks)

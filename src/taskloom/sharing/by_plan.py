@@ -109,7 +109,7 @@ def _mixing(
     for name in settings:
         if name not in _MIXING:
             raise ConfigError(
-                f"plan.mixing.{name} is not a setting.{did_you_mean(name, _MIXING)} "
+                f"plan.mixing.{name} is not a setting.{did_you_mean(str(name), _MIXING)} "
                 f"Settings of plan.mixing: {', '.join(_MIXING)}."
             )
     after = settings.pop("after", "all")

@@ -59,7 +59,7 @@ class HeadSpec:
         if not isinstance(sizes, Sequence) or not all(map(_is_size, sizes)):
             raise ConfigError(f"head.hidden: whole numbers above 0 expected, found {self.hidden!r}.")
         object.__setattr__(self, "hidden", tuple(sizes))
-        if self.activation not in ACTIVATIONS:
+        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
             raise ConfigError(
                 f"head.activation: `{self.activation}` is not known."
                 f"{did_you_mean(str(self.activation), ACTIVATIONS)} Known: {', '.join(ACTIVATIONS)}."

@@ -280,7 +280,7 @@ def _check_tie(name: str, stage: StagePlan, module: nn.Module, num_tasks: int) -
         return
     if tie.name not in TIES:
         raise ConfigError(
-            f"sharing: stage `{name}`: `{tie.name}` is not a known tie.{did_you_mean(tie.name, TIES)} "
+            f"sharing: stage `{name}`: `{tie.name}` is not a known tie.{did_you_mean(str(tie.name), TIES)} "
             f"Known: {_list(tuple(TIES))}."
         )
     if not _is_number(tie.weight) or tie.weight < 0:

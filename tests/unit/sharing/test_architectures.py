@@ -293,6 +293,8 @@ def test_a_new_way_of_sharing_is_one_function() -> None:
         ("hard_sharing", {"stages": 1, "groups": [5]}, r"groups: a list of lists .* found \[5\]"),
         ("hard_sharing", {"stages": 1, "groups": [[5]]}, "stage 1: `5` is not a task"),
         ("plan", {"partition": {"1": [[["task 0"]], ["task 1"]]}}, r"`\['task 0'\]` is not a task"),
+        ("plan", {"partition": {"1": "alone"}, "mixing": {1: "layer"}}, "plan.mixing.1 is not a setting"),
+        ("cross_stitch", {"tie": {1: None}}, "`1` is not a known tie"),
         ("soft_sharing", {"tie_settings": 5}, "soft_sharing.tie_settings: .* found 5"),
         ("soft_sharing", {"tie_settings": {"weight": 5}}, "tie_settings: .* without `weight`"),
         ("soft_sharing", {"weight": {}}, "soft_sharing.weight: a factor for at least one stage"),

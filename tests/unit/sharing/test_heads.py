@@ -66,6 +66,7 @@ def test_a_head_for_each_task() -> None:
         ({"hidden": [0]}, r"head.hidden: whole numbers above 0 expected, found \[0\]"),
         ({"hidden": "64"}, "head.hidden"),
         ({"hidden": None}, "head.hidden"),
+        ({"activation": ["relu"]}, r"head\.activation: `\['relu'\]` is not known"),
         ({"activation": "rely"}, r"`rely` is not known. Did you mean `relu`\?"),
         ({"dropout": 1.0}, r"head.dropout: a number in \[0, 1\) expected, found 1.0"),
         ({"norm": "layer"}, "head.norm"),
