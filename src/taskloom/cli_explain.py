@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from taskloom.errors import ConfigError
 from taskloom.terminal import console, say
@@ -71,7 +72,7 @@ def print_cross(bundle: Bundle, other: OtherData, evaluation: Evaluation) -> Non
                 continue
             value, interval = evaluation.value(task, metric), evaluation.interval(task, metric)
             before = own.get(task, {}).get(metric, {})
-            table.add_row(
+            line = (
                 task,
                 metric,
                 _number(value),
@@ -80,6 +81,7 @@ def print_cross(bundle: Bundle, other: OtherData, evaluation: Evaluation) -> Non
                 _number(before.get("value")),
                 _bounds((before.get("low"), before.get("high"))),
             )
+            table.add_row(*map(Text, line))  # names in brackets are not markup
     console().print(table)
     for note in other.notes:
         say(f"note     {note}")

@@ -102,7 +102,8 @@ def print_dry_run(study: Study, file: Path, folder: Path, data: Path | None) -> 
 def print_verdicts(summary: dict[str, Any]) -> None:
     """Prints the verdict per task, in the cell that was best on validation, by the report's wording."""
     from taskloom.report import words
-    from taskloom.report.model import GainRow, TaskRow
+    from taskloom.report.load import gain_row
+    from taskloom.report.model import TaskRow
 
     names = {cell["id"]: cell["name"] for cell in summary["cells"]}
     table = Table(box=None, pad_edge=False, header_style="")
@@ -120,18 +121,19 @@ def print_verdicts(summary: dict[str, Any]) -> None:
         task = TaskRow(**entry)
         gain = gains.get((task.name, task.chosen_cell))
         if gain is None:
-            table.add_row(task.name, "–", "no finished cell to compare with", "", "", "")
+            table.add_row(Text(task.name), "–", "no finished cell to compare with", "", "", "")
             continue
-        row = GainRow(**gain)
+        row = gain_row(gain)
         colour = {"helped": "green", "hurt": "red"}.get(row.verdict, "")
-        table.add_row(
+        cells = (
             task.name,
             f"{words.with_unit(row.baseline, task.metric, task.unit)} {words.metric_name(task.metric)}",
             names[row.cell],
             words.number(row.value, task.metric),
             words.interval(row, task.metric),
-            f"[{colour}]{row.verdict}[/]" if colour else unshown,
         )
+        # as Text, not as markup, of which "[no interval]" or a unit "[mm]" would be taken for
+        table.add_row(*map(Text, cells), Text(row.verdict, colour) if colour else unshown)
     console().print(table)
     for line in _beside(summary):
         say(line)

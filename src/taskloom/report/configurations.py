@@ -261,4 +261,5 @@ def _depth_curves(axes: Axes, points: Sequence[Point]) -> None:
                 label=textwrap.fill(f"{family} from {end}", 44),
             )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.legend(frameon=False, fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    # as short as handles are by default, a dashed line looks like a whole one
+    axes.legend(frameon=False, fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.12), handlelength=4)

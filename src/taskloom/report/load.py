@@ -130,6 +130,17 @@ def _renamed(row: Mapping[str, Any]) -> dict[str, Any]:
     return {("coupled" if key == "with" else key): value for key, value in row.items()}
 
 
+def gain_row(values: Mapping[str, Any]) -> GainRow:
+    """A gain of `summary.json`, null for an undefined number.
+
+    Example:
+        >>> row = {"task": "age", "cell": "a", "baseline": 5.0, "value": 5.0, "gain": 0.0, "p_value": 1.0}
+        >>> gain_row({**row, "low": None, "high": None, "verdict": "no difference shown"}).low
+        nan
+    """
+    return _row(GainRow, values)
+
+
 def _row(kind: type[Row], values: Mapping[str, Any], **further: Any) -> Row:
     """A row in which null, JSON's word for an undefined number, is NaN again; `further` is as it is."""
     return kind(**{key: math.nan if value is None else value for key, value in values.items()}, **further)

@@ -179,6 +179,9 @@ def _sentences(table: SubgroupTable, unit: str) -> list[str]:
         if gap is None:
             continue
         unlike = " (no difference shown)" if gap.difference.low <= 0 else ""
+        if gap.difference.value == 0 and not math.isfinite(gap.difference.low):
+            said.append(f"{who}: none is better than another [no interval].")
+            continue
         said.append(
             f"{who}: {gap.best} is best, {gap.worst} worst, {_plain(gap, table)}{' ' + unit if unit else ''} "
             f"apart{unlike}."

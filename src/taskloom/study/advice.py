@@ -47,11 +47,7 @@ def what_would_help(gain: Gain, *, alpha: float = 0.05) -> Advice:
         5
     """
     if np.isnan(gain.low) or gain.standard_error == 0:
-        return Advice(
-            None,
-            None,
-            f"No spread could be measured; at least {LEAST_REPEATS} repeats, better 5, are needed.",
-        )
+        return Advice(None, None, _without_spread(gain.num_repeats))
     half = _half_width(gain, gain.num_repeats, gain.num_clusters, alpha) / 2
     more = np.unique(np.geomspace(1, 1000, 2000))
     repeats = clusters = None
@@ -62,6 +58,15 @@ def what_would_help(gain: Gain, *, alpha: float = 0.05) -> Advice:
         numbers = np.unique(np.ceil(gain.num_clusters * more))
         clusters = _first(numbers, _half_width(gain, gain.num_repeats, numbers, alpha) <= half)
     return Advice(repeats, clusters, _advice_text(gain, repeats, clusters))
+
+
+def _without_spread(num_repeats: int) -> str:
+    if num_repeats < LEAST_REPEATS:
+        return f"No spread could be measured; at least {LEAST_REPEATS} repeats, better 5, are needed."
+    return (
+        "The gain was the same in every repeat and every group of test, so that no spread could be measured; "
+        "more rows in test would show one, if there is one."
+    )
 
 
 def _half_width(gain: Gain, num_repeats: Any, num_clusters: Any, alpha: float) -> Any:

@@ -278,11 +278,10 @@ def _interval(
             notes.append("fewer than two repeats and fewer than two groups in test: no interval")
         return np.nan, np.nan, np.nan
     if error <= _ROUNDING * scale:
-        if abs(mean) <= _ROUNDING * scale:
-            return 0.0, 0.0, 1.0
-        # All paired gains equal, but not 0: chance was not seen, which does not mean that there is none.
+        # All paired gains equal: chance was not seen, which does not mean that there is none. Where they are
+        # 0, the test was made all the same (p = 1), and counts among those that Holm corrects for.
         notes.append("the same gain in every repeat and group: its spread cannot be estimated, no interval")
-        return np.nan, np.nan, np.nan
+        return np.nan, np.nan, 1.0 if abs(mean) <= _ROUNDING * scale else np.nan
     half = float(stats.t.ppf(1 - alpha / 2, degrees)) * error
     p_value = 2 * float(stats.t.sf(abs(mean) / error, degrees))
     return mean - half, mean + half, p_value

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from taskloom.data.batch import Batch, TaskDataset, make_loader
@@ -108,7 +109,8 @@ class Evaluation:
                 value = self.value(task, metric)
                 unit = METRICS[metric].unit(self.tasks[task])
                 text = "-" if math.isnan(value) else f"{value:.4g} {unit}".strip()
-                table.add_row(task, metric, text, interval, f"{self.count(task, metric):,}")
+                line = (task, metric, text, interval, f"{self.count(task, metric):,}")
+                table.add_row(*map(Text, line))  # names and units in brackets are not markup
         return table
 
     def __str__(self) -> str:

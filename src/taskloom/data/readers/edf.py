@@ -140,7 +140,7 @@ class EdfReader(AfterSteps):
         if rate_hz != self.native_rate_hz:
             raise DataError(
                 f"{path.name}: {rate_hz:g} Hz, {self._recordings[0].name} has {self.native_rate_hz:g} Hz; "
-                "one rate for all recordings expected."
+                "one rate for all recordings expected, so convert one of them or leave it out of the folder."
             )
         samples = _read_signals(path, header, self._channels)
         return self._labels.recording(path, self.steps.apply(samples, rate_hz, path.name, self._channels))

@@ -156,7 +156,8 @@ class RecordingsReader(AfterSteps):
         if not same_rate(found, self.native_rate_hz, measured=content.measured):
             raise DataError(
                 f"{path.name}: {found:.6g} Hz, {self.native_rate_hz:.6g} Hz expected as in "
-                f"{self._first.name} or `data.rate_hz`; one rate for all recordings expected."
+                f"{self._first.name} or `data.rate_hz`; one rate for all recordings expected, so "
+                "convert one or leave it out by `data.files`."
             )
         return content
 
