@@ -45,3 +45,22 @@ def test_the_sum_of_gradients_is_the_gradient_of_the_sum(architecture: str, sett
     assert expected.keys() == found.state_dict().keys()
     for name, tensor in found.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_prior_that_is_fitted_every_few_steps_counts_a_batch_in_parts_once() -> None:
+    """Otherwise it would be fitted more often in parts, and between two parts of one batch."""
+    networks = []
+    for accumulate in (1, 3):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            encoder = tl.encoders.mlp((10,), hidden=[16, 8])
+            network = tl.sharing.build(
+                "multilinear_relationship", encoder, TRAIN.tasks, head={"hidden": [4]}, update_every=2
+            )
+        sgd, parts = {"sgd": {"lr": 0.05}}, {"accumulate": accumulate}
+        fit(network, TRAIN, VALIDATION, epochs=2, batch=20, device="cpu", optimizer=sgd, **parts)
+        networks.append(network)
+    whole, in_parts = (network.state_dict() for network in networks)
+    assert int(whole["passes"]) == 6
+    for name, tensor in whole.items():
+        torch.testing.assert_close(in_parts[name], tensor, rtol=1e-4, atol=1e-5)

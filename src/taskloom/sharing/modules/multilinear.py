@@ -159,7 +159,8 @@ class RelationNetwork(ModuleNetwork):
         tasks: The tasks.
         task_stages: Number of last stages that every task has a copy of.
         weight: Factor on the penalty.
-        update_every: Forward passes from one update of the covariances to the next.
+        update_every: Forward passes from one update of the covariances to the next; those of the parts of one
+            batch count once.
         shrinkage, covariances: See `TensorNormal`.
         head, copies: See `PlanNetwork`.
 
@@ -203,6 +204,8 @@ class RelationNetwork(ModuleNetwork):
             self.priors[key] = TensorNormal(shape, shrinkage=shrinkage, covariances=covariances)
         self.register_buffer("passes", torch.tensor(0))
         self._num_passes = 0
+        self._step: int | None = None
+        self._counted: int | None = None
         after_loading(self, _take_state)
 
     def features(self, inputs: Tensor) -> Features:
@@ -287,7 +290,15 @@ class RelationNetwork(ModuleNetwork):
                 row[-1] = "tensor-normal prior"
         return self.table(rows)
 
+    def set_step(self, step: int | None) -> None:
+        super().set_step(step)
+        self._step = step
+        self._counted = None if step is None else self._counted
+
     def _count_pass(self) -> None:
+        if self._step is not None and self._step == self._counted:
+            return  # a further part of the same batch
+        self._counted = self._step
         self.passes += 1
         self._num_passes += 1  # beside the buffer, which a GPU would have to be asked for
         if self._num_passes % self.update_every == 0:
