@@ -12,7 +12,9 @@ import taskloom as tl
 from _freezing import PLANS, TRAIN, VALIDATION, Script, Watch, changed
 from _training import TASKS
 from taskloom.sharing import PlanNetwork
+from taskloom.tasks import StageOutput
 from taskloom.training import Callback, EarlyFreeze, History, TaskStopping, TrainingState, fit
+from taskloom.training.freezing import Freezing
 
 # gender converges in epoch 2 and is frozen after 4, mood stops after 8 (best in 6), age learns to the end.
 TABLE: dict[str, list[float | None]] = {
@@ -198,3 +200,32 @@ def test_tasks_of_other_depths_and_adversaries_stop_with_their_heads() -> None:
     }
     moved = changed(watch.weights[2], watch.weights[4])
     assert {n.rsplit(".", 2)[0] for n in moved} == {"heads.gender", "heads.mood", "stages.dense_2.mood"}
+
+
+def test_only_heads_that_learn_are_run_after_the_freeze() -> None:
+    """A tree: gender and mood part after age has; of mood's lower heads none has anything left to teach."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = tl.encoders.mlp((4,), hidden=[8, 8, 6])
+        tree = ["together", [["age"], ["gender", "mood"]], "alone"]
+        model = tl.sharing.build("plan", encoder, TASKS, partition=tree, deep_supervision=0.5)
+    assert isinstance(model, PlanNetwork)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    freezing = Freezing(model, optimizer, example=lambda: torch.zeros(1, 4))
+    freezing.stop("gender", with_shared=True)
+    remainder = freezing.remainder
+    assert remainder is not None
+
+    def lower() -> set[tuple[str, str]]:
+        found = remainder.train()(VALIDATION.inputs)
+        return {(n.task, str(n)) for n in found if isinstance(n, StageOutput)}
+
+    assert lower() == {("age", str(StageOutput.of("age", "dense_1", 0.5)))}
+    model.train()
+    freezing.set_modes()
+    learning = {name for name, head in model.deep_heads.items() if head.training}
+    assert learning == {"dense_1-age"}
+    remainder.heard = ("age",)  # by a coupling, which listens to its predictions alone
+    freezing.stop("age")
+    assert lower() == set()
+    assert remainder(VALIDATION.inputs)["age"].any()
