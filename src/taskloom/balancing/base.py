@@ -203,6 +203,11 @@ class Balancer(ABC):
         """
         return {}
 
+    def remarks(self, epochs: int) -> list[str]:
+        """What stands in the record of a training of so many epochs; asked after `start`."""
+        del epochs
+        return []
+
     def watching(self, model: MultiTaskNetwork) -> AbstractContextManager[None]:
         """Context of the forward pass; a balancer at the shared feature takes hold of it there."""
         del model

@@ -337,6 +337,21 @@ class Curriculum(EpochWeights):
         self._groups, self._first = self.order, {}
         super().start(model, seed=seed)
 
+    def remarks(self, epochs: int) -> list[str]:
+        groups = [[task] for task in self._names] if self.order is None else self.order
+        first = 1 if self.order is not None else self.measure + 1
+        entrances = [first + number * self.every for number in range(len(groups))]
+        late = [number for number, epoch in enumerate(entrances) if epoch > epochs]
+        if not late:
+            return []
+        who = "the last in the measured order"
+        if self.order is not None:
+            who = ", ".join(task for number in late for task in self.order[number])
+        return [
+            f"balancing.curriculum: {who} would enter in epoch {entrances[-1]}, but the training has "
+            f"{epochs}: lower `every`, or train longer"
+        ]
+
     def first_weights(self) -> Values:
         return self._entered(0)
 

@@ -86,6 +86,7 @@ class Trainer:
             num_parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             notes=[
                 *run.notes,
+                *self.balancer.remarks(config.epochs),
                 *(
                     f"training.lr_multipliers.{name}: this network has no such parameters"
                     for name in unused_lr_multipliers(self.model, config, self.balancer)

@@ -212,7 +212,10 @@ def test_only_heads_that_learn_are_run_after_the_freeze() -> None:
     assert isinstance(model, PlanNetwork)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     freezing = Freezing(model, optimizer, example=lambda: torch.zeros(1, 4))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
     freezing.stop("gender", with_shared=True)
+    assert all(p.requires_grad == (p.grad is not None) for p in model.parameters())  # memory is given back
     remainder = freezing.remainder
     assert remainder is not None
 

@@ -70,6 +70,32 @@ def test_tasks_that_never_enter_are_said() -> None:
     history = train(EarlyFreeze(patience=1), curriculum("gender", "age", "mood", every=4))
     assert history.shared_frozen is None
     assert "early freeze: mood never entered within 8 epochs; nothing froze" in history.notes
+    said = "balancing.curriculum: mood would enter in epoch 9, but the training has 8: lower"
+    assert any(note.startswith(said) for note in history.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "last"),
+    [
+        ({"order": ["gender", "age", "mood"], "every": 3}, 7),
+        ({"order": ["gender", ["age", "mood"]], "every": 3}, 4),
+        ({"measure": 2, "every": 2}, 7),
+    ],
+)
+def test_an_order_that_the_training_does_not_reach_is_said_before_it(
+    settings: dict[str, Any], last: int
+) -> None:
+    balancer = tl.balancing.build("curriculum", settings)
+    model = network("hard sharing from the input", tasks=TASKS)
+    balancer.start(model)
+    assert balancer.remarks(last) == []
+    (remark,) = balancer.remarks(last - 1)
+    assert f"would enter in epoch {last}, but the training has {last - 1}" in remark
+    entered = []
+    for epoch in range(1, last + 1):
+        balancer.epoch_end(dict.fromkeys(TASKS, 1.0 / epoch))
+        entered.append(all(balancer.trains(task) for task in TASKS))
+    assert entered[last - 2 :] == [False, True]
 
 
 def test_a_resumed_run_counts_the_same(tmp_path: Path) -> None:
