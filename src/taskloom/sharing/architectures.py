@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.registry import Registry
+from taskloom.sharing.checks import check_encoder
 from taskloom.sharing.depth import Depths, resolve_read_outs, with_read_outs
 from taskloom.sharing.grouped import Execution
 from taskloom.sharing.heads import HeadChoice
@@ -102,6 +103,7 @@ class PlanArchitecture:
         for name, parameter in list(parameters.items())[2:]:
             if parameter.default is parameter.empty and name not in resolved:
                 raise ConfigError(f"{self.name}.{name} is missing; give it a value.")
+        check_encoder(encoder)
         return self._function(encoder, tasks, **resolved)
 
     def __call__(

@@ -15,6 +15,22 @@ from taskloom.sharing.executor import Step, read_by_several
 from taskloom.sharing.plan import Plan
 
 
+def check_encoder(encoder: object) -> None:
+    """Refuses anything but an encoder.
+
+    Raises:
+        ConfigError: Says how other networks become one.
+
+    Example:
+        >>> check_encoder(tl.encoders.mlp((5,), hidden=[8, 4]))
+    """
+    if not isinstance(encoder, Encoder):
+        raise ConfigError(
+            f"sharing: an encoder expected, found a {type(encoder).__name__}; of modules of your own, "
+            "`tl.encoders.from_modules([first stage, ...], input_shape)` makes one."
+        )
+
+
 def check_meetings(plan: Plan, steps: Sequence[Step], stage_names: Sequence[str]) -> None:
     """Refuses a stage shared by tasks that an earlier one has parted, where nobody said how it is to run.
 

@@ -23,6 +23,7 @@ from _module_networks import (
     stage_parameters,
 )
 from _planted import planted_encoder, planted_tasks
+from taskloom.errors import ConfigError
 from taskloom.sharing import ARCHITECTURES
 
 
@@ -117,3 +118,9 @@ def test_permuting_tasks_permutes_results(name: str, kind: str) -> None:
     torch.testing.assert_close(second.penalty(), first.penalty(), rtol=1e-10, atol=1e-12)
     for stage, matrix in first.mixing_matrices().items():
         torch.testing.assert_close(second.mixing_matrices()[stage].flip(-1, -2), matrix)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_modules_that_are_no_encoder_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"an encoder expected, found a Sequential; .*from_modules\("):
+        ARCHITECTURES[name](nn.Sequential(nn.Linear(3, 2)), planted_tasks(2), **SETTINGS[name])  # type: ignore[arg-type]

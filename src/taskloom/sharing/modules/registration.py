@@ -9,6 +9,7 @@ from typing import Any
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.sharing.architectures import ARCHITECTURES
+from taskloom.sharing.checks import check_encoder
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.network import MultiTaskNetwork
 from taskloom.tasks import TaskSet
@@ -50,6 +51,7 @@ class ModuleArchitecture:
         for name, parameter in inspect.signature(self._function).parameters.items():
             if name in self.settings and parameter.default is parameter.empty and name not in settings:
                 raise ConfigError(f"{self.name}.{name} is missing; give it a value.")
+        check_encoder(encoder)
         return self._function(encoder, tasks, head=head, **settings)
 
     def __repr__(self) -> str:
