@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 _ROWS = 8
 """Rows on which `reads` runs a network: a unit that is dead on one row is hardly dead on all."""
+_NOISE = (0.1, 1.0, 3.0, 3.0, 3.0, 3.0)
+"""Noise of each pass of `reads`, as shares of a tensor's size: a head of few units may be dead far around a
+row, but little is left of it where noise is three times its size."""
 
 
 class Freezing:
@@ -141,10 +144,20 @@ class Freezing:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values; see `load_state_dict`."""
-        return {"stopped": list(self.stopped), "shared_from": self._shared_from}
+        state: dict[str, Any] = {"stopped": list(self.stopped), "shared_from": self._shared_from}
+        if self._anatomy is not None and not isinstance(self.model, PlanNetwork):
+            # Found by differentiating the weights of that moment: other weights might tell otherwise.
+            parts = [*self.model.named_parameters(), *self.model.named_modules()]
+            read = self._anatomy.read.items()
+            state["read"] = {task: [name for name, part in parts if id(part) in ids] for task, ids in read}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Freezes what was frozen; before the optimiser takes its own state."""
+        if "read" in state:
+            parts = dict([*self.model.named_parameters(), *self.model.named_modules()])
+            read = {task: {id(parts[name]) for name in names} for task, names in state["read"].items()}
+            self._anatomy = Anatomy.of(self.model, self._example(), read)
         for position, task in enumerate(state["stopped"]):
             self.stop(task, with_shared=position == state["shared_from"])
 
@@ -194,8 +207,8 @@ class Anatomy:
         self.parameters, self.group_ids, self.lower_heads = parameters, group_ids, lower_heads
 
     @classmethod
-    def of(cls, model: MultiTaskNetwork, inputs: Tensor) -> Anatomy:
-        """Finds it out."""
+    def of(cls, model: MultiTaskNetwork, inputs: Tensor, read: dict[str, set[int]] | None = None) -> Anatomy:
+        """Finds it out; `read` where that is known."""
         modules = {task: model.task_modules(task) for task in model.tasks}
         lower_heads: dict[str, list[tuple[nn.Module, list[nn.Module]]]] = {}
         if isinstance(model, PlanNetwork):
@@ -204,10 +217,9 @@ class Anatomy:
                 task: [(head, model.task_copies(task)[:n]) for n, head in model.lower_heads(task).values()]
                 for task in model.tasks
             }
-        else:
-            model.set_progress(
-                1.0
-            )  # a reversal by 0 would look like no dependence; the next step sets it anew
+        elif read is None:
+            # A reversal by 0 would look like no dependence; the next step sets it anew.
+            model.set_progress(1.0)
             read = reads(model, inputs, [module for own in modules.values() for module in own])
         return cls(
             owned={task: list(model.task_parameters(task)) for task in model.tasks},
@@ -274,24 +286,37 @@ def reads(model: MultiTaskNetwork, inputs: Tensor, modules: Iterable[nn.Module])
 
     A gradient that is 0 throughout is no dependence: predictions of all tasks may be one stack, of which a
     task takes its part. So that no gradient is 0 by chance (a mixing matrix that starts as the identity, a
-    layer that starts at 0, a dead unit), parameters and inputs are disturbed by noise for the pass.
+    layer that starts at 0, dead units, all those of a small head perhaps), parameters and inputs are
+    disturbed by noise, in several passes of which one is enough.
 
     Args:
-        model: The network; it runs once in evaluation mode. Nothing in it changes.
+        model: The network; it runs in evaluation mode. Nothing in it changes.
         inputs: [N, ...].
         modules: Modules whose outputs are looked at besides the parameters (they may have none).
 
     Returns:
         Per task, the `id` of every trainable parameter and of every one of `modules` that it reads.
     """
-    draw = torch.Generator().manual_seed(0)
-    modules, outputs = list(modules), []
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    disturbed = {name: _disturbed(p, draw).requires_grad_(True) for name, p in parameters.items()}
+    draw, modules = torch.Generator().manual_seed(0), list(modules)
     inputs = inputs.repeat(_ROWS, *[1] * (inputs.dim() - 1))
+    found: dict[str, set[int]] = {}
+    with in_evaluation_mode(model):
+        for noise in _NOISE:
+            for task, read in _reads_once(model, inputs, modules, noise, draw).items():
+                found[task] = found.get(task, set()) | read
+    return found
+
+
+def _reads_once(
+    model: MultiTaskNetwork, inputs: Tensor, modules: list[nn.Module], noise: float, draw: torch.Generator
+) -> dict[str, set[int]]:
+    """What `reads` finds in one pass."""
+    outputs: list[tuple[nn.Module, Tensor]] = []
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    disturbed = {name: _disturbed(p, noise, draw).requires_grad_(True) for name, p in parameters.items()}
     if inputs.is_floating_point():
         # A module without parameters is then part of the graph, too.
-        inputs = _disturbed(inputs, draw).requires_grad_(True)
+        inputs = _disturbed(inputs, noise, draw).requires_grad_(True)
 
     def keep(module: nn.Module, given: Any, output: Any) -> None:
         del given
@@ -301,7 +326,7 @@ def reads(model: MultiTaskNetwork, inputs: Tensor, modules: Iterable[nn.Module])
     handles = [module.register_forward_hook(keep) for module in modules]
     devices = [inputs.device] if inputs.is_cuda else []
     try:
-        with in_evaluation_mode(model), torch.enable_grad(), torch.random.fork_rng(devices=devices):
+        with torch.enable_grad(), torch.random.fork_rng(devices=devices):
             predictions = torch.func.functional_call(model, disturbed, (inputs,))
     finally:
         for handle in handles:
@@ -313,17 +338,22 @@ def reads(model: MultiTaskNetwork, inputs: Tensor, modules: Iterable[nn.Module])
         gradients = torch.autograd.grad(
             prediction.square().sum(), wanted, retain_graph=True, allow_unused=True
         )
-        read = {id(o) for o, g in zip(owners, gradients, strict=True) if g is not None and bool(g.any())}
+        read = {id(o) for o, g in zip(owners, gradients, strict=True) if g is not None and _is_felt(g)}
         read |= {id(module) for module in modules if any(id(p) in read for p in module.parameters())}
         found[task] = read
     return found
 
 
-def _disturbed(tensor: Tensor, draw: torch.Generator) -> Tensor:
-    """A copy with noise of a tenth of its size, and never without any."""
+def _is_felt(gradient: Tensor) -> bool:
+    """Whether a number of it is not 0; what overflowed in a deep network says nothing (0 times infinity)."""
+    return bool(gradient.nan_to_num(0.0, 0.0, 0.0).any())
+
+
+def _disturbed(tensor: Tensor, share: float, draw: torch.Generator) -> Tensor:
+    """A copy with noise of this share of its size, and never without any."""
     tensor = tensor.detach()
     noise = torch.randn(tensor.shape, generator=draw).to(tensor)
-    return tensor + noise * max(0.01, 0.1 * float(tensor.abs().mean()))
+    return tensor + noise * max(0.1 * share, share * float(tensor.abs().mean()))
 
 
 def check_names(names: Iterable[str], tasks: Iterable[str], where: str) -> None:
