@@ -163,6 +163,8 @@ def print_related(related: Related) -> None:
         for row in side_by_side(found):
             shown.add_row(*map(Text, row))
     console().print(shown)
+    for meaning in related.meanings:
+        say(f"note     {meaning}")
     for warning in related.warnings:
         say(f"warning  {warning}")
     if found is not None:

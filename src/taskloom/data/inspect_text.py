@@ -88,7 +88,11 @@ def _class_table(inspection: Inspection) -> Table:
     for task in inspection.tasks:
         for position, name in enumerate(task.parts["train"].counts):
             counts = [f"{task.parts[part].counts.get(name, 0):,}" for part in PARTS]
-            table.add_row(task.name if position == 0 else "", name, *counts)
+            # of `ja` and `nein`, F1 and the network's one probability are those of the second, `nein`
+            second = task.kind == "binary" and position == 1 and name != "1"
+            table.add_row(
+                task.name if position == 0 else "", f"{name} (positive)" if second else name, *counts
+            )
     return table
 
 

@@ -267,7 +267,7 @@ class WindowDataset:
                 raise DataError(
                     f"recording {recording.name}: a window takes {self.window_samples} samples, its "
                     f"longest stretch without a gap has {longest}; shorten the windows or "
-                    "leave it out (`short: skip`)."
+                    "leave it out (`short: skip` in `window`)."
                 )
             skipped.append(recording.name)
         self.skipped = tuple(skipped)

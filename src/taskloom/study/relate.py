@@ -27,10 +27,12 @@ from taskloom.errors import ConfigError, did_you_mean
 from taskloom.study.config import load_study
 from taskloom.study.couplings import read_coupling
 from taskloom.study.single import load_data
-from taskloom.tasks import Labels, TaskSet
+from taskloom.tasks import Binary, Labels, TaskSet
 from taskloom.wording import counted
 
 _STUDIES = (".yaml", ".yml")
+
+_PLAINLY_POSITIVE = ("1", "yes", "true", "positive", "present", "y", "t", "+")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Related:
         origin: Which rows these are.
         comparison: A given table against the labels; None where none was given.
         warnings: Where it contradicts them.
+        meanings: Which class a binary task stands for in the table, where its names leave that open.
     """
 
     table: Relatedness
@@ -53,6 +56,7 @@ class Related:
     origin: str
     comparison: Comparison | None = None
     warnings: tuple[str, ...] = ()
+    meanings: tuple[str, ...] = ()
 
 
 def relate(
@@ -100,7 +104,14 @@ def relate(
         empty_classes=found[sides["classes"]].class_names if isinstance(sides["classes"], str) else (),
         source=source.name,
     )
-    related = Related(table, _listed(sides["classes"]), _listed(sides["attributes"]), len(labels), origin)
+    related = Related(
+        table,
+        _listed(sides["classes"]),
+        _listed(sides["attributes"]),
+        len(labels),
+        origin,
+        meanings=_meanings(found, table),
+    )
     if checked is None:
         return related
     prior = SHIPPED[checked] if checked in SHIPPED else read_table(checked)
@@ -110,6 +121,18 @@ def relate(
         comparison = check(prior, labels, found, **sides, minimum_support=minimum_support)
     told = tuple(str(one.message) for one in caught if issubclass(one.category, RelatednessWarning))
     return dataclasses.replace(related, comparison=comparison, warnings=told)
+
+
+def _meanings(tasks: TaskSet, table: Relatedness) -> tuple[str, ...]:
+    """A sentence per binary task that is an attribute: of `ja` and `nein`, the second is what it counts."""
+    return tuple(
+        f"{name} means `{task.class_names[1]}` here, the second of its classes; in a study file, "
+        f"`classes: [{task.class_names[1]}, {task.class_names[0]}]` of the task turns them round."
+        for name, task in tasks.items()
+        if isinstance(task, Binary)
+        and name in table.attributes
+        and task.class_names[1].lower() not in _PLAINLY_POSITIVE
+    )
 
 
 def _listed(side: str | list[str]) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ import torch
 
 import taskloom as tl
 from taskloom.data.feature_rows import FeatureRows, row_numbers
+from taskloom.data.inspect import inspect_splits
+from taskloom.data.inspect_text import render
 from taskloom.data.label_doubts import stand_ins
 from taskloom.data.table_source import load_table, table
 from taskloom.data.tables import read_table
@@ -179,3 +181,11 @@ def test_a_rare_class_that_is_a_slip_and_a_split_that_is_stratified_already(tmp_
         said.append(str(found.value))
     assert said
     assert all("`split.stratify: y` could not spread so few: set another" in text for text in said)
+
+
+def test_the_inspection_says_which_of_two_words_is_positive(tmp_path: Path) -> None:
+    path = write(tmp_path, [f"{i},{'ja' if i % 2 else 'nein'},{i % 3 % 2}" for i in range(90)])
+    data = table(path, {"y": {"kind": "binary"}, "note": {"kind": "binary"}})
+    lines = render(inspect_splits(data)).splitlines()
+    assert sum("nein (positive)" in line for line in lines) == 1
+    assert sum("(positive)" in line for line in lines) == 1  # of 0 and 1 it is plain

@@ -43,6 +43,22 @@ def test_counts_are_those_of_pandas(folder: Path) -> None:
     assert (folder / "out" / "relatedness.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_it_says_which_of_two_words_a_frequency_counts(folder: Path) -> None:
+    frame = pd.read_csv(folder / "animals.csv")
+    frame["fur"] = frame["fur"].map(
+        {"yes": "ja", "no": "nein"}
+    )  # `nein` is the second
+    frame.to_csv(folder / "animals.csv", index=False)
+    arguments = ["relate", str(folder / "animals.csv"), "--tasks", "animal,fur,wings"]
+    said = CliRunner().invoke(app, arguments).output
+    assert "fur means `nein` here, the second of its classes" in said
+    assert "wings means" not in said  # of `no` and `yes` it is plain
+    animal = ANIMALS[0]
+    share = (frame[frame["animal"] == animal]["fur"] == "nein").mean()
+    table = relate(folder / "animals.csv", tasks=("animal", "fur", "wings")).table
+    assert table[animal, "fur"] == pytest.approx(share)
+
+
 def test_a_study_shows_its_training_rows(folder: Path) -> None:
     study, stores = folder / "animals.yaml", folder / "stores"
     related = relate(study, data=folder, stores=stores, checked=str(folder / "table.csv"))
