@@ -45,9 +45,7 @@ def test_counts_are_those_of_pandas(folder: Path) -> None:
 
 def test_it_says_which_of_two_words_a_frequency_counts(folder: Path) -> None:
     frame = pd.read_csv(folder / "animals.csv")
-    frame["fur"] = frame["fur"].map(
-        {"yes": "ja", "no": "nein"}
-    )  # `nein` is the second
+    frame["fur"] = frame["fur"].map({"yes": "ja", "no": "nein"})  # `nein` is the second
     frame.to_csv(folder / "animals.csv", index=False)
     arguments = ["relate", str(folder / "animals.csv"), "--tasks", "animal,fur,wings"]
     said = CliRunner().invoke(app, arguments).output
