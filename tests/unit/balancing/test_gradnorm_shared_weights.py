@@ -10,7 +10,7 @@ import torch
 import taskloom as tl
 from _planted import planted, planted_encoder
 from taskloom.balancing import build
-from taskloom.balancing.adaptive import last_shared_weights
+from taskloom.balancing.adaptive import GradNorm, last_shared_weights
 from taskloom.errors import ConfigError
 from taskloom.losses import SumCount
 from taskloom.sharing import MultiTaskNetwork
@@ -91,3 +91,15 @@ def test_a_network_that_may_part_to_the_ground_is_refused_before_training(name: 
     with pytest.raises(ConfigError, match=r"may part its first stage .* the last of its `after_epochs`"):
         train([1, 2, 3])
     assert train([1, 2]) == 5
+
+
+def test_no_weight_falls_to_0_or_below_and_their_sum_stays() -> None:
+    """One step by hand, as long as it pleases: a's share of the norms is far above its target."""
+    balancer = build("gradnorm", {"alpha": 0.0, "lr": 10.0})
+    assert isinstance(balancer, GradNorm)
+    balancer.start(network("hard_sharing", stages=2))
+    balancer.load_state_dict({**balancer.state_dict(), "first": {"a": 1.0, "b": 1.0, "c": 1.0}})
+    balancer.follow({"a": 4.0, "b": 1.0, "c": 1.0}, {"a": 1.0, "b": 1.0, "c": 1.0})
+    # 1 - 10 * 4 would be -39, and is 0.01; the others rise to 1 + 10 * 1; all times 3 / 22.01.
+    weights = balancer.state_dict()["weights"]
+    assert weights == pytest.approx({"a": 0.03 / 22.01, "b": 33 / 22.01, "c": 33 / 22.01})
