@@ -97,7 +97,7 @@ def test_two_processes_follow_the_joined_batch(name: str) -> None:
             torch.testing.assert_close(joined.state_dict()[parameter], tensor, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mgda", "upgrad", "nash_mtl", "pcgrad"])
+@pytest.mark.parametrize("name", ["mgda", "upgrad", "nash_mtl", "pcgrad", "fairgrad", "config"])
 def test_two_processes_at_the_shared_feature(name: str) -> None:
     rows = batch(12)
     shares = [rows.__getitems__(list(range(6))), rows.__getitems__(list(range(6, 12)))]

@@ -167,6 +167,17 @@ def test_a_batch_is_divided_only_while_there_are_turns() -> None:
     assert [part is batch for part, _ in turns.of(batch)] == [True]
 
 
+def test_a_side_with_a_single_row_of_a_batch_waits_for_the_next() -> None:
+    """Batch normalisation cannot run on one row."""
+    rows = planted("mlp", 2)
+    turns = Turns(retrained("mlp", 2, alternate=True, warmup_epochs=1, retrain_from=5), rows, seed=5)
+    sides = turns.sides(2)
+    ones, others = (sides == 0).nonzero().flatten().tolist(), (sides == 1).nonzero().flatten().tolist()
+    for first, second, expected in ((1, 5, [5]), (5, 1, [5]), (2, 3, [2, 3]), (0, 4, [4]), (1, 1, [])):
+        found = turns.of(rows.__getitems__([*ones[:first], *others[:second]]))
+        assert [len(part.index) for part, _ in found] == expected
+
+
 @pytest.mark.parametrize("silent", [0, 1])
 def test_each_side_trains_its_own_parameters(silent: int) -> None:
     """Where one side's rows have no labels, what learns from that side stays as it is."""
