@@ -15,12 +15,15 @@ from taskloom.data.sources import TaskSettings, resolve_tasks
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task, TaskSet
+from taskloom.wording import counted
 
 LabelColumns = dict[str, tuple[str, ...]]
 """Per task, the columns that hold its labels: one for classes and a single number, several otherwise."""
 
 _WHOLE_AS_DECIMAL = re.compile(r"([+-]?\d+)\.0*")
 _MOST_CLASSES = 1000
+_MOST_SLIPS = 6
+"""Up to so many values of a binary task, a third is rather a mark or a slip than a class."""
 
 
 def resolve_label_columns(
@@ -313,17 +316,17 @@ def _check_two(table: Table, column: str, task: str, classes: tuple[str, ...]) -
     """Refuses a third class of a binary task, which is more often a mark of missing labels than a class."""
     if len(classes) <= 2:
         return
+    begin = f"tasks.{task}.classes: a binary task has two classes, column `{column}` holds {len(classes):,}"
+    if len(classes) > _MOST_SLIPS:
+        raise ConfigError(f"{begin}; use a multiclass task, or for amounts a regression.")
     texts = [_without_decimals(text) for text in table.text(column)]
-    found = [f"`{name}` ({texts.count(name):,} rows)" for name in classes[:4]]
-    more = f" and {len(classes) - 4:,} more" if len(classes) > 4 else ""
+    found = ", ".join(f"`{name}` ({counted(texts.count(name), 'row')})" for name in classes)
     # -1 and -99 stand for "unknown" in many tables, as in the files of CelebA and EmotioNet
     marks = [name for name in classes if name.startswith("-")] if len(classes) == 3 else []
-    mark = f"if `{marks[0]}` means a missing label, say " if marks else "if one means a missing label, say "
-    example = missing_with(table.missing, marks[:1] or ["..."])
+    mark = f"`{marks[0]}`" if marks else "one"
     raise ConfigError(
-        f"tasks.{task}.classes: a binary task has two classes, column `{column}` holds {len(classes):,}: "
-        f"{', '.join(found)}{more}; {mark}`{example}` in `data`, else use a multiclass task, or for "
-        "amounts a regression."
+        f"{begin}: {found}; if {mark} means a missing label, say "
+        f"`{missing_with(table.missing, marks[:1] or ['...'])}` in `data`, else use a multiclass task."
     )
 
 

@@ -33,6 +33,7 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 """The separators that are looked for in the header line, with their names for reports."""
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,8 @@ def read_table(
         bare = not path.exists() and path.parent == Path()
         advice = "; where it is in another folder, name that too (`--data DIR` of a study)" if bare else ""
         raise DataError(f"{path}: a table (CSV, TSV or Parquet) expected, found {found}{advice}.")
+    if path.suffix.lower() in SPREADSHEETS:
+        raise DataError(f"{path}: a spreadsheet is not read; save its sheet as CSV in UTF-8, or as Parquet.")
     marks = tuple("" if mark is None else str(mark).strip() for mark in missing)
     if path.suffix.lower() in PARQUET_SUFFIXES:
         try:

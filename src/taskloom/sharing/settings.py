@@ -9,6 +9,7 @@ from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.plan import StagePlan, TieSpec, stage_index
 from taskloom.tasks import TaskSet
+from taskloom.wording import counted
 
 Stages = Literal["all"] | Sequence[int | str]
 """Which stages: all, or a list of numbers from 1 and names."""
@@ -67,7 +68,7 @@ def end_stages(number: object, end: object, encoder: Encoder, setting: str, end_
     total = len(encoder.stages)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= total:
         raise ConfigError(
-            f"{setting}: a whole number from 0 to {total} (the encoder has {total} stages) "
+            f"{setting}: a whole number from 0 to {total} (the encoder has {counted(total, 'stage')}) "
             f"expected, found {number!r}."
         )
     if end not in ("input", "output"):

@@ -98,7 +98,7 @@ def test_a_third_class_of_a_binary_task_is_named_with_the_way_to_a_hole(
     tmp_path: Path,
 ) -> None:
     path = write(tmp_path, ["1,0,a", "2,1,a", "3,-1,b", "4,-1,b", "5,0,?"])
-    sentence = r"tasks\.y\.classes: .*`-1` \(2 rows\), `0` \(2 rows\), `1` \(1 rows\); if `-1` means"
+    sentence = r"tasks\.y\.classes: .*`-1` \(2 rows\), `0` \(2 rows\), `1` \(1 row\); if `-1` means"
     with pytest.raises(ConfigError, match=sentence) as found:
         table(path, {"y": {"kind": "binary"}}, missing=["?"])
     assert 'say `missing: ["?", "-1"]` in `data`' in str(found.value)
@@ -189,3 +189,11 @@ def test_the_inspection_says_which_of_two_words_is_positive(tmp_path: Path) -> N
     lines = render(inspect_splits(data)).splitlines()
     assert sum("nein (positive)" in line for line in lines) == 1
     assert sum("(positive)" in line for line in lines) == 1  # of 0 and 1 it is plain
+
+
+def test_amounts_under_a_binary_task_and_spreadsheets_are_told_plainly(tmp_path: Path) -> None:
+    path = write(tmp_path, [f"{i},{i / 7:.3f},a" for i in range(50)])
+    with pytest.raises(ConfigError, match=r"column `y` holds 50; use a multiclass task, or for amounts"):
+        table(path, {"y": {"kind": "binary"}})
+    with pytest.raises(DataError, match=r"book\.xlsx: a spreadsheet is not read; save its sheet as CSV"):
+        read_table(path.rename(tmp_path / "book.xlsx"))
