@@ -33,6 +33,8 @@ class InParts(Balancer):
     if TYPE_CHECKING:  # those of `LossWeighting`
         _names: tuple[str, ...]
 
+        def _start_late(self, model: MultiTaskNetwork) -> None: ...
+
         def _weighed(
             self, losses: Mapping[str, SumCount], model: MultiTaskNetwork
         ) -> tuple[Tensor, Tensor, Weighed]: ...
@@ -49,7 +51,7 @@ class InParts(Balancer):
         self, losses: Mapping[str, SumCount], model: MultiTaskNetwork, beside: Tensor | None = None
     ) -> None:
         if self._names != self.names_of(model.tasks):
-            self.start(model)
+            self._start_late(model)
         self._forget_abandoned(model)
         self._check_same(losses)
         check_gradients(losses, model)

@@ -55,6 +55,14 @@ class LearnedVector(InParts, LossWeighting):
         values = self.first_vector(len(self._names), torch.Generator().manual_seed(seed))
         self._vector = nn.Parameter(values.to(next(iter(model.parameters())).device))
 
+    def _start_late(self, model: MultiTaskNetwork) -> None:
+        about = f"was started for {', '.join(self._names)}" if self._names else "was not started"
+        raise ConfigError(
+            f"balancing: {type(self).__name__} {about}, and no optimiser could know what it learns about "
+            f"{', '.join(self.names_of(model.tasks))}; call balancer.start(model) first, and give the "
+            "optimiser balancer.parameters() beside the network's."
+        )
+
     @property
     def vector(self) -> nn.Parameter:
         """What is learned, one number per task, [T]."""

@@ -140,6 +140,10 @@ class LossWeighting(Balancer):
         self._places = ((), [])
         self._take_tasks(model.tasks)
 
+    def _start_late(self, model: MultiTaskNetwork) -> None:
+        """Begins with the first losses, where nobody has called `start`."""
+        self.start(model)
+
     def _take_tasks(self, tasks: TaskSet) -> None:
         """Remembers whose losses they are; a task of weight 0 counts as absent: it says nothing."""
         self._tasks = tasks
@@ -150,7 +154,7 @@ class LossWeighting(Balancer):
     ) -> None:
         if self._tasks is not model.tasks:
             if self._names != self.names_of(model.tasks):
-                self.start(model)
+                self._start_late(model)
             self._take_tasks(model.tasks)
         check_gradients(losses, model)
         sums, slopes, weighed = self._weighed(losses, model)

@@ -302,6 +302,7 @@ def test_a_gradient_that_is_not_finite_names_its_task() -> None:
 @pytest.mark.parametrize("name", ["weighted_sum", "learned_weights", "pcgrad", "gradnorm"])
 def test_a_loss_without_gradient(name: str) -> None:
     model, balancer, rows = network(), make(name), batch()
+    balancer.start(model)
     losses = losses_of(model, rows)
     losses["mood"] = SumCount(losses["mood"].sum.detach(), losses["mood"].count)
     with pytest.raises(TrainingError, match="the loss of task mood has no gradient"):

@@ -174,8 +174,10 @@ def test_a_loss_nobody_told_of() -> None:
     model, rows = network(), batch()
     losses = coupled_losses(model, model(rows.inputs), rows)
     for name in ("pcgrad", "uncertainty"):
+        balancer = make(name)
+        balancer.start(model)
         with pytest.raises(ConfigError, match=r"coupling\.matching_to_attributes belongs to none of age, g"):
-            make(name).backward(losses, model)
+            balancer.backward(losses, model)
 
 
 def test_parts_of_a_batch_with_terms_beside() -> None:

@@ -272,3 +272,19 @@ def test_a_scalarisation_leaves_out_what_is_absent() -> None:
     assert pair.grad is not None
     np.testing.assert_allclose(weights[[0, 2]], pair.grad, rtol=1e-5)
     assert weights[1] == 0
+
+
+@pytest.mark.parametrize("name", ["learned_weights", "uncertainty", "imtl_l"])
+def test_what_no_optimiser_knows_is_not_learned_in_silence(name: str) -> None:
+    """Before `start` there is nothing to give to the optimiser: weights would stay at their random start."""
+    model, other = network(), network(tasks=TASKS.subset(["age", "mood"]))
+    balancer = make(name)
+    for take in (balancer.backward, balancer.accumulate):
+        with pytest.raises(
+            ConfigError, match=r"was not started, .* about age, gender, mood; call .*start\(mod"
+        ):
+            take(losses_of(model, batch()), model)
+    balancer.start(model)
+    balancer.backward(losses_of(model, batch()), model)
+    with pytest.raises(ConfigError, match=r"was started for age, gender, mood, .* about age, mood; call"):
+        balancer.backward(losses_of(other, batch()), other)

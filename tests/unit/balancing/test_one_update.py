@@ -57,9 +57,10 @@ def test_clipping_is_that_of_the_balanced_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_gradients_under_bfloat16_follow_single_precision(name: str) -> None:
     model, rows = network(), batch(64)
-    expected = step(make(name), model, rows)
-    model.zero_grad()
     balancer = make(name)
+    balancer.start(model)
+    expected = step(balancer, model, rows)
+    model.zero_grad()
     balancer.start(model)
     with balancer.watching(model), torch.autocast("cpu", dtype=torch.bfloat16):
         predictions = model(rows.inputs)
@@ -96,6 +97,7 @@ def test_a_batch_without_any_label_is_no_step(name: str) -> None:
 @pytest.mark.parametrize("name", list(BALANCERS))
 def test_a_loss_without_gradient_is_refused(name: str) -> None:
     model, balancer = network(), make(name)
+    balancer.start(model)
     losses = losses_of(model, batch(), balancer)
     losses["mood"] = SumCount(losses["mood"].sum.detach(), losses["mood"].count)
     with pytest.raises(TrainingError, match="the loss of task mood has no gradient"):
