@@ -123,6 +123,21 @@ def _may_be_heard(model: MultiTaskNetwork) -> set[int] | None:
     return {id(p) for module in modules for p in module.parameters()}
 
 
+def share_nothing(model: MultiTaskNetwork) -> bool:
+    """Whether it is known that no two tasks read the same parameter: gradients have nothing in common then.
+
+    Example:
+        >>> tasks = tl.TaskSet(tl.Binary("mood"), tl.Binary("gender"))
+        >>> encoder = tl.encoders.mlp((5,), hidden=[8])
+        >>> share_nothing(tl.sharing.soft_sharing(encoder, tasks))
+        True
+        >>> share_nothing(tl.sharing.cross_stitch(encoder, tasks))
+        False
+    """
+    shared = any(parameter.requires_grad for parameter in model.shared_parameters())
+    return not shared and _may_be_heard(model) == set()
+
+
 def leaves(tensor: Tensor) -> set[int]:
     """The ids of all leaf tensors that need a gradient and that `tensor` was computed from."""
     found: set[int] = set()

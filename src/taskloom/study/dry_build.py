@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from taskloom.balancing import Balancer, WeightedSum
+from taskloom.balancing import Balancer, GradientAggregation, WeightedSum
+from taskloom.balancing.gradients import share_nothing
 from taskloom.data.batch import Batch, DataSplits, TaskDataset
 from taskloom.errors import ConfigError, DataError
 from taskloom.losses import per_task
@@ -59,7 +60,14 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         found |= dict.fromkeys([] if coupled is None else coupled.warnings)
         if cell.balancing is not None:
             terms = coupled.coupling.names if coupled and coupled.coupling.as_tasks else ()
-            check_balancing(study, cell, build_balancer(spec), network, terms)
+            balancer = build_balancer(spec)
+            check_balancing(study, cell, balancer, network, terms)
+            if isinstance(balancer, GradientAggregation) and not terms and share_nothing(network):
+                idle = (
+                    f"{cell.name}: no two tasks read the same parameter, so balancing.{balancer.name} has no "
+                    "gradients to aggregate; every task follows its own, as without it."
+                )
+                found[idle] = None
         try:
             check_losses(cell.name, predictions, rows.labels, network.tasks)
         except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,18 @@ def test_refused_before_training(tmp_path: Path, cell: str, expected: str) -> No
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert watcher.begun == []
+
+
+def test_gradients_that_have_nothing_in_common_are_told(tmp_path: Path) -> None:
+    """Tasks of soft sharing read no common parameter: an aggregation is a plain sum there, and says so."""
+    cells = (
+        "cells:\n"
+        "  - soft_sharing: {tie: l2, weight: 0.1}\n    balancing: [pcgrad, uncertainty]\n"
+        "  - cross_stitch:\n    balancing: pcgrad\n"
+    )
+    run(write_table(tmp_path), "training.epochs=1", "repeats=1", text=f"{HEAD}{cells}")
+    warnings = json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"]
+    told = [text for text in warnings if "no two tasks read the same parameter" in text]
+    assert len(told) == 1
+    assert told[0].startswith("l2 0.1 + pcgrad: ")
+    assert "balancing.pcgrad has no gradients to aggregate" in told[0]
