@@ -56,7 +56,7 @@ class TaskCallback(Callback):
         name: What messages call it.
         patience: Epochs in a row in which a task's validation loss is worse than its minimum; 1 or more.
         min_delta: A loss counts as no worse only if it is at least this much below the minimum.
-        tasks: The tasks that are watched; all where None.
+        tasks: The tasks that are watched; all but adversarial ones where None.
     """
 
     stops_tasks = True
@@ -85,8 +85,17 @@ class TaskCallback(Callback):
         self.counters = {task: Patience(**counter) for task, counter in state["counters"].items()}
 
     def watched(self, state: TrainingState) -> list[str]:
-        """The tasks that learnt in this epoch and may stop, in the network's order."""
-        return [task for task in self.learning(state) if self.tasks is None or task in self.tasks]
+        """The tasks that learnt in this epoch and may stop, in the network's order.
+
+        The loss of an adversarial task rises where what is shared forgets it, which is what it is there for
+        and no convergence: it is watched only where `tasks` names it.
+        """
+        tasks = state.model.tasks
+        return [
+            task
+            for task in self.learning(state)
+            if (tasks[task].role != "adversarial" if self.tasks is None else task in self.tasks)
+        ]
 
     def learning(self, state: TrainingState) -> list[str]:
         """The tasks that learnt in this epoch: not stopped, and of a weight above 0."""
@@ -130,8 +139,8 @@ class EarlyFreeze(TaskCallback):
         patience: P of algorithm 1, in epochs; 1 or more.
         min_delta: A loss counts as no worse only if it is at least this much below the minimum; algorithm 1
             has 0, where an equal loss is no worse.
-        tasks: The tasks whose convergence freezes what is shared; all where None. After the freeze any task
-            may stop.
+        tasks: The tasks whose convergence freezes what is shared; all but adversarial ones where None. After
+            the freeze any task may stop; training ends when only adversarial ones are left.
         features_mb: Memory for kept outputs of the frozen front, training and validation together, in MiB;
             0 computes them anew in every epoch.
 
@@ -279,7 +288,8 @@ class TaskStopping(TaskCallback):
         patience: Epochs in a row in which a task's validation loss is worse than its minimum, 1 or more; 5
             with the criterion "patience" where None.
         min_delta: A loss counts as no worse only if it is at least this much below the minimum.
-        tasks: The tasks that may stop; all where None. Zhang et al. stop auxiliary tasks only.
+        tasks: The tasks that may stop; all but adversarial ones where None. Zhang et al. stop auxiliary tasks
+            only.
         criterion: "patience" or "trend".
         strip: k of "trend", in epochs, 1 or more; 5 where None.
         threshold: Of "trend", above 0; 1 where None.
@@ -370,9 +380,16 @@ def stop_task(state: TrainingState, task: str, converged: int, why: str) -> None
 
 
 def stop_without_tasks(state: TrainingState) -> None:
-    """Ends training once every task has stopped that has a weight; one of weight 0 never learns."""
+    """Ends training once every task has stopped that has a weight; one of weight 0 never learns.
+
+    Adversarial tasks are there for the others: alone they do not go on.
+    """
     tasks = state.model.tasks
-    weights = (tasks[task].weight * state.balancer.weight(task) for task in state.freezing.active)
+    weights = (
+        tasks[task].weight * state.balancer.weight(task)
+        for task in state.freezing.active
+        if tasks[task].role != "adversarial"
+    )
     if not any(weight > 0 for weight in weights):
         state.stop("all tasks converged")
 

@@ -36,6 +36,45 @@ def train(name: str, *callbacks: Callback, **changes: Any) -> tuple[MultiTaskNet
     return model, fit(model, TRAIN, VALIDATION, callbacks=callbacks, **settings)
 
 
+ADVERSARY = tl.TaskSet(
+    tl.Regression("age", center=1.0, scale=2.0), tl.Binary("gender", role="adversarial"), TASKS["mood"]
+)
+FORGOTTEN: dict[str, list[float | None]] = {**TABLE, "gender": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}
+"""An adversarial task that does as it should: its loss rises while the others' falls."""
+
+
+@pytest.mark.parametrize("callback", [EarlyFreeze(patience=2), TaskStopping(patience=2)])
+def test_what_is_forgotten_has_not_converged(callback: Callback) -> None:
+    model = network("hard sharing from the input", tasks=ADVERSARY)
+    settings = {"epochs": 6, "batch": 16, "seed": 5, "device": "cpu"}
+    history = fit(model, TRAIN, VALIDATION, callbacks=[Script(FORGOTTEN), callback], **settings)
+    assert history.shared_frozen is None
+    assert history.task_ends == {}
+    assert len(history.epochs) == 6
+
+
+def test_an_adversarial_task_stops_where_it_is_named() -> None:
+    model = network("hard sharing from the input", tasks=ADVERSARY)
+    settings = {"epochs": 6, "batch": 16, "seed": 5, "device": "cpu"}
+    callbacks = [Script(FORGOTTEN), TaskStopping(patience=2, tasks=["gender"])]
+    history = fit(model, TRAIN, VALIDATION, callbacks=callbacks, **settings)
+    assert {task: end.stopped for task, end in history.task_ends.items()} == {"gender": 3}
+
+
+@pytest.mark.parametrize("callback", [EarlyFreeze(patience=2), TaskStopping(patience=2)])
+def test_training_ends_when_only_adversarial_tasks_are_left(callback: Callback) -> None:
+    table: dict[str, list[float | None]] = {
+        "age": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        "gender": [6.0, 5.0, 4.0, 3.0, 2.0, 1.0],
+        "mood": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+    }
+    model = network("hard sharing from the input", tasks=ADVERSARY)
+    settings = {"epochs": 6, "batch": 16, "seed": 5, "device": "cpu"}
+    history = fit(model, TRAIN, VALIDATION, callbacks=[Script(table), callback], **settings)
+    assert {"age", "mood"} <= {*history.task_ends}
+    assert len(history.epochs) < 6
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_only_what_the_stopped_task_alone_reads_stays(name: str) -> None:
     watch = Watch()
