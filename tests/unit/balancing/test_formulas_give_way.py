@@ -147,6 +147,7 @@ def test_networks_in_half_precision_keep_their_rows() -> None:
 
 def test_parts_have_the_same_losses() -> None:
     model, balancer = network(), build("uncertainty")
+    balancer.start(model)
     outputs = model(torch.randn(7, 5))
     losses = {t: SumCount(squares(model, outputs, t), torch.tensor(14.0)) for t in TASKS}
     balancer.accumulate({t: losses[t] for t in ("a", "b")}, model)

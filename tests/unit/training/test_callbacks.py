@@ -30,7 +30,7 @@ def naive_stop(values: list[float], patience: int, min_delta: float) -> int | No
 def stop_epoch(stopping: EarlyStopping, monitor: str, sign: float, resume_after: int | None) -> int | None:
     history = History(monitor, seed=0)  # type: ignore[arg-type]
     reasons: list[str] = []
-    state = SimpleNamespace(history=history, stop=reasons.append)
+    state = SimpleNamespace(history=history, stop=reasons.append, awaited=[])
     for epoch, value in enumerate(MONITORS, start=1):
         history.epochs.append(EpochRecord(epoch, {}, 0.0, {}, {}, sign * value, {}, 0.0, 0.0))
         stopping.epoch_end(state)  # type: ignore[arg-type]
