@@ -85,6 +85,11 @@ class EpochWeights(LossWeighting):
     def report_state(self) -> dict[str, float]:
         return {f"weight/{task}": weight for task, weight in (self._used or self._weights).items()}
 
+    @property
+    def _heard_names(self) -> list[str]:
+        """What has a weight above 0 in itself: the others say nothing, and nothing goes by their losses."""
+        return [name for name in self._names if name not in self._weightless]
+
     def trains(self, task: str) -> bool:
         return (self._used or self._weights).get(task, 1.0) > 0
 
@@ -128,12 +133,14 @@ class DynamicWeightAverage(EpochWeights):
         before, self._before = self._before, dict(train_loss)
         if not before:
             return dict(self._weights)
-        rates = [_ratio(train_loss.get(task), before.get(task)) / self.temperature for task in self._names]
+        heard = self._heard_names
+        if not heard:
+            return dict(self._weights)
+        rates = [_ratio(train_loss.get(task), before.get(task)) / self.temperature for task in heard]
         largest = max(rates)
         shares = [math.exp(rate - largest) for rate in rates]
-        return {
-            task: len(shares) * share / sum(shares) for task, share in zip(self._names, shares, strict=True)
-        }
+        weights = [len(shares) * share / sum(shares) for share in shares]
+        return {**dict.fromkeys(self._names, 0.0), **dict(zip(heard, weights, strict=True))}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "before": dict(self._before)}
@@ -265,8 +272,9 @@ class SelfPaced(EpochWeights):
         for task, loss in train_loss.items():
             if loss is not None and 0 < loss < math.inf:
                 self._first.setdefault(task, loss)
-        relative = {task: _ratio(train_loss.get(task), self._first.get(task)) for task in self._names}
-        if self._epoch == 1:
+        heard, nobody = self._heard_names, dict.fromkeys(self._names, 0.0)
+        relative = {task: _ratio(train_loss.get(task), self._first.get(task)) for task in heard}
+        if self._epoch == 1 or not heard:
             return dict(self._weights)
         if self._epoch == 2:
             ordered = sorted(relative.values())
@@ -275,10 +283,12 @@ class SelfPaced(EpochWeights):
         else:
             self._age *= self.growth
         if self.regularizer == "hard":
-            return {task: float(loss < self._age) for task, loss in relative.items()}
-        return {task: max(0.0, 1.0 - loss / self._age) for task, loss in relative.items()}
+            return {**nobody, **{task: float(loss < self._age) for task, loss in relative.items()}}
+        return {**nobody, **{task: max(0.0, 1.0 - loss / self._age) for task, loss in relative.items()}}
 
     def enters(self, task: str) -> bool:
+        if task in self._weightless:
+            return False
         return not self.trains(task)  # the age grows until all are in
 
     def state_dict(self) -> dict[str, Any]:
@@ -338,7 +348,7 @@ class Curriculum(EpochWeights):
         super().start(model, seed=seed)
 
     def remarks(self, epochs: int) -> list[str]:
-        groups = [[task] for task in self._names] if self.order is None else self.order
+        groups = [[task] for task in self._heard_names] if self.order is None else self.order
         first = 1 if self.order is not None else self.measure + 1
         entrances = [first + number * self.every for number in range(len(groups))]
         late = [number for number, epoch in enumerate(entrances) if epoch > epochs]
@@ -365,12 +375,15 @@ class Curriculum(EpochWeights):
             if self._epoch < self.measure:
                 return dict(self._weights)
             first = self._first if self.measure > 1 else dict.fromkeys(self._names, 1.0)
-            hard = {task: _ratio(train_loss.get(task), first.get(task)) for task in self._names}
-            self._groups = [[task] for task in sorted(self._names, key=lambda task: hard[task])]
+            hard = {task: _ratio(train_loss.get(task), first.get(task)) for task in self._heard_names}
+            self._groups = [[task] for task in sorted(hard, key=lambda task: hard[task])]
         return self._entered(self._epoch - (self.measure if self.order is None else 0))
 
     def enters(self, task: str) -> bool:
-        return not self.trains(task)
+        if task in self._weightless:
+            return False
+        measuring = self.order is None and self._epoch <= self.measure and len(self._heard_names) > 1
+        return measuring or not self.trains(task)
 
     def _entered(self, epochs: int) -> Values:
         if self._groups is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taskloom.errors import DataError
+
+_LONGEST_CELL = 2**31 - 1
 
 
 def check_quotes(path: Path, separator: str, data: pa.Table) -> None:
@@ -44,21 +47,30 @@ def check_quotes(path: Path, separator: str, data: pa.Table) -> None:
 
 def unclosed_quote(path: Path, separator: str) -> DataError | None:
     """Returns what is wrong with the first cell that swallows lines, or None."""
+    limit = csv.field_size_limit(_LONGEST_CELL)  # of Python's reader; Arrow's, which reads tables, has none
+    try:
+        return _unclosed_quote(path, separator)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _unclosed_quote(path: Path, separator: str) -> DataError | None:
+    blanks = " " if separator == "\t" else " \t"
+    after_a_mark = re.compile(rf'"[{blanks}]+(?=[{re.escape(separator)}\r\n]|$)')
     lines: list[str] = []
     start = 1
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = csv.reader(_remembered(file, lines), delimiter=separator)
-        while True:
-            try:
-                record = next(records, None)
-                if record is None:
-                    return None
-                if len(lines) > 1:
-                    list(csv.reader(lines, delimiter=separator, strict=True))
-            except csv.Error:  # also a cell that is longer than Python's reader takes
-                return _error(path, start, lines, separator)
+        while next(records, None) is not None:
+            if len(lines) > 1:
+                plain = [after_a_mark.sub('"', line) for line in lines]  # readers forgive blanks there
+                try:
+                    list(csv.reader(plain, delimiter=separator, strict=True))
+                except csv.Error:
+                    return _error(path, start, lines, separator)
             start += len(lines)
             lines.clear()
+    return None
 
 
 def _error(path: Path, start: int, lines: list[str], separator: str) -> DataError:

@@ -175,7 +175,11 @@ class Table:
             cells = pc.cast(cells, cells.type.value_type)
         cells = pc.fill_null(pc.utf8_trim_whitespace(pc.cast(cells, pa.string())), "")
         if self.missing:
-            cells = pc.if_else(pc.is_in(cells, value_set=pa.array(self.missing, pa.string())), "", cells)
+            marks = pa.array(self.missing, pa.string())
+            # What wrote the file may have put decimals to a whole number: -1.0 is the mark -1 as well.
+            whole = pc.replace_substring_regex(cells, rf"^([+-]?\d+)[{self.decimal}]0*$", r"\1")
+            marked = pc.or_(pc.is_in(cells, value_set=marks), pc.is_in(whole, value_set=marks))
+            cells = pc.if_else(marked, "", cells)
         return cells
 
 

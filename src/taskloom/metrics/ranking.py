@@ -16,6 +16,8 @@ from taskloom.tasks import Binary, Multilabel, Task
 _MOST_ELEMENTS = 4_000_000
 _PRODUCT_OVER_SORTED = 800
 """How many terms of a product of matrices take as long as one score that is sorted in and added up."""
+_PAIRS_PER_SCORE = 8
+"""How many pairs are compared as fast; a single line of weights is better sorted."""
 
 
 class AreaUnderCurve(Metric):
@@ -84,7 +86,8 @@ def _weighted_auc(
     """
     if positive.all() or not positive.any():
         return np.full(len(weights), np.nan)
-    if int(positive.sum()) * int((~positive).sum()) <= _MOST_ELEMENTS:
+    num_pairs = int(positive.sum()) * int((~positive).sum())
+    if num_pairs <= min(_MOST_ELEMENTS, _PAIRS_PER_SCORE * len(weights) * len(scores)):
         winners, of_winners = np.unique(group[positive], return_inverse=True)
         losers, of_losers = np.unique(group[~positive], return_inverse=True)
         if len(winners) * len(losers) <= _PRODUCT_OVER_SORTED * len(scores):

@@ -11,7 +11,7 @@ import torch
 from _balancing import NEEDS_ALL, batch, descend, gradients, losses_of, make, network
 from _training import TASKS
 from taskloom import Multiclass, Reversal, TaskSet
-from taskloom.balancing import GradientAggregation
+from taskloom.balancing import GradientAggregation, build
 from taskloom.balancing.gradients import leaves
 from taskloom.balancing.weightings import NashMTL
 from taskloom.errors import TrainingError
@@ -165,3 +165,26 @@ def test_a_task_without_a_bargain_yet_is_not_given_a_weight_in_silence() -> None
     first = method.weights(gramian[:2, :2], [0, 1])
     np.testing.assert_array_equal(method.weights(2 * gramian[:2, :2], [0, 1]), first)
     np.testing.assert_allclose(method.weights(gramian, [0, 1, 2]), fresh.weights(gramian, [0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("dwa", {}), ("self_paced", {"start": 1.0}), ("curriculum", {"measure": 1, "every": 3})],
+)
+def test_weights_from_epoch_to_epoch_go_by_the_losses_of_those_that_count(
+    name: str, settings: dict[str, object]
+) -> None:
+    """The weightless loss is the smallest at first and rises; the weights of the others are as without it."""
+    table = [{"age": 9.0, "gender": 3.0, "mood": 1.0}, {"age": 6.0, "gender": 2.9, "mood": 30.0}]
+    found = []
+    for mood in (WEIGHTLESS, None):
+        tasks = with_mood(WEIGHTLESS) if mood else TASKS.subset(["age", "gender"])
+        balancer = build(name, settings)
+        balancer.start(network("hard_sharing", tasks=tasks, stages=2))
+        for losses in [*table, *table]:
+            balancer.epoch_end({task: losses[task] for task in tasks})
+        weights = balancer.report_state()
+        found.append([weights[f"weight/{task}"] for task in ("age", "gender")])
+        assert not balancer.enters("mood")
+    assert found[0] == pytest.approx(found[1])
+    assert sum(found[0]) > 0

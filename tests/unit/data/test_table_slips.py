@@ -63,6 +63,30 @@ def test_cells_of_several_lines_and_marks_within_a_line_are_read_as_csv_reads_th
     assert len(found) == 100
 
 
+@pytest.mark.parametrize("long", ["before", "within"])
+def test_long_cells_and_blanks_behind_a_mark_are_no_slips(tmp_path: Path, long: str) -> None:
+    """Longer than the 131,072 characters that Python's reader takes by itself: a sequence, an image."""
+    cell = "ACGT" * 40_000
+    rows = [*ROWS[:5], '5,1,"two\nlines" ', *ROWS[6:]]
+    if long == "before":
+        rows[2] = f"2,0,{cell}"
+    else:
+        rows[2] = f'2,0,"{cell}\n{cell}"'
+    found = read_table(write(tmp_path, rows))
+    assert len(found) == 100
+    assert found.numbers("x").tolist() == list(range(100))
+    assert csv.field_size_limit() == 131_072  # as it was
+
+
+@pytest.mark.parametrize(("decimal", "cell"), [(".", "-1.0"), (".", "-1."), (",", "-1,00"), (".", "-1")])
+def test_a_mark_is_one_with_decimals_too(tmp_path: Path, decimal: str, cell: str) -> None:
+    """What pandas writes for a column of numbers with holes; advice names the mark without decimals."""
+    path = tmp_path / "t.tsv"
+    path.write_text(f"x\ty\n1\ta\n{cell}\tb\n-10\tc\n", encoding="utf-8")
+    found = read_table(path, missing=["-1"], decimal=decimal)
+    assert found.text("x").tolist() == ["1", "", "-10"]
+
+
 @pytest.mark.parametrize("unused", ["exclude", "features", "missing", "impute", "group", "folder", "decimal"])
 def test_a_setting_that_is_left_blank_is_not_given(tmp_path: Path, unused: str) -> None:
     settings: dict[str, Any] = {"table": write(tmp_path, ROWS).name, "exclude": ["note"]}

@@ -100,6 +100,10 @@ def test_auc_of_many_resamples_is_the_same_by_all_routes(monkeypatch: pytest.Mon
     weights[:, 0] = 0
     by_pairs = METRICS["auc"].evaluate(summary, weights)
     assert by_pairs == pytest.approx([naive_auc(summary, line) for line in weights], rel=1e-12)
+    # A single line of weights is not worth the comparison of all pairs.
+    monkeypatch.setattr(ranking, "_wins", None)
+    alone = [METRICS["auc"].evaluate(summary, weights[line : line + 1])[0] for line in range(3)]
+    assert alone == pytest.approx(by_pairs[:3], rel=1e-12)
     monkeypatch.setattr(ranking, "_PRODUCT_OVER_SORTED", 0)  # too many groups of both classes
     assert METRICS["auc"].evaluate(summary, weights) == pytest.approx(by_pairs, rel=1e-12)
     monkeypatch.setattr(

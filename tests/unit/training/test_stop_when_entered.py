@@ -66,6 +66,12 @@ def test_a_measured_curriculum_is_waited_for_too() -> None:
     assert ends(history)["age"] == (6, 7)
 
 
+def test_epochs_that_measure_the_order_do_not_count() -> None:
+    # age gets worse from epoch 5 on; the order is measured for six epochs and nobody has entered by then.
+    history = train(EarlyFreeze(patience=2), tl.balancing.build("curriculum", {"measure": 6, "every": 9}))
+    assert history.shared_frozen is None
+
+
 def test_tasks_that_never_enter_are_said() -> None:
     history = train(EarlyFreeze(patience=1), curriculum("gender", "age", "mood", every=4))
     assert history.shared_frozen is None
