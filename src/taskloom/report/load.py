@@ -66,7 +66,7 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         created=summary["created"],
         tasks=[_row(TaskRow, row) for row in summary["tasks"]],
         cells=[_row(CellRow, {**row, "tasks": tuple(row["tasks"])}) for row in summary["cells"]],
-        gains=[_row(GainRow, row) for row in (*summary["gains"], *overall["gains"])],
+        gains=[gain_row(row) for row in (*summary["gains"], *overall["gains"])],
         curves=[_row(Curve, {**row, "values": _numbers(row["values"])}) for row in summary["curves"]],
         mixing=[_row(Mixing, {**row, "tasks": tuple(row["tasks"])}) for row in summary["mixing"]],
         labels=[_row(LabelCount, row) for row in summary["labels"]],
@@ -81,7 +81,7 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         overall=_row(TaskRow, overall["task"]) if overall["task"] else None,
         balancing=[_balancing(row) for row in summary.get("balancing", ())],
         plain_sums=[
-            PlainSum(row["cell"], [_row(GainRow, gain) for gain in row["gains"]])
+            PlainSum(row["cell"], [gain_row(gain) for gain in row["gains"]])
             for row in summary.get("plain_sums", ())
         ],
         task_ends=summary.get("task_ends", ()),

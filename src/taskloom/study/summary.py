@@ -35,14 +35,14 @@ from taskloom.study.statistics import LEAST_REPEATS, Gain
 from taskloom.study.subgroups import confusions, subgroup_tables
 from taskloom.study.verdicts import (
     ALONE,
+    Compared,
     Groups,
     Overall,
     by_cell_and_task,
     chosen_cells,
+    compare_all,
     judged_baseline,
     judged_only,
-    overall,
-    task_gains,
 )
 from taskloom.study.warm_facts import warm_start_warnings
 from taskloom.study.worst_mistakes import gallery_rows
@@ -92,8 +92,7 @@ def summarize(
     every_form = by_cell_and_task(records)
     done = judged_only(every_form, facts)
     comparisons = [ALONE, *plain_sums(facts, done)]
-    gains, *beside = task_gains(folder, tasks, facts, done, comparisons)
-    together, *together_beside = overall(folder, tasks, facts, done, comparisons)
+    alone, *beside = compare_all(folder, tasks, facts, done, comparisons)
     chosen = chosen_cells(tasks, facts, done)
     failed = [record for record in records if record.status == "failed"]
     missing = planned - len(records)
@@ -109,8 +108,8 @@ def summarize(
         },
         "tasks": [_task_row(tasks, name, chosen.get(name, "")) for name in tasks],
         "cells": [_cell_row(cell, facts, done, tasks) for cell in facts["cells"]],
-        "gains": [_gain_row(gain) for gain in gains],
-        "overall": _overall_row(together, tasks),
+        "gains": [_gain_row(gain) for gain in alone.gains],
+        "overall": _overall_row(alone.overall, tasks),
         "course": course(tasks, facts, done),
         "leakage": leakage_rows(tasks, facts, done),
         "auxiliary": auxiliary_rows(tasks, facts, every_form),
@@ -122,9 +121,9 @@ def summarize(
         "plain_sums": [
             {
                 "cell": comparison.over,
-                "gains": [_gain_row(gain) for gain in (*(mean.gains if mean else ()), *found)],
+                "gains": [_gain_row(gain) for gain in (*_mean_gains(found), *found.gains)],
             }
-            for comparison, found, mean in zip(comparisons[1:], beside, together_beside, strict=True)
+            for comparison, found in zip(comparisons[1:], beside, strict=True)
         ],
         "couplings": coupling_rows(folder, tasks, facts, done),
         "subgroups": subgroup_tables(folder, tasks, facts, done, chosen),
@@ -212,6 +211,10 @@ def _overall_row(together: Overall | None, tasks: TaskSet) -> dict[str, Any] | N
         "task": {**row, "name": together.name, "kind": "mean"},
         "gains": [_gain_row(gain) for gain in together.gains],
     }
+
+
+def _mean_gains(found: Compared) -> tuple[Gain, ...]:
+    return found.overall.gains if found.overall else ()
 
 
 def _gain_row(gain: Gain) -> dict[str, Any]:

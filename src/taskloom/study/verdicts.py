@@ -100,14 +100,47 @@ def _values(runs: Sequence[RunRecord], task: str, metric: str, part: str) -> dic
     }
 
 
-def task_gains(
+@dataclass(frozen=True)
+class Overall:
+    """All judged tasks together, where one metric judges them all.
+
+    Args:
+        name: What reports call it, "mean of 12 tasks".
+        tasks: The tasks.
+        metric: Their metric.
+        gains: Gain of the mean, one per cell that trains all the tasks.
+        chosen: The cell with the best mean on validation.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    metric: str
+    gains: tuple[Gain, ...]
+    chosen: str
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison found.
+
+    Args:
+        gains: Of every judged task in every cell that trained it.
+        overall: Of all judged tasks together; None where they are judged by different metrics or in different
+            units, or nothing can be compared yet.
+    """
+
+    gains: tuple[Gain, ...]
+    overall: Overall | None
+
+
+def compare_all(
     folder: Path,
     tasks: TaskSet,
     facts: Mapping[str, Any],
     done: Groups,
     comparisons: Sequence[Comparison] = (ALONE,),
-) -> list[list[Gain]]:
-    """Gain of every task in every cell that trained it, per comparison; runs are read and resampled once.
+) -> list[Compared]:
+    """Gains of every comparison. A run is read and resampled once for all of them.
 
     Args:
         folder: The study's folder.
@@ -116,34 +149,58 @@ def task_gains(
         done: The finished runs.
         comparisons: What is compared.
     """
-    found: list[list[Gain]] = [[] for _ in comparisons]
-    ratio = facts["test_over_train"]
-    for name, task in tasks.items():
-        if not task.judged:
-            continue
-        metric, resampling = task.primary_metric, Resampling(task.primary_metric)
-        known: dict[str, Scores] = {}
+    gains: list[list[Gain]] = [[] for _ in comparisons]
+    for task in tasks.values():
+        if task.judged:
+            scored = _TaskScores(folder, facts, done, task)  # one task's runs in memory at a time
+            for found, comparison in zip(gains, comparisons, strict=True):
+                found += scored.compared(comparison)
+    judged = tuple(name for name, task in tasks.items() if task.judged)
+    kinds = {
+        (tasks[name].primary_metric, METRICS[tasks[name].primary_metric].unit(tasks[name])) for name in judged
+    }
+    together: list[Overall | None] = [None] * len(comparisons)
+    if len(judged) > 1 and len(kinds) == 1:
+        ((metric, _),) = kinds
+        means = _MeanScores(folder, facts, done, MeanOfTasks(metric, judged))
+        together = [means.compared(comparison) for comparison in comparisons]
+    return [Compared(tuple(found), mean) for found, mean in zip(gains, together, strict=True)]
 
-        def scores(
-            cell: str, name: str = name, metric: str = metric, known: dict[str, Scores] = known
-        ) -> Scores:
-            if cell not in known:
-                groups = ratio is None or facts["repeats"] == 1
-                known[cell] = _scores(folder, done[cell, name], name, metric, groups=groups)
-            return known[cell]
 
-        for gains, comparison in zip(found, comparisons, strict=True):
-            cells = [cell for cell in comparison.cells_of(facts, ()) if done.get((cell, name))]
-            if cells and done.get((comparison.over, name)):
-                gains += compare(
-                    name,
-                    metric,
-                    scores(comparison.over),
-                    {cell: scores(cell) for cell in cells},
-                    test_over_train=ratio,
-                    resampling=resampling,
-                ).values()
-    return found
+class _TaskScores:
+    """What the cells of a study reached on one task; each cell is read and resampled once."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], done: Groups, task: Task) -> None:
+        self._folder, self._facts, self._done, self._task = folder, facts, done, task
+        self._resampling = Resampling(task.primary_metric)
+        self._known: dict[str, Scores] = {}
+
+    def compared(self, comparison: Comparison) -> list[Gain]:
+        name = self._task.name
+        cells = [cell for cell in comparison.cells_of(self._facts, ()) if self._done.get((cell, name))]
+        if not cells or not self._done.get((comparison.over, name)):
+            return []
+        gains = compare(
+            name,
+            self._task.primary_metric,
+            self._scores(comparison.over),
+            {cell: self._scores(cell) for cell in cells},
+            test_over_train=self._facts["test_over_train"],
+            resampling=self._resampling,
+        )
+        return list(gains.values())
+
+    def _scores(self, cell: str) -> Scores:
+        if cell not in self._known:
+            name, groups = self._task.name, _are_resampled(self._facts)
+            runs = self._done[cell, name]
+            self._known[cell] = _scores(self._folder, runs, name, self._task.primary_metric, groups=groups)
+        return self._known[cell]
+
+
+def _are_resampled(facts: Mapping[str, Any]) -> bool:
+    """Whether the test's groups are resampled: where it is one test set, not one per repeat."""
+    return facts["test_over_train"] is None or facts["repeats"] == 1
 
 
 def gain_between(
@@ -164,8 +221,7 @@ def gain_between(
         runs: Runs of the cell.
         cell: Id of the cell.
     """
-    metric, ratio = task.primary_metric, facts["test_over_train"]
-    groups = ratio is None or facts["repeats"] == 1
+    metric, ratio, groups = task.primary_metric, facts["test_over_train"], _are_resampled(facts)
     before, now = (_scores(folder, each, task.name, metric, groups=groups) for each in (without, runs))
     return compare(task.name, metric, before, {cell: now}, test_over_train=ratio).get(cell)
 
@@ -184,52 +240,7 @@ def chosen_cells(tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> dict
     return choose_on_validation(validation, {name: task.primary_metric for name, task in tasks.items()})
 
 
-@dataclass(frozen=True)
-class Overall:
-    """All judged tasks together, where one metric judges them all.
-
-    Args:
-        name: What reports call it, "mean of 12 tasks".
-        tasks: The tasks.
-        metric: Their metric.
-        gains: Gain of the mean, one per cell that trains all the tasks.
-        chosen: The cell with the best mean on validation.
-    """
-
-    name: str
-    tasks: tuple[str, ...]
-    metric: str
-    gains: tuple[Gain, ...]
-    chosen: str
-
-
-def overall(
-    folder: Path,
-    tasks: TaskSet,
-    facts: Mapping[str, Any],
-    done: Groups,
-    comparisons: Sequence[Comparison] = (ALONE,),
-) -> list[Overall | None]:
-    """Compares the mean over all judged tasks, each counted once, with that of training each alone.
-
-    Arguments as `task_gains`.
-
-    Returns:
-        One per comparison; None where tasks are judged by different metrics or in different units, or nothing
-        can be compared yet.
-    """
-    judged = tuple(name for name, task in tasks.items() if task.judged)
-    kinds = {
-        (tasks[name].primary_metric, METRICS[tasks[name].primary_metric].unit(tasks[name])) for name in judged
-    }
-    if len(judged) < 2 or len(kinds) > 1:
-        return [None] * len(comparisons)
-    ((metric, _),) = kinds
-    mean = _Means(folder, facts, done, MeanOfTasks(metric, judged))
-    return [mean.compared(comparison) for comparison in comparisons]
-
-
-class _Means:
+class _MeanScores:
     """Means over tasks of the cells of a study; each cell is read and resampled once."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], done: Groups, mean: MeanOfTasks) -> None:
@@ -259,7 +270,7 @@ class _Means:
 
     def _scores(self, cell: str, part: str) -> Scores:
         if (cell, part) not in self._known:
-            resampled = self._facts["test_over_train"] is None or self._facts["repeats"] == 1
+            resampled = _are_resampled(self._facts)
             per_task = {
                 name: _scores(
                     self._folder,

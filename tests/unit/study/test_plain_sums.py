@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from _report import with_overall
-from _small_study import run, write_table
+from _small_study import TEXT, run, write_table
 from taskloom.report.load import load, render_report
 from taskloom.report.model import CellRow, GainRow, PlainSum
 from taskloom.report.render import render
@@ -20,21 +20,13 @@ from taskloom.study.results import RunRecord
 from taskloom.study.statistics import holm
 from taskloom.study.verdicts import Comparison
 
-STUDY = """\
-data: {table: people.csv, group: person}
-tasks:
-  age:  {kind: regression, unit: years}
-  sex:  {kind: binary}
-split: {by: person, test: 0.3, validation: 0.2}
-encoder: {name: mlp, hidden: [6, 5]}
-training: {epochs: 2, batch: 16, optimizer: {adam: {lr: 0.01}}, device: cpu}
-repeats: 3
-cells:
+CELLS = """\
   - hard_sharing: {stages: 2}
     balancing: [weighted_sum, {learned_weights: {lambda: [0.1, 1]}}, pcgrad]
   - hard_sharing: {stages: 1}
     balancing: dwa
 """
+STUDY = f"{TEXT.partition('cells:')[0]}cells:\n{CELLS}"
 
 
 def record(cell: str, settings: dict[str, Any]) -> RunRecord:
@@ -71,7 +63,7 @@ def test_cells_without_a_plain_sum_among_them_are_compared_with_nothing() -> Non
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_table(tmp_path_factory.mktemp("plain"))
-    run(folder, text=STUDY)
+    run(folder, "repeats=3", text=STUDY)
     from taskloom.study.summary import write_summary
 
     write_summary(folder / "out")
@@ -104,15 +96,15 @@ def test_gains_over_the_plain_sum_are_differences_of_the_runs_test_values(study:
 
 def test_correction_goes_over_the_cells_of_one_plain_sum(study: Path) -> None:
     from taskloom.study.results import ResultsStore
-    from taskloom.study.verdicts import by_cell_and_task, judged_only, task_gains
+    from taskloom.study.verdicts import by_cell_and_task, compare_all, judged_only
     from taskloom.tasks import TaskSet
 
     with ResultsStore(study / "results.sqlite", read_only=True) as store:
         records, facts = store.records(), store.facts()
     done = judged_only(by_cell_and_task(records), facts)
     (comparison,) = plain_sums(facts, done)
-    (found,) = task_gains(study, TaskSet.from_dicts(facts["tasks"]), facts, done, [comparison])
-    ages = [gain for gain in found if gain.task == "age"]
+    (found,) = compare_all(study, TaskSet.from_dicts(facts["tasks"]), facts, done, [comparison])
+    ages = [gain for gain in found.gains if gain.task == "age"]
     assert len(ages) == 3
     np.testing.assert_allclose([g.p_adjusted for g in ages], holm([g.p_value for g in ages]))
 

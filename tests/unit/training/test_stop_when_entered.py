@@ -27,6 +27,7 @@ def train(
     folder: Path | None = None,
     *more: Callback,
     tasks: TaskSet = TASKS,
+    script: Callback | None = None,
 ) -> History:
     return fit(
         network("hard sharing from the input", tasks=tasks),
@@ -36,7 +37,7 @@ def train(
         batch=45,
         device="cpu",
         balancer=balancer,
-        callbacks=[Script(TABLE), callback, *more],
+        callbacks=[script or Script(TABLE), callback, *more],
         folder=folder,
     )
 
@@ -135,18 +136,7 @@ def test_stopping_by_the_monitor_waits_until_all_have_entered() -> None:
 
     lengths = []
     for balancer in (curriculum("gender", "age", "mood", every=2), tl.balancing.build("mean")):
-        stop = EarlyStopping(patience=2)
-        history = fit(
-            network("hard sharing from the input", tasks=TASKS),
-            TRAIN,
-            VALIDATION,
-            epochs=8,
-            batch=45,
-            device="cpu",
-            balancer=balancer,
-            callbacks=[Worse(), stop],
-        )
-        lengths.append(len(history))
+        lengths.append(len(train(EarlyStopping(patience=2), balancer, script=Worse())))
     assert lengths == [6, 3]  # epochs 5 and 6 count; without a curriculum 2 and 3
 
 
@@ -174,16 +164,8 @@ def test_nobody_waits_for_a_task_of_weight_0_at_the_end(callback: Any, how: str)
         mood = Multiclass("mood", 3, role="auxiliary", weight=0.0)
         tasks, weights = TaskSet(TASKS["age"], TASKS["gender"], mood), {}
     table = {**TABLE, "gender": [8.0, 7.0, 6.0, 5.0, 4.0, 6.0, 6.0, 7.0]}
-    history = fit(
-        network("hard sharing from the input", tasks=tasks),
-        TRAIN,
-        VALIDATION,
-        epochs=8,
-        batch=45,
-        device="cpu",
-        balancer=tl.balancing.build("weighted_sum", {"weights": weights}),
-        callbacks=[Script(table), callback(patience=1)],
-    )
+    fixed = tl.balancing.build("weighted_sum", {"weights": weights})
+    history = train(callback(patience=1), fixed, tasks=tasks, script=Script(table))
     assert len(history) == 6
     assert history.stopped_early
     assert history.notes[-1].endswith("all tasks converged")
