@@ -21,7 +21,8 @@ filters, small stem, images [64, 3, 32, 32]) and, where named, `resnet18_224px` 
   `cross_stitch_channel_opportunity_T<n>`: with one matrix per channel.
 - `gram_vs_svd`: the trace norm through Gram matrices / through the SVD, two weights of 512 x 256 x 3 x 3.
 - `grouped_vs_one_by_one_T8`: T small columns as grouped kernels / one after the other, on a GPU.
-- `compiled_<architecture>_mlp_T3`: step of the network in torch.compile / as it is (needs a C++ compiler).
+- `compiled_<architecture>_<encoder>_T<n>`: step of the network in torch.compile / as it is, a quarter of the
+  batch (needs a C++ compiler; compiling takes minutes).
 
 Both networks of a comparison take turns in every round; a ratio is the median over the rounds. Two threads
 (`--threads`). Freed memory stays with the process (as in `taskloom study`, see training/allocator.py) unless
@@ -54,10 +55,13 @@ from _sharing_table import (
 )
 
 from taskloom import Multiclass, TaskSet, encoders, sharing
+from taskloom.sharing import MultiTaskNetwork
 from taskloom.training import keep_freed_memory
 
 EVERYTHING = (*SETTINGS, *VARIANTS, "double_loop")
 OTHERS = ("cross_stitch_channel", "gram_vs_svd", "grouped", "compiled")
+OWN_KERNELS = (("cross_stitch", "vgg5"), ("mtan", "vgg5"), ("ple", "opportunity"))
+"""What is also compared with what the compiler makes of the plain operations."""
 
 
 def channel_units(numbers: Sequence[int], *, quick: bool, clock: Clock) -> dict[str, float | None]:
@@ -72,22 +76,29 @@ def channel_units(numbers: Sequence[int], *, quick: bool, clock: Clock) -> dict[
 
 
 def compiled(clock: Clock) -> dict[str, float | None]:
-    """torch.compile with its default backend on an MLP of three tasks."""
+    """torch.compile with its default backend, on an MLP of three tasks and on networks with own kernels."""
     if shutil.which("c++") is None and shutil.which("g++") is None:
         print("  compiled: no C++ compiler here")
         return {}
     tasks = TaskSet(*(Multiclass(f"task_{i}", 3) for i in range(3)))
     encoder = encoders.build("mlp", (64,), hidden=[256, 256, 128])
-    problem = Problem("deap", 3, quick=True)
-    problem.tasks, problem.inputs = tasks, torch.randn(128, 64)
-    problem.labels = {name: torch.randint(3, (128,)) for name in tasks}
+    dense = Problem("deap", 3, quick=True)
+    dense.tasks, dense.inputs = tasks, torch.randn(128, 64)
+    dense.labels = {name: torch.randint(3, (128,)) for name in tasks}
     found: dict[str, float | None] = {}
-    for name, settings in (("hard_sharing", {"stages": 3}), ("cross_stitch", {})):
-        network = sharing.build(name, encoder, tasks, **settings)
+
+    def compare(name: str, problem: Problem, network: MultiTaskNetwork, rounds: int) -> None:
         eager = joint_step(problem, network)
+        torch.compiler.reset()
         fast = joint_step(problem, torch.compile(network), penalty=network.penalty)  # type: ignore[arg-type]
-        found[f"compiled_{name}_mlp_T3"] = round(median_ratio(fast, eager, 20, clock), 3)
-        print(f"  compiled_{name}_mlp_T3 {found[f'compiled_{name}_mlp_T3']}", flush=True)
+        found[name] = round(median_ratio(fast, eager, rounds, clock), 3)
+        print(f"  {name} {found[name]}", flush=True)
+
+    for name, settings in (("hard_sharing", {"stages": 3}), ("cross_stitch", {})):
+        compare(f"compiled_{name}_mlp_T3", dense, sharing.build(name, encoder, tasks, **settings), 20)
+    for name, backbone in OWN_KERNELS:
+        problem = Problem(backbone, 2, quick=True)
+        compare(f"compiled_{name}_{backbone}_T2", problem, problem.network(name), 10)
     return found
 
 
