@@ -153,7 +153,13 @@ def masked(loss: Loss, output: Tensor, target: Tensor, present: Tensor) -> SumCo
 
 @LOSSES.register("binary_cross_entropy")
 def binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of logits against 0 or 1, element by element; any shape."""
+    """Cross-entropy of logits against 0 or 1, element by element; any shape.
+
+    -y log p - (1 - y) log(1 - p) with p = sigmoid(output): thesis 001, equations 3.1 and 3.3, which print
+    1 - log p for the last logarithm. That has no lower bound where y is 0, and their text says cross-entropy.
+    Paper 003, equation 1, averages over the labels of an image first, then over images; here each label that
+    is present counts once, which is the same where all images have equally many.
+    """
     return F.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none")
 
 
@@ -166,13 +172,20 @@ def coral(output: Tensor, target: Tensor) -> Tensor:
 @LOSSES.register("dex")
 @LOSSES.register("cross_entropy")
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of logits [..., C] against codes [...]; shaped like the codes."""
+    """Cross-entropy of logits [..., C] against codes [...]; shaped like the codes.
+
+    -log p of the true class, p = softmax(output): thesis 001, equation 3.4; thesis 002, equation 3.2.
+    """
     return F.cross_entropy(output.movedim(-1, 1), target, reduction="none")
 
 
 @LOSSES.register("mse")
 def mse(output: Tensor, target: Tensor) -> Tensor:
-    """Squared difference, element by element."""
+    """Squared difference of standardised values, element by element.
+
+    Thesis 001, equation 3.2, has half of it, in years / 40, and report 004, equations 2 and 8, its sum over a
+    row's coordinates: see `Regression` and `Landmarks`.
+    """
     return (output - target).square()
 
 

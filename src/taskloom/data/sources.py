@@ -114,15 +114,27 @@ def resolve_tasks(tasks: TaskSettings, known_classes: Mapping[str, Sequence[str]
         known_classes: Per task, its class names in code order, as the data know them.
 
     Raises:
-        ConfigError: A setting does not fit.
+        ConfigError: A setting does not fit; or a `center` or `scale` without `fixed_scale: true`, which the
+            training labels would replace.
 
     Example:
         >>> resolve_tasks({"sex": {"kind": "binary"}}, {"sex": ("F", "M")})["sex"].class_names
         ('F', 'M')
     """
     if not isinstance(tasks, TaskSet):
+        for name, settings in tasks.items():
+            _check_scale_is_kept(name, settings)
         tasks = TaskSet(*(task_from_dict({**settings, "name": name}) for name, settings in tasks.items()))
     return tasks.with_classes(known_classes)
+
+
+def _check_scale_is_kept(task: str, settings: Mapping[str, Any]) -> None:
+    given = [key for key in ("center", "scale") if key in settings]
+    if given and settings.get("kind") in ("regression", "landmarks") and not settings.get("fixed_scale"):
+        raise ConfigError(
+            f"tasks.{task}.{given[0]}: center and scale are fitted on the training labels, which would "
+            f"replace this {settings[given[0]]!r}; set `fixed_scale: true` to keep it, or leave it out."
+        )
 
 
 def checksums(paths: Iterable[Path], root: Path) -> dict[str, str]:

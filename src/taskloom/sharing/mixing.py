@@ -61,6 +61,10 @@ class CrossStitch(MixingUnit):
             the diagonal and o divided over the T - 1 others (paper 004: 0.9 and 0.1). "equal": 1/T
             everywhere. "uniform": each element drawn from [0, 1] (thesis 000, section 4.1.2).
 
+    Gradients are those of the formula, dL / d alpha[i, j] = sum of dL / dx'_i x_j; thesis 000, section 4.1.2,
+    prints those of alpha_AB and alpha_BA the other way round. It also gives units a learning rate a
+    magnitude above the usual, but no number for its own networks: `lr_multiplier` of the plan, 1 by default.
+
     Attributes:
         alpha: [T, T], or [C, T, T] per channel; row = receiving task, column = donor.
 

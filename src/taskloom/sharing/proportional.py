@@ -102,7 +102,7 @@ def proportional_addition(
     start: float = 0.0,
     lr_multiplier: float = 1.0,
 ) -> Plan:
-    """Every task alone, with a learned share of each other task's output added (thesis 000, section 3.1).
+    """Every task alone, with a learned share of each other task's output added (thesis 000, section 3.2.1).
 
     Learned is one scalar per donor and mixed stage; fixed are the weight 1 of a task's own output and that a
     donor gives everybody the same share. With `start: 0` training begins at single-task networks.

@@ -190,6 +190,8 @@ class Task:
             del plain["weight"]
         if self.reversal is None:
             del plain["reversal"]
+        if not plain.get("fixed_scale", True):
+            del plain["fixed_scale"]
         return plain
 
 

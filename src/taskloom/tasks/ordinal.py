@@ -58,7 +58,7 @@ class Ordinal(Regression):
             raise ConfigError(
                 f"tasks.{self.name}.range: an ordinal task needs [low, high], its first and last level."
             )
-        if self.size != 1 or (self.center, self.scale) != (0.0, 1.0):
+        if self.size != 1 or (self.center, self.scale) != (0.0, 1.0) or self.fixed_scale:
             raise ConfigError(
                 f"tasks.{self.name}: an ordinal task has one value per row and no center or scale; use "
                 "a regression for vectors."

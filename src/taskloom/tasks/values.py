@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
@@ -23,8 +23,11 @@ class Regression(Task):
         unit: Unit of the values, for reports.
         size: Number of values per row; 1 gives label shape [N], more give [N, D].
         center: Subtracted from the values before the loss, in the unit.
-        scale: Divides them, in the unit; > 0. A study fits both on the training labels.
+        scale: Divides them, in the unit; > 0. Data sources fit both on the training labels.
         range: Smallest and largest possible value, in the unit; predictions are clipped to it.
+        fixed_scale: Whether center and scale stay as they are given. The squared error is then the papers'
+            own: in years with 0 and 1 (thesis 000, section 5.3), and with center 21 and scale 40 sqrt(2)
+            that of thesis 001, equation 3.2, half the square of years / 40.
 
     Example:
         >>> age = Regression("age", unit="years", center=40.0, scale=10.0)
@@ -37,6 +40,7 @@ class Regression(Task):
     center: float = 0.0
     scale: float = 1.0
     range: tuple[float, float] | None = None
+    fixed_scale: bool = field(default=False, kw_only=True)
 
     kind: ClassVar[str] = "regression"
     known_metrics: ClassVar[tuple[str, ...]] = ("mae", "mse", "rmse", "r2", "ccc")
@@ -44,7 +48,7 @@ class Regression(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_scale(self.name, self.scale)
+        _check_scale(self.name, self.scale, self.fixed_scale)
         if not _is_number(self.size) or self.size != int(self.size) or self.size < 1:
             raise ConfigError(
                 f"tasks.{self.name}.size: at least 1 value per row expected, found {self.size}."
@@ -76,7 +80,12 @@ class Regression(Task):
         return (values - self.center) / self.scale
 
     def fit(self, values: Tensor) -> Self:
-        """Returns a copy with center and scale the mean and standard deviation of `values`, [M] or [M, D]."""
+        """Returns a copy with center and scale the mean and standard deviation of `values`, [M] or [M, D].
+
+        With `fixed_scale` the task itself.
+        """
+        if self.fixed_scale:
+            return self
         center, scale = _mean_and_deviation(values)
         return dataclasses.replace(self, center=center, scale=scale)
 
@@ -104,8 +113,13 @@ class Landmarks(Task):
             pair of point indices (their distance), or a length in pixels, such as the width of stored
             images: then the box is the one that faces were cut by.
         center: Subtracted from coordinates before the loss, in pixels.
-        scale: Divides them, in pixels; > 0.
+        scale: Divides them, in pixels; > 0. Data sources fit both on the training labels.
         threshold: Rows whose normalised mean error is above it count as failures.
+        fixed_scale: Whether center and scale stay as they are given.
+
+    The loss of a row is the mean over its present points and their two coordinates, each in units of `scale`.
+    Report 004 (equations 2 and 8) has the sum over the ten coordinates, without saying in which unit: that is
+    10 times this for five points, and a factor on the weight of the landmarks beside other tasks.
 
     Example:
         >>> Landmarks("face", 5, reference=(0, 1)).width
@@ -117,6 +131,7 @@ class Landmarks(Task):
     center: float = 0.0
     scale: float = 1.0
     threshold: float = 0.1
+    fixed_scale: bool = field(default=False, kw_only=True)
 
     kind: ClassVar[str] = "landmarks"
     known_metrics: ClassVar[tuple[str, ...]] = (
@@ -130,7 +145,7 @@ class Landmarks(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "points", read_names(self.name, "points", self.points))
-        _check_scale(self.name, self.scale)
+        _check_scale(self.name, self.scale, self.fixed_scale)
         num_points = len(self.class_names)
         if num_points == 0:
             raise ConfigError(f"tasks.{self.name}.points: at least one point expected.")
@@ -192,7 +207,12 @@ class Landmarks(Task):
         return (values - self.center) / self.scale
 
     def fit(self, values: Tensor) -> Self:
-        """Returns a copy with center and scale the mean and standard deviation of coordinates [M, 2]."""
+        """Returns a copy with center and scale the mean and standard deviation of coordinates [M, 2].
+
+        With `fixed_scale` the task itself.
+        """
+        if self.fixed_scale:
+            return self
         center, scale = _mean_and_deviation(values)
         return dataclasses.replace(self, center=center, scale=scale)
 
@@ -200,9 +220,11 @@ class Landmarks(Task):
         return (output * self.scale + self.center).reshape(-1, *self.value_shape)
 
 
-def _check_scale(task: str, scale: float) -> None:
+def _check_scale(task: str, scale: float, fixed: bool) -> None:
     if not _is_number(scale) or not scale > 0:
         raise ConfigError(f"tasks.{task}.scale: a number above 0 expected, found {scale}.")
+    if not isinstance(fixed, bool):
+        raise ConfigError(f"tasks.{task}.fixed_scale: true or false expected, found {fixed!r}.")
 
 
 def _is_number(value: Any) -> bool:

@@ -39,7 +39,10 @@ PERIPHERAL_CHANNELS: tuple[str, ...] = (
 CHANNELS: tuple[str, ...] = EEG_CHANNELS + PERIPHERAL_CHANNELS
 RATINGS: tuple[str, ...] = ("valence", "arousal", "dominance", "liking")
 THRESHOLDS: dict[str, float] = {"valence": 4.5, "arousal": 4.5, "dominance": 4.5, "liking": 2.5}
-"""A rating from here on is "high" as a binary label: thesis 002, section 3.2."""
+"""A rating from here on is "high" as a binary label: thesis 002, section 3.2.2.
+
+2.5 is the thesis's for liking, which it takes there for a scale from 1 to 5, but in section 3.2.1 for one
+from 1 to 9, as it is in the files: 2.5 is far below its middle. `thresholds` sets another."""
 THREE_CLASS_BOUNDS: tuple[float, float] = (11 / 3, 19 / 3)
 """From here on a rating is "medium", and "high": thirds of the scale from 1 to 9."""
 
@@ -73,7 +76,8 @@ class DeapReader(AfterSteps):
         folder: The folder that holds `s01.dat` (or `s01.mat`) and so on.
         format: "dat" or "mat", for a folder that holds both.
         channels: "all" (40), "eeg" (32), "peripheral" (8), or a list of names.
-        baseline: "drop" cuts the first 3 s off; "subtract" also takes their mean from what follows, per
+        baseline: "drop" cuts the first 3 s off (thesis 002, section 3.2.2; the 125 windows a trial of its
+            appendix A.2 are those of all 63 s); "subtract" also takes their mean from what follows, per
             channel; "keep" leaves them in.
         thresholds: From which rating on a binary label is "high", by rating.
         three_class_bounds: From which rating on a label of three classes is "medium", and "high".

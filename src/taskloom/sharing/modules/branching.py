@@ -228,7 +228,7 @@ def adaptive_branching(
     copies: Copies = "fresh",
     head: HeadChoice = None,
 ) -> BranchingNetwork:
-    """Fully-adaptive feature sharing (Lu et al. 2017; thesis 000, section 3.1): a trunk that parts by itself.
+    """Fully-adaptive feature sharing (Lu et al. 2017; thesis 000, 3.2.1): a trunk that parts by itself.
 
     The encoder is the paper's thin network: as wide as one branch. (The paper takes its start from a wide
     pretrained network; here it starts as any encoder does, and `copies: same` keeps pretrained weights.)

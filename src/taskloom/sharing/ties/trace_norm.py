@@ -44,7 +44,9 @@ class TraceNorm(Tie):
 
     It is low where the copies, as one tensor, have low rank: tasks then use few common directions. Source:
     Yang and Hospedales, "Trace Norm Regularised Deep Multi-Task Learning" (2016), as used in thesis 002,
-    equations 3.3 and 3.4; `weight` is its gamma and omega in one.
+    equations 3.3 and 3.4; `weight` is its gamma and omega in one. The text under 3.3 gives all m flattenings
+    the shape [D_1 ... D_(m-1), T], which is that of the last one alone; here the i-th has D_i rows, as Tucker
+    and the authors' code, which the thesis runs, have it. The shape in the text is `unfolding: laf`.
 
     TT depends on the order of the axes. Weights are taken in the order of the source, kernel, inputs,
     outputs, task: [out, in, *kernel] of the T copies becomes [*kernel, in, out, T].
