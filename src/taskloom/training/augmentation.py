@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from taskloom.losses import SumCount, masked, per_task
 from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Task, TaskSet
 from taskloom.training.augment_config import AugmentConfig, FlipConfig
 from taskloom.training.image_ops import affine_maps, coloured, flipped, flipped_points, moved, moved_points
+
+SoftLosses = Callable[[dict[str, SumCount], Mapping[str, Tensor], Tensor | None], dict[str, SumCount]]
+"""Adds losses on soft labels to those on true ones: of predictions whose row i has the soft labels of row
+`rows[i]` of the batch, or of row i where `rows` is None."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class Augmented:
     inputs: Tensor
     labels: Labels
     mixture: Mixture | None = None
+
+    def unblended(self, predictions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Of predictions of `inputs`, those of the rows as they are, [B, ...]; none where all are blended."""
+        if self.mixture is None:
+            return predictions
+        return {name: output[len(self.mixture.partner) :] for name, output in predictions.items()}
 
 
 class Augmentation:
@@ -86,15 +96,19 @@ class Augmentation:
             self.pixels = _pixel_scale(dataset)
 
     def check_alone(self, coupled: bool) -> None:
-        """Refuses blended rows beside coupled tasks.
+        """Refuses batches of blended rows alone beside coupled tasks.
+
+        MixAugment, with which paper 003 trains, has the rows as they are beside the blended ones: a coupling
+        compares those, with their labels.
 
         Raises:
             ConfigError: Says what to leave out.
         """
-        if coupled and self.config is not None and (self.config.mixup or self.config.mixaugment):
+        if coupled and self.config is not None and self.config.mixup:
             raise ConfigError(
-                "training.augment: blended rows have no label of their own that `coupling` could compare; "
-                "leave mixup and mixaugment, or the coupling, out."
+                "training.augment.mixup: blended rows have no label of their own that `coupling` could "
+                "compare; use mixaugment, which has the rows as they are beside them, or leave mixup, or the "
+                "coupling, out."
             )
 
     def __call__(self, batch: Batch, *, epoch: int, step: int) -> Augmented:
@@ -106,7 +120,12 @@ class Augmentation:
         return self._mixed(inputs, labels, random)
 
     def losses(
-        self, predictions: Mapping[str, Tensor], augmented: Augmented, labels: Labels, tasks: TaskSet
+        self,
+        predictions: Mapping[str, Tensor],
+        augmented: Augmented,
+        labels: Labels,
+        tasks: TaskSet,
+        soft: SoftLosses | None = None,
     ) -> dict[str, SumCount]:
         """Losses per task of an augmented batch; counts are those of the batch itself.
 
@@ -115,24 +134,30 @@ class Augmentation:
             augmented: What `__call__` gave.
             labels: Its labels, perhaps of fewer tasks.
             tasks: The tasks.
+            soft: What adds the losses on soft labels, which blend as true ones do; None where there are none.
         """
         mixture = augmented.mixture
         if mixture is None:
-            return self._plain(predictions, labels, tasks)
+            return self._plain(predictions, labels, tasks, soft)
         rows = len(mixture.partner)
         blended = {name: output[:rows] for name, output in predictions.items()}
-        own = self._plain(blended, labels, tasks)
-        other = self._plain(blended, labels[mixture.partner], tasks)
+        own = self._plain(blended, labels, tasks, soft)
+        other = self._plain(blended, labels[mixture.partner], tasks, soft, mixture.partner)
         mixed = _weighted((mixture.share, own), (1 - mixture.share, other))
         if not mixture.with_real:
             return mixed
         # The loss of Psaroudakis and Kollias has three terms: the blend's, and those of both its rows. Over a
         # batch the rows and their partners are the same ones. Their mean keeps the scale of a plain loss.
-        real = self._plain({name: output[rows:] for name, output in predictions.items()}, labels, tasks)
+        real = self._plain(augmented.unblended(predictions), labels, tasks, soft)
         return _weighted((1 / 3, mixed), (2 / 3, real))
 
     def _plain(
-        self, predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet
+        self,
+        predictions: Mapping[str, Tensor],
+        labels: Labels,
+        tasks: TaskSet,
+        soft: SoftLosses | None,
+        rows: Tensor | None = None,
     ) -> dict[str, SumCount]:
         losses = per_task(predictions, labels, tasks)
         smoothing = self.config.label_smoothing if self.config is not None else 0.0
@@ -142,7 +167,7 @@ class Augmentation:
                 if even is not None:
                     total = (1 - smoothing) * losses[name].sum + smoothing * even.sum
                     losses[name] = SumCount(total, losses[name].count)
-        return losses
+        return losses if soft is None else soft(losses, predictions, rows)
 
     def _image(self, inputs: Tensor, labels: Labels, random: np.random.Generator) -> tuple[Tensor, Labels]:
         config, rows = self.config, len(inputs)

@@ -230,26 +230,29 @@ def soft_loss(task: Task, output: Tensor, target: Tensor, temperature: float) ->
 def check_teaching(taught: Collection[str], augment: AugmentConfig | None, tasks: TaskSet) -> None:
     """Refuses augmentation after which a soft label would no longer be that of its row.
 
+    Blended rows take the soft labels of both their rows, as they take the true ones.
+
     Args:
         taught: Tasks with soft labels.
         augment: What is done to training batches.
         tasks: All tasks.
 
     Raises:
-        ConfigError: Rows are blended, or mirrored beside soft points.
+        ConfigError: Images move beside soft points, or are mirrored beside soft classes that change places.
     """
-    if not taught or augment is None:
+    if not taught or augment is None or not (augment.flip or augment.affine):
         return
-    if augment.mixup or augment.mixaugment:
-        raise ConfigError(
-            "training.augment: blended rows have no soft label of their own; leave mixup and mixaugment, or "
-            "the teachers, out."
-        )
     points = [name for name in taught if isinstance(tasks[name], Landmarks)]
     if points:
         raise ConfigError(
             f"training.augment: soft points of task {points[0]} do not move with their image; leave the "
             "augmentation, or the teachers, out."
+        )
+    turned = [name for name in taught if augment.flip is not None and name in augment.flip.swap]
+    if turned:
+        raise ConfigError(
+            f"training.augment.flip.swap: soft labels of task {turned[0]} do not change places with the "
+            "mirrored image; leave the flip, or the teachers, out."
         )
 
 

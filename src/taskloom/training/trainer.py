@@ -15,7 +15,7 @@ from taskloom.data.batch import Batch, EpochBatchSampler, TaskDataset
 from taskloom.data.resident import ResidentWindows, placed
 from taskloom.losses import SumCount, weighted
 from taskloom.tasks import Labels
-from taskloom.training.augmentation import Augmentation, Augmented
+from taskloom.training.augmentation import Augmentation, Augmented, SoftLosses
 from taskloom.training.callbacks import Callback, ProgressBar, TrainingState
 from taskloom.training.changes import let_change, more_changes
 from taskloom.training.coupled import CoupledLosses, without_rows
@@ -306,15 +306,10 @@ class Trainer:
         """Losses of a batch, and the gradients that the balancer makes of them."""
         with self.balancer.watching(self.model):
             predictions = self.predict(augmented.inputs)
-        losses = self.augmentation.losses(predictions, augmented, labels, self.tasks)
-        if self.run.soft_labels is not None:
-            counted = has_rows(self.train_loader, self.fabric, step)
-            active = self.state.freezing.active
-            losses = self.run.soft_labels.added(
-                losses, predictions, batch.index, self.tasks, active=active, counted=counted
-            )
+        soft = self.soft_losses(batch, step)
+        losses = self.augmentation.losses(predictions, augmented, labels, self.tasks, soft)
         if self.coupled.names:
-            terms = self.coupled.terms(predictions, augmented.labels)
+            terms = self.coupled.terms(augmented.unblended(predictions), augmented.labels)
             losses |= terms if has_rows(self.train_loader, self.fabric, step) else without_rows(terms)
         losses = joined_losses(self.fabric, losses)
         followed = weighted(losses, self.tasks)
@@ -323,6 +318,21 @@ class Trainer:
         else:
             self.balancer.backward(followed, self.model)
         return losses
+
+    def soft_losses(self, batch: Batch, step: int) -> SoftLosses | None:
+        """What adds the teachers' losses to those of a batch."""
+        taught = self.run.soft_labels
+        if taught is None:
+            return None
+        active, counted = self.state.freezing.active, has_rows(self.train_loader, self.fabric, step)
+
+        def added(
+            losses: dict[str, SumCount], predictions: Mapping[str, Tensor], rows: Tensor | None
+        ) -> dict[str, SumCount]:
+            index = batch.index if rows is None else batch.index[rows.cpu()]
+            return taught.added(losses, predictions, index, self.tasks, active=active, counted=counted)
+
+        return added
 
     def in_parts(self, augmented: Augmented, labels: Labels) -> Mapping[str, SumCount]:
         """The same, of one part of the batch after the other: memory for the activations of one part."""

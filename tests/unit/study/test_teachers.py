@@ -141,16 +141,11 @@ def test_lists_multiply_and_stand_in_the_name() -> None:
 @pytest.mark.parametrize(
     ("beside", "training", "message"),
     [
-        (
-            "teachers: single_task",
-            "augment: {mixup: {alpha: 1.0}}",
-            "leave mixup and mixaugment, or the teachers",
-        ),
         ("teachers: single_task", "accumulate: 2", "coupling and teachers add losses of the whole batch"),
         (
             "coupling: {relatedness: table.csv}",
-            "augment: {mixaugment: {}}",
-            "mixaugment, or the coupling, out",
+            "augment: {mixup: {}}",
+            "leave mixup, or the coupling, out",
         ),
         ("coupling: {relatedness: table.csv}", "accumulate: 2", "coupling and teachers add losses of"),
         (

@@ -194,5 +194,11 @@ def test_refuses_what_does_not_fit() -> None:
     with pytest.raises(ConfigError, match=r"teachers\.weight: a number above 0 expected, found 0"):
         Teaching(weight=0)
     soft = soft_labels({"flies": network("flies")}, data)
-    with pytest.raises(ConfigError, match="blended rows have no soft label"):
-        check_teaching(soft.values, AugmentConfig(mixup={"alpha": 1.0}), TASKS)
+    mirrored = AugmentConfig.model_validate({"flip": {"swap": {"flies": [["no", "yes"]]}}})
+    with pytest.raises(ConfigError, match="soft labels of task flies do not change places"):
+        check_teaching(soft.values, mirrored, TASKS)
+    face = tl.TaskSet(tl.Landmarks("face", 2))
+    for moving in ({"flip": {"swap": {"face": []}}}, {"affine": {}}):
+        with pytest.raises(ConfigError, match="soft points of task face do not move with their image"):
+            check_teaching(["face"], AugmentConfig.model_validate(moving), face)
+    check_teaching(["face"], AugmentConfig.model_validate({"colour": {}, "mixup": {}}), face)
