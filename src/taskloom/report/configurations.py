@@ -90,6 +90,11 @@ def _grouped(points: Sequence[Point], key: Callable[[Point], str]) -> Groups:
     return found
 
 
+def _once(points: Sequence[Point]) -> list[Point]:
+    """Every cell once: the same network, all stages shared, stands at both ends."""
+    return list({point.row.cell: point for point in reversed(points)}.values())[::-1]
+
+
 def _families(points: Sequence[Point]) -> Groups:
     return _grouped(points, lambda point: point.family)
 
@@ -108,7 +113,7 @@ def _both_ends(points: Sequence[Point]) -> bool:
 def _counts(task: TaskRow, points: Sequence[Point]) -> list[tuple[str, str, str, str, str, int, int]]:
     """Configurations that improve the task (figures 5.2, 5.9), by family."""
     lines = []
-    for family, each in _families(points).items():
+    for family, each in _families(_once(points)).items():
         improved = sum(point.row.gain > 0 for point in each)
         verdicts = [point.row.verdict for point in each]
         lines.append(
@@ -129,13 +134,11 @@ def _end_sentences(task: TaskRow, points: Sequence[Point]) -> list[str]:
     """Pairs that differ in the end alone (figures 5.3 to 5.5, 5.10 to 5.12)."""
     lines = []
     for family, each in _families(points).items():
-        ends = {
-            end: {(p.depth, p.tasks): p.row.gain for p in each if p.end == end} for end in ("input", "output")
-        }
+        ends = {end: {(p.depth, p.tasks): p.row for p in each if p.end == end} for end in ("input", "output")}
         pairs = [
-            (ends["input"][place], ends["output"][place])
-            for place in ends["input"]
-            if place in ends["output"]
+            (row.gain, other.gain)
+            for place, row in ends["input"].items()
+            if (other := ends["output"].get(place)) is not None and other.cell != row.cell
         ]
         if not pairs:
             continue
@@ -168,7 +171,7 @@ def _bars(tasks: Sequence[TaskRow], points: dict[str, list[Point]]) -> str:
         for number, family in enumerate(families):
             label: str | None = names[number]
             for place, task in enumerate(tasks):
-                mine = [point for point in points[task.name] if point.family == family]
+                mine = [point for point in _once(points[task.name]) if point.family == family]
                 if mine:
                     share = 100 * sum(point.row.gain > 0 for point in mine) / len(mine)
                     axes.bar(
@@ -194,10 +197,12 @@ def _figure(task: TaskRow, points: Sequence[Point]) -> str:
         panels.append(("both ends", lambda axes: _boxes(axes, ends)))
     if _has_depths(points):
         panels.append(("stages or units", lambda axes: _depth_curves(axes, points)))
-    families = _families(points)
+    families = _families(_once(points))
     if len(families) > 1:
         panels.append(("families", lambda axes: _boxes(axes, families)))
-    groups = _grouped(points, lambda point: "\n".join(["with", *(n for n in point.tasks if n != task.name)]))
+    groups = _grouped(
+        _once(points), lambda point: "\n".join(["with", *(n for n in point.tasks if n != task.name)])
+    )
     if len(groups) > 1:
         panels.append(("trained together", lambda axes: _boxes(axes, groups)))
     baseline = points[0].row.baseline

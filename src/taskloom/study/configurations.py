@@ -15,7 +15,9 @@ DEPTHS = {"hard_sharing": "stages", "cross_stitch": "units"}
 _END = "from"
 
 
-def configuration_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def configuration_rows(
+    cells: Sequence[Cell], repeated: Sequence[tuple[Cell, Cell]] = ()
+) -> list[dict[str, Any]]:
     """One row per cell that stands in such a grid, for `taskloom.report.model.Configuration`.
 
     Cells of a family differ in nothing but the number of stages, the end, the tasks, and where they start.
@@ -23,15 +25,19 @@ def configuration_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
     Args:
         cells: The cells of a study.
+        repeated: Cells that are not trained, each with the one of `cells` that is the same network: their
+            place in the grid is filled by that one (all stages shared from the input, and from the output).
     """
-    grid = [cell for cell in cells if _depth(cell) is not None]
+    same = {cell.id: of.id for cell, of in repeated if _only_place_differs(cell, of)}
+    everything = [*cells, *(cell for cell, _ in repeated if cell.id in same)]
+    grid = [cell for cell in everything if _depth(cell) is not None]
     others = {cell.id: _other_settings(cell) for cell in grid}
     return [
         {
-            "cell": cell.id,
+            "cell": same.get(cell.id, cell.id),
             "family": _family(cell, grid, others),
             "depth": _depth(cell),
-            "end": cell.settings.get(_END, "input"),
+            "end": _end(cell),
         }
         for cell in grid
     ]
@@ -40,6 +46,18 @@ def configuration_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 def _depth(cell: Cell) -> int | None:
     value = cell.settings.get(DEPTHS.get(cell.architecture, ""))
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _end(cell: Cell) -> str:
+    return str(cell.settings.get(_END, "input"))
+
+
+def _only_place_differs(cell: Cell, other: Cell) -> bool:
+    """Whether two cells stand at different places of one family's grid."""
+    if cell.architecture != other.architecture or _depth(cell) is None or _depth(other) is None:
+        return False
+    places = {(_depth(each), _end(each)) for each in (cell, other)}
+    return len(places) == 2 and _other_settings(cell) == _other_settings(other)
 
 
 def _other_settings(cell: Cell) -> dict[str, str]:

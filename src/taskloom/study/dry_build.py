@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from taskloom.study.config import Study
 from taskloom.study.coupled_runs import Coupled, check_in_study
 from taskloom.study.extras import build_callbacks
 from taskloom.study.locate import leading_path, located
+from taskloom.study.repeated import network_of
 from taskloom.study.runs import RunSpec, coupling_path, table_request
 from taskloom.study.warm_start import started
 from taskloom.study.worker import build_balancer, build_network
@@ -30,16 +32,31 @@ from taskloom.training.parts import check_parts
 from taskloom.training.teaching import check_teaching
 
 
-def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], splits: DataSplits) -> list[str]:
+class DryBuild(NamedTuple):
+    """What building every cell once showed.
+
+    Args:
+        warnings: Sentences, each once.
+        networks: Per cell that is no baseline, by its id, what tells its network from others; see
+            `taskloom.study.repeated.network_of`.
+    """
+
+    warnings: list[str]
+    networks: dict[str, dict[str, Any]]
+
+
+def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], splits: DataSplits) -> DryBuild:
     """Builds every cell once and runs two rows through it, so that mistakes show before anything is trained.
 
     Returns:
-        Warnings: a relatedness that contradicts the training labels, each once.
+        Warnings (a relatedness that contradicts the training labels, balancing without anything to balance),
+        and what tells the networks apart.
 
     Raises:
         ConfigError: With file and line: a setting that does not fit encoder, tasks or data.
     """
     found: dict[str, None] = {}
+    networks: dict[str, dict[str, Any]] = {}
     first = {spec.cell.id + spec.cell.tasks[0]: spec for spec in reversed(specs)}
     for cell in cells:
         spec = first[cell.id + cell.tasks[0]]
@@ -47,6 +64,8 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         try:
             network, _ = started(spec, splits, build_network, None)
             check_changes(network, cell.training)
+            if cell.entry >= 0:
+                networks[cell.id] = network_of(spec, network)
             network.eval()
             rows = _two_rows(splits.train)
             with torch.inference_mode():
@@ -72,7 +91,7 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
             check_losses(cell.name, predictions, rows.labels, network.tasks)
         except ConfigError as error:
             raise ConfigError(f"{study.document.where(('head',))}: {error}") from error
-    return list(found)
+    return DryBuild(list(found), networks)
 
 
 def check_batches(study: Study, spec: RunSpec, splits: DataSplits, tasks: TaskSet) -> None:

@@ -177,8 +177,22 @@ def _label_count(task: TaskLabels) -> dict[str, Any]:
     }
 
 
-def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: int) -> dict[str, Any]:
-    """Returns what `taskloom.study.summary` needs besides the runs; see `ResultsStore.plan`."""
+def study_facts(
+    study: Study,
+    cells: Sequence[Cell],
+    prepared: Prepared,
+    jobs: int,
+    repeated: Sequence[tuple[Cell, Cell]] = (),
+) -> dict[str, Any]:
+    """Returns what `taskloom.study.summary` needs besides the runs; see `ResultsStore.plan`.
+
+    Args:
+        study: The study.
+        cells: Its cells.
+        prepared: Its data.
+        jobs: Runs at a time.
+        repeated: Cells that are not trained, each with the one of `cells` that is the same network.
+    """
     return {
         **prepared.facts,
         "title": study.name,
@@ -196,7 +210,7 @@ def study_facts(study: Study, cells: Sequence[Cell], prepared: Prepared, jobs: i
             }
             for form in baseline_forms(study)
         ],
-        "configurations": configuration_rows([cell for cell in cells if cell.entry >= 0]),
+        "configurations": configuration_rows([cell for cell in cells if cell.entry >= 0], repeated),
         "jobs": jobs,
         "report": None if study.config.report is None else study.config.report.course,
         "gallery": gallery_size(study.config.report),

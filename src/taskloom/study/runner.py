@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from taskloom.study.lock import study_lock
 from taskloom.study.pool import do_runs
 from taskloom.study.prepare import Prepared, prepare_data, study_facts
 from taskloom.study.progress import Progress
+from taskloom.study.repeated import Repeated, find_repeated, say_repeated
 from taskloom.study.results import ResultsStore, run_folder, storage_error
 from taskloom.study.runs import RunSpec, plan_runs
 from taskloom.study.summary import write_summary
@@ -34,11 +35,13 @@ class Plan:
         cells: The cells of the study file; baselines are not among them.
         specs: All runs, baselines too, in the order in which they are done.
         prepared: The data.
+        repeated: Cells that are not trained, as they are the same network as one of `cells`.
     """
 
     cells: list[Cell]
     specs: list[RunSpec]
     prepared: Prepared
+    repeated: list[Repeated] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,16 @@ def plan_study(study: Study, out: Path, *, data: Path | None = None, stores: Pat
     cache = DataCache()
     prepared = prepare_data(study, data, stores_beside(out) if stores is None else stores, cache)
     specs = plan_runs(study, everything, prepared.requests, prepared.checksums, out)
-    prepared.facts["warnings"] += dry_build(study, everything, specs, cache.get(prepared.requests[0]))
-    return Plan(cells, specs, prepared)
+    built = dry_build(study, everything, specs, cache.get(prepared.requests[0]))
+    repeated = find_repeated(cells, built.networks)
+    prepared.facts["warnings"] += [*built.warnings, *say_repeated(repeated, study.document)]
+    left_out = {pair.cell.id for pair in repeated}
+    return Plan(
+        [cell for cell in cells if cell.id not in left_out],
+        [spec for spec in specs if spec.cell.id not in left_out],
+        prepared,
+        repeated,
+    )
 
 
 def stores_beside(out: Path) -> Path:
@@ -143,7 +154,7 @@ def _run_missing(
     retry_failed: bool,
 ) -> int:
     ids = [spec.id for spec in plan.specs]
-    store.plan(ids, study_facts(study, plan.cells, plan.prepared, jobs))
+    store.plan(ids, study_facts(study, plan.cells, plan.prepared, jobs, plan.repeated))
     write_atomically(out / "study.yaml", study.to_yaml().encode())
     status = store.finished(ids)
     if retry_failed:
