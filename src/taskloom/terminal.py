@@ -79,6 +79,10 @@ def announce(file: Path, study: Study, plan: Plan) -> None:
     say(f"{line}   {holes}" if holes else line)
     for warning in facts["warnings"]:
         say(f"warning  {warning}")
+    if plan.earlier is not None:
+        say(
+            f"note     no run of the report that stands there is in this study: it is kept in {plan.earlier.aside}"
+        )
     if repeats < LEAST_REPEATS:
         say(f"note     {few_repeats(repeats)}")
 

@@ -5,6 +5,7 @@ Files of a study folder
     results.parquet         one row per run, task, part and metric (written after the runs)
     summary.json            what the report shows (see `taskloom.study.summary`)
     study.yaml              the resolved study file
+    earlier/                reports of before, where a study of the same name has no run in common with them
     runs/<first 16 of id>/  per run: test_summary.npz, validation_summary.npz, test_decisions.npz,
                             checkpoints, relatedness.json where tasks are coupled, error.txt
 """

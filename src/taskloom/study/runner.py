@@ -13,6 +13,7 @@ from taskloom.errors import DataError
 from taskloom.study.cells import Cell, baselines, expand_cells
 from taskloom.study.config import Study
 from taskloom.study.dry_build import check_devices, dry_build
+from taskloom.study.earlier import Earlier, earlier_report
 from taskloom.study.lock import study_lock
 from taskloom.study.pool import do_runs
 from taskloom.study.prepare import Prepared, prepare_data, study_facts
@@ -36,12 +37,14 @@ class Plan:
         specs: All runs, baselines too, in the order in which they are done.
         prepared: The data.
         repeated: Cells that are not trained, as they are the same network as one of `cells`.
+        earlier: A report in the study's folder that is kept aside, as none of its runs is in `specs`.
     """
 
     cells: list[Cell]
     specs: list[RunSpec]
     prepared: Prepared
     repeated: list[Repeated] = field(default_factory=list)
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,10 @@ def plan_study(study: Study, out: Path, *, data: Path | None = None, stores: Pat
     repeated = find_repeated(cells, built.networks)
     prepared.facts["warnings"] += [*built.warnings, *say_repeated(repeated, study.document)]
     left_out = {pair.cell.id for pair in repeated}
-    return Plan(
-        [cell for cell in cells if cell.id not in left_out],
-        [spec for spec in specs if spec.cell.id not in left_out],
-        prepared,
-        repeated,
-    )
+    cells = [cell for cell in cells if cell.id not in left_out]
+    specs = [spec for spec in specs if spec.cell.id not in left_out]
+    earlier = earlier_report(out, study.name, [spec.id for spec in specs])
+    return Plan(cells, specs, prepared, repeated, earlier)
 
 
 def stores_beside(out: Path) -> Path:
@@ -123,8 +124,8 @@ def run_study(
         announce: Called with the `Plan` before the first run.
 
     Raises:
-        ConfigError, DataError: Something is wrong before the first run; a results store of another version; a
-            full disk or a folder that cannot be written.
+        ConfigError, DataError: Something is wrong before the first run; a results store of another version
+            or another study; a full disk or a folder that cannot be written.
     """
     with writable(out):
         # Whatever is wrong with file or data is found before the study's folder is touched.
@@ -154,6 +155,8 @@ def _run_missing(
     retry_failed: bool,
 ) -> int:
     ids = [spec.id for spec in plan.specs]
+    if plan.earlier is not None:
+        plan.earlier.keep()
     store.plan(ids, study_facts(study, plan.cells, plan.prepared, jobs, plan.repeated))
     write_atomically(out / "study.yaml", study.to_yaml().encode())
     status = store.finished(ids)
