@@ -80,9 +80,8 @@ def announce(file: Path, study: Study, plan: Plan) -> None:
     for warning in facts["warnings"]:
         say(f"warning  {warning}")
     if plan.earlier is not None:
-        say(
-            f"note     no run of the report that stands there is in this study: it is kept in {plan.earlier.aside}"
-        )
+        aside = plan.earlier.aside
+        say(f"note     the report that is there has no run of this study: it is kept in {aside}")
     if repeats < LEAST_REPEATS:
         say(f"note     {few_repeats(repeats)}")
 

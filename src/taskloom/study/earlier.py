@@ -1,8 +1,8 @@
 """What a study folder holds already: the same study goes on, and no study replaces the report of another.
 
 Runs are told apart by their ids and never mixed, but a folder has one report. The same study file goes on
-there, with whatever was changed in it. Another file is refused, unless every run of the study before is one of
-its own. Where a file of the same name has no run in common with what is there (everything was changed, or it is
+there, with whatever was changed in it. Another file is refused, unless all runs of the study before are its
+own. Where a file of the same name has no run in common with what is there (everything was changed, or it is
 another file of that name), the report of before is kept aside.
 """
 

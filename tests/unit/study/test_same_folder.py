@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,7 @@ def begun(tmp_path: Path) -> Run:
     write_table(tmp_path)
 
     def go_on(text: str = SMALL, *overrides: str, name: str = "people", **options: object) -> Outcome:
-        study = read(*overrides, text=text)
-        object.__setattr__(study, "name", name)
+        study = dataclasses.replace(read(*overrides, text=text), name=name)
         return run_study(study, tmp_path / "out", Watcher(), data=tmp_path, **options)
 
     go_on()
@@ -48,12 +48,11 @@ def test_another_study_is_refused_and_nothing_changes(begun: Run, tmp_path: Path
         with pytest.raises(DataError) as caught:
             begun(text, name="other")
         assert str(caught.value) == (
-            f"{out}: this folder holds 3 runs of another study, `people`, whose report `other` would replace; "
-            "choose another --out."
+            f"{out}: this folder holds 3 runs of another study, `people`, whose report `other` would "
+            "replace; choose another --out."
         )
+        study = dataclasses.replace(read(text=text), name="other")
         with pytest.raises(DataError, match="another study"):  # --dry-run says it too
-            study = read(text=text)
-            object.__setattr__(study, "name", "other")
             plan_study(study, out, data=tmp_path)
     after = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and "lock" not in file.name}
     assert after == before
