@@ -67,6 +67,9 @@ class SelfChanging(ABC):
     def changes_after(self, epoch: int) -> bool:
         """Whether it may change after this epoch; early stopping waits until it does no more."""
 
+    def starts_here(self) -> None:  # noqa: B027
+        """Called when a warm start gave the network its weights: what starts anew goes back to these."""
+
     def take_structure(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Becomes the network that a state dict was taken from, with weights yet to be loaded."""
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.errors import ConfigError
+from taskloom.sharing.changing import SelfChanging
+from taskloom.sharing.modules.base import ModuleNetwork
 from taskloom.sharing.network import MultiTaskNetwork, PlanNetwork
 
 
@@ -48,8 +50,11 @@ def start_from(network: MultiTaskNetwork, sources: Sequence[MultiTaskNetwork]) -
     name, that all of these tasks use in a source (their own where they were alone; the shared one where they
     were together and part now). A head starts from the same task's after the same stage; a mixing matrix and
     the parameters of a tie from those at the same stage for the same tasks. For other networks, entries of
-    the state dict start from those of one name and shape. Of several sources the first that has a counterpart
-    gives it. What has none, or one of another shape, keeps its start.
+    the state dict start from those of one name and shape, but for those that say what the network is or how
+    far it has come (masks, fixed policies, counts: `ModuleNetwork.stays`). Of several sources the first that
+    has a counterpart gives it. What has none, or one of another shape, keeps its start.
+
+    A network that starts anew while it is trained (`SelfChanging`) goes back to this start.
 
     Args:
         network: The network to start; its weights are replaced.
@@ -83,10 +88,11 @@ def start_from(network: MultiTaskNetwork, sources: Sequence[MultiTaskNetwork]) -
             "start as without."
         )
     state = network.state_dict()
-    with torch.no_grad():
-        for found in pairs.values():
-            for entry, value in (found or {}).items():
-                state[entry].copy_(value)
+    for found in pairs.values():
+        state |= found or {}
+    network.load_state_dict(state)  # not written in place: a network may work out more from what it loads
+    if isinstance(network, SelfChanging):
+        network.starts_here()
     return Transfer(copied, tuple(name for name, found in pairs.items() if found is None))
 
 
@@ -139,7 +145,10 @@ def _by_entry(
 ) -> dict[str, dict[str, Tensor] | None]:
     offered = [source.state_dict() for source in sources]
     found: dict[str, dict[str, Tensor] | None] = {}
+    stays = network.stays if isinstance(network, ModuleNetwork) else ()
     for name, tensor in network.state_dict().items():
+        if name.startswith(stays):
+            continue
         state = next(
             (state for state in offered if name in state and state[name].shape == tensor.shape), None
         )

@@ -10,13 +10,14 @@ from taskloom.sharing.modules.branching import BranchingNetwork, adaptive_branch
 from taskloom.sharing.modules.experts import ExpertNetwork, mmoe, ple
 from taskloom.sharing.modules.gates import Gate
 from taskloom.sharing.modules.mtan import Attention, AttentionNetwork, mtan
-from taskloom.sharing.modules.multilinear import RelationNetwork, TensorNormal, multilinear_relationship
+from taskloom.sharing.modules.multilinear import RelationNetwork, multilinear_relationship
 from taskloom.sharing.modules.registration import ModuleArchitecture, register_module
 from taskloom.sharing.modules.retraining import RetrainedNetwork
 from taskloom.sharing.modules.routing import RoutingNetwork, task_routing
 from taskloom.sharing.modules.skipping import Policy, SkippingNetwork
 from taskloom.sharing.modules.sluice import SluiceNetwork, StageWeights, sluice
 from taskloom.sharing.modules.subspaces import SubspaceMixing
+from taskloom.sharing.modules.tensor_normal import TensorNormal
 
 __all__ = [
     "Attention",

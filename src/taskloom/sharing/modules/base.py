@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class ModuleNetwork(MultiTaskNetwork):
     Attributes:
         stages: Stage copies by stage and copy.
         heads: Heads by task.
+        stays: How names in the state dict begin that a warm start leaves alone: they say what the network is
+            or how far its training has come, not what it has learned.
 
     Raises:
         ConfigError: `copies` is neither of the two.
@@ -45,6 +47,7 @@ class ModuleNetwork(MultiTaskNetwork):
 
     stages: nn.ModuleDict
     heads: nn.ModuleDict
+    stays: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, encoder: Encoder, tasks: TaskSet, copies: Copies = "fresh") -> None:
         super().__init__(tasks)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +11,7 @@ from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.keys import module_keys
+from taskloom.sharing.mixing import among_all
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
     after_loading,
@@ -21,123 +20,10 @@ from taskloom.sharing.modules.base import (
     check_number,
 )
 from taskloom.sharing.modules.registration import register_module
+from taskloom.sharing.modules.tensor_normal import Covariances, TensorNormal
 from taskloom.sharing.network import Features
 from taskloom.sharing.plan import Copies
 from taskloom.tasks import TaskSet
-
-Covariances = Literal["all", "tasks"]
-
-
-class TensorNormal(nn.Module):
-    """The prior of one layer's weights W [T, O, I]: vec(W) is normal, S_tasks x S_outputs x S_inputs.
-
-    Source: Long et al. 2017, section 4. S is a Kronecker product of three covariances. They are not learned
-    by gradient but fitted to the weights now and then, one after the other (flip-flop): given the two others,
-    with W_k the unfolding along axis k of size D_k and D = T O I,
-
-        S_k = D_k / D  W_k (S_i x S_j)^-1 W_k^T
-
-    is the maximum of the likelihood. It may be singular (few tasks, many inputs), so it is shrunk:
-    (1 - r) S_k + r tr(S_k) / D_k I, plus a trace of I for weights that are all zero. S_outputs and S_inputs
-    have a mean diagonal of 1; the scale stands in S_tasks.
-
-    Args:
-        shape: (T, O, I).
-        shrinkage: r, above 0 and up to 1.
-        covariances: "all", or "tasks": the two others stay identities (the authors' code).
-
-    Attributes:
-        tasks, outputs, inputs: The covariances, [T, T], [O, O], [I, I]; buffers, identities at the start.
-
-    Example:
-        >>> prior = TensorNormal((2, 3, 4))
-        >>> prior.quadratic(torch.ones(2, 3, 4)).item()
-        24.0
-    """
-
-    tasks: Tensor
-    outputs: Tensor
-    inputs: Tensor
-
-    NAMES = ("tasks", "outputs", "inputs")
-
-    def __init__(
-        self, shape: Sequence[int], *, shrinkage: float = 0.1, covariances: Covariances = "all"
-    ) -> None:
-        super().__init__()
-        self.shape, self.shrinkage = tuple(shape), shrinkage
-        self.fitted = ("outputs", "inputs", "tasks") if covariances == "all" else ("tasks",)
-        for name, size in zip(self.NAMES, shape, strict=True):
-            self.register_buffer(name, torch.eye(size))
-            # Not saved: it follows from the covariance.
-            self.register_buffer(f"{name}_inverse", torch.eye(size), persistent=False)
-
-    def quadratic(self, weights: Tensor) -> Tensor:
-        """vec(W)^T (S_tasks x S_outputs x S_inputs)^-1 vec(W), a scalar.
-
-        Args:
-            weights: [T, O, I].
-        """
-        return (weights * self._whitened(weights, self.NAMES)).sum()
-
-    def negative_log_density(self, weights: Tensor) -> Tensor:
-        """-log of the prior up to a constant: (quadratic + sum over k of D / D_k log det S_k) / 2.
-
-        The determinants do not depend on the weights. This is what an update without shrinkage lowers.
-        """
-        total = math.prod(self.shape)
-        determinants = [
-            total / size * torch.linalg.slogdet(self.get_buffer(name)).logabsdet
-            for name, size in zip(self.NAMES, self.shape, strict=True)
-        ]
-        return (self.quadratic(weights) + torch.stack(determinants).sum()) / 2
-
-    @torch.no_grad()
-    def update(self, weights: Tensor) -> None:
-        """Fits every covariance once to the weights [T, O, I], given the two others."""
-        weights = weights.detach()
-        for name in self.fitted:
-            axis = self.NAMES.index(name)
-            others = [other for other in self.NAMES if other != name]
-            unfolded = weights.movedim(axis, 0).flatten(1).double()
-            white = self._whitened(weights.double(), others).movedim(axis, 0).flatten(1)
-            covariance = unfolded @ white.T / unfolded.shape[1]
-            scale = covariance.diagonal().mean()
-            identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-            covariance = (1 - self.shrinkage) * covariance + (self.shrinkage * scale + 1e-8) * identity
-            if name != "tasks":
-                scale = covariance.diagonal().mean()
-                covariance = covariance / scale
-                self._set("tasks", self.tasks.double() * scale)
-            self._set(name, covariance)
-
-    def invert(self) -> None:
-        """Computes the inverses anew from the covariances."""
-        for name in self.NAMES:
-            self._set(name, self.get_buffer(name).double())
-
-    def extra_repr(self) -> str:
-        return f"{self.shape}, shrinkage={self.shrinkage:g}"
-
-    def _whitened(self, weights: Tensor, names: Sequence[str]) -> Tensor:
-        """The weights times the inverses along the named axes."""
-        inverse = {name: self.get_buffer(f"{name}_inverse").to(weights.dtype) for name in names}
-        if "inputs" in inverse:
-            weights = weights @ inverse["inputs"]
-        if "outputs" in inverse:
-            weights = inverse["outputs"] @ weights
-        if "tasks" in inverse:
-            weights = (inverse["tasks"] @ weights.flatten(1)).reshape_as(weights)
-        return weights
-
-    def _set(self, name: str, covariance: Tensor) -> None:
-        # A new tensor, not the old one overwritten: a graph that is still to run backward holds the old one.
-        old = self.get_buffer(name)
-        rounded = ((covariance + covariance.T) / 2).to(old)
-        # From the rounded covariance: a loaded network computes the same inverse, bit for bit.
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(rounded.double()))
-        setattr(self, name, rounded)
-        setattr(self, f"{name}_inverse", ((inverse + inverse.T) / 2).to(old))
 
 
 class RelationNetwork(ModuleNetwork):
@@ -146,6 +32,9 @@ class RelationNetwork(ModuleNetwork):
     Related are, layer by layer, the `nn.Linear` modules of the towers and of the heads wherever they have one
     shape in all tasks (an output layer does where all tasks are equally wide). The covariances are updated
     in training mode, in every `update_every`-th forward pass; `update_covariances` does it by hand.
+
+    An adversarial task stands outside the prior: behind its reversal its layers learn to predict what the
+    trunk is to forget, and nothing may draw the others' towers towards that.
 
     `penalty()` is weight / 2 times the sum over related layers of `TensorNormal.quadratic`: the paper's
     objective without the log-determinants, which no weight depends on (`negative_log_density` has them).
@@ -165,10 +54,12 @@ class RelationNetwork(ModuleNetwork):
         head, copies: See `PlanNetwork`.
 
     Raises:
-        ConfigError: Several tasks without a single fully connected layer of one shape.
+        ConfigError: Several tasks without a single fully connected layer of one shape; an adversarial task
+            without a trunk.
     """
 
     passes: Tensor
+    stays = ("passes",)
 
     def __init__(
         self,
@@ -192,16 +83,18 @@ class RelationNetwork(ModuleNetwork):
         self.add_trunk(encoder, self._trunk)
         self.add_towers(encoder, self._towers)
         self.add_heads(encoder, head)
-        self._layers = self._related_layers() if len(tasks) > 1 else {}
-        if len(tasks) > 1 and not self._layers:
+        self._related = [number for number, task in enumerate(tasks) if task not in self.reversals]
+        self._layers = self._related_layers() if len(self._related) > 1 else {}
+        if len(self._related) > 1 and not self._layers:
             raise ConfigError(
                 "multilinear_relationship: no fully connected layer has one shape in all tasks, so there is "
                 "nothing to relate; give the heads a hidden layer (head.hidden), or raise task_stages."
             )
         self.priors = nn.ModuleDict()
         for key, label in self._prior_keys().items():
-            shape = (len(tasks), *self.weights_of(label).shape[1:])
-            self.priors[key] = TensorNormal(shape, shrinkage=shrinkage, covariances=covariances)
+            self.priors[key] = TensorNormal(
+                self.weights_of(label).shape, shrinkage=shrinkage, covariances=covariances
+            )
         self.register_buffer("passes", torch.tensor(0))
         self._num_passes = 0
         self._step: int | None = None
@@ -229,7 +122,13 @@ class RelationNetwork(ModuleNetwork):
         return self.by_task(self.run_each(self._towers, [inputs] * len(self.tasks)))
 
     def entrance(self, task: str) -> nn.Module:
-        if not (self._trunk and self._towers):  # without a trunk the prior alone relates the towers
+        if not self._trunk:
+            raise ConfigError(
+                f"tasks.{task}.role: adversarial: with task_stages {len(self._towers)} the task shares no "
+                "stage with another one, and the prior leaves it out, so nothing can forget it; lower "
+                "multilinear_relationship.task_stages, or make it `role: auxiliary`."
+            )
+        if not self._towers:
             return super().entrance(task)
         return self.copies_of(self._towers[0])[self.tasks.index(task)]
 
@@ -249,7 +148,7 @@ class RelationNetwork(ModuleNetwork):
         return tuple(self._layers)
 
     def weights_of(self, layer: str) -> Tensor:
-        """The stacked weights of a related layer, [T, outputs, inputs]."""
+        """The stacked weights of a related layer, [T, outputs, inputs]; adversarial tasks are left out."""
         return torch.stack([self.get_submodule(path).get_parameter("weight") for path in self._layers[layer]])
 
     def prior_of(self, layer: str) -> TensorNormal:
@@ -274,12 +173,14 @@ class RelationNetwork(ModuleNetwork):
             self.prior_of(layer).update(self.weights_of(layer))
 
     def mixing_matrices(self) -> dict[str, Tensor]:
-        """Correlations between tasks by related layer, [T, T]."""
+        """Correlations between tasks by related layer, [T, T]; zeros for adversarial tasks."""
         found = {}
         for layer in self._layers:
             covariance = self.prior_of(layer).tasks
             scale = covariance.diagonal().rsqrt()
-            found[layer] = covariance * scale[:, None] * scale[None]
+            found[layer] = among_all(
+                covariance * scale[:, None] * scale[None], self._related, len(self.tasks)
+            )
         return found
 
     def describe(self) -> str:
@@ -309,11 +210,12 @@ class RelationNetwork(ModuleNetwork):
         return dict(zip(module_keys(list(self._layers)), self._layers, strict=True))
 
     def _related_layers(self) -> dict[str, list[str]]:
-        """Per related layer its name and the paths of the T linear modules."""
+        """Per related layer its name and the paths of its linear modules, one per task of the prior."""
         found: dict[str, list[str]] = {}
         places = [(self.stage_names[index], f"stages.{self._stage_keys[index]}") for index in self._towers]
         for label, place in [*places, ("head", "heads")]:
-            copies = [f"{place}.{key}" for key in self.get_submodule(place)._modules]
+            keys = list(self.get_submodule(place)._modules)
+            copies = [f"{place}.{keys[number]}" for number in self._related]
             paths = [
                 [
                     f"{path}.{name}" if name else path
@@ -356,17 +258,19 @@ def multilinear_relationship(
 
     Args:
         encoder: The backbone.
-        tasks: The tasks; a single one has no prior.
+        tasks: The tasks; a single one has no prior, and an adversarial one no part in it.
         task_stages: Number of last stages that every task has a copy of; the others are shared.
         weight: Factor on the prior, at least 0; 1 / (number of training rows) is the maximum a posteriori.
-        update_every: Forward passes in training from one update of the covariances to the next.
+        update_every: Forward passes in training from one update of the covariances to the next; those of the
+            parts of one batch count once.
         shrinkage: How far covariances are drawn towards a multiple of the identity, from 0.001 (below
             it single precision cannot invert singular ones) to 1.
         covariances: "all" three are fitted, as in the paper, or those of the "tasks" alone.
         copies, head: See `PlanNetwork`.
 
     Raises:
-        ConfigError: A setting out of range, or no fully connected layer of one shape in all tasks.
+        ConfigError: A setting out of range, no fully connected layer of one shape in all tasks, or an
+            adversarial task without a trunk (`task_stages` all).
 
     Example:
         >>> encoder = tl.encoders.mlp((5,), hidden=[8, 4])

@@ -41,7 +41,8 @@ class RetrainedNetwork(SkippingNetwork, SelfChanging, TakesTurns):
         retrain_policy: "sampled": drawn once, each stage with its probability (the paper's); "hard": the
             stages with a probability of at least 1/2.
         retrain_weights: "start": weights and running statistics of stages and heads go back to what they were
-            when the network was built (pretrained ones, with `copies: same`); "keep": they go on.
+            when the network was built (pretrained ones, with `copies: same`) or, in a warm start, to what it
+            took over; "keep": they go on.
         **settings: Those of `SkippingNetwork`.
 
     Attributes:
@@ -53,6 +54,7 @@ class RetrainedNetwork(SkippingNetwork, SelfChanging, TakesTurns):
 
     fixed: Tensor
     draw: Tensor
+    stays = ("epoch", "fixed", "draw")
 
     def __init__(
         self,
@@ -76,17 +78,21 @@ class RetrainedNetwork(SkippingNetwork, SelfChanging, TakesTurns):
             )
         self.register_buffer("fixed", torch.full((len(tasks), len(self._skippable)), _OPEN, dtype=torch.int8))
         self.register_buffer("draw", torch.randint(2**31, ()))  # every process draws the same policy
-        self._begun = (
-            {name: tensor.clone() for name, tensor in self._weights().items()}
-            if retrain_from is not None and retrain_weights == "start"
-            else {}
-        )
+        self._begun: dict[str, Tensor] = {}
+        self.starts_here()
         self._policy: list[list[bool]] | None = None
         self._resting: set[str] = set()  # parameters of stages that no task executes
         after_loading(self, _take_policy)
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {n: t for n, t in self.state_dict().items() if n.startswith(("stages.", "heads."))}
+    def starts_here(self) -> None:
+        """From now on the present weights are the start that retraining goes back to."""
+        if self.retrain_from is None or self.retrain_weights != "start":
+            return
+        self._begun = {
+            name: tensor.clone()
+            for name, tensor in self.state_dict().items()
+            if name.startswith(("stages.", "heads."))
+        }
 
     # -- phases
 

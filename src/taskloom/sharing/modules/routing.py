@@ -55,8 +55,8 @@ class RoutingNetwork(ModuleNetwork):
     Tasks whose masks agree up to a stage are one tensor there and run once; where masks have parted, the
     trunk runs on every different tensor.
 
-    State dict: `stages.<stage>.shared`, `masks.<stage>` [T, C], `heads.<task>`. The trunk is shared, heads
-    belong to their task.
+    State dict: `stages.<stage>.shared`, `masks.mask_<stage>` [T, C], `heads.<task>`. The trunk is shared,
+    heads belong to their task.
 
     Args:
         encoder: The backbone.
@@ -69,6 +69,8 @@ class RoutingNetwork(ModuleNetwork):
             filters that the task does not use.
         head, copies: See `PlanNetwork`.
     """
+
+    stays = ("masks.",)
 
     def __init__(
         self,

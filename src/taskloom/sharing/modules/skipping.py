@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as functional
@@ -88,6 +89,7 @@ class SkippingNetwork(ModuleNetwork):
     """
 
     epoch: Tensor
+    stays: ClassVar[tuple[str, ...]] = ("epoch",)
 
     def __init__(
         self,
