@@ -47,6 +47,18 @@ class Registry(Generic[T]):
             )
         return self._entries[name]
 
+    def name_of(self, entry: T) -> str:
+        """The name under which an entry is filed; its own where it is not.
+
+        Example:
+            >>> colours: Registry[type] = Registry("colour")
+            >>> _ = colours.register("whole")(int)
+            >>> colours.name_of(int), colours.name_of(float)
+            ('whole', 'float')
+        """
+        names = [name for name, filed in self._entries.items() if filed is entry]
+        return names[0] if names else str(getattr(entry, "__name__", entry))
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchjd import scalarization
 
 from taskloom.balancing.base import BALANCERS, check_names, check_number, check_per_task
-from taskloom.balancing.gradients import add_gradient, leaves, parts
+from taskloom.balancing.gradients import add_gradient, leaves, parts, planned_reach, reached_by
 from taskloom.balancing.numbers import Numbers, Weighed, numbers
 from taskloom.balancing.silence import silent_tasks
 from taskloom.balancing.weights import LossWeighting, check_state_tasks
@@ -30,8 +30,10 @@ class GradNorm(LossWeighting):
     tasks, and r_i = (L_i / L_i(first)) / mean of the same, w goes down the gradient of
     sum |G_i - G r_i^alpha| (the target is a constant), and is then scaled to its sum before. W is the last
     weight matrix or kernel of `shared_parameters()` that every loss reaches (of a tree of tasks, that of the
-    last stage before they part): the backward passes for the
-    norms go through the heads and down to W, no further. Over the tasks present; an absent one keeps its w.
+    last stage before they part; with cross-stitch units the last one's matrix). Where tasks share none but
+    hear each other's copies (`proportional_addition`), W are the last such copies, one of each task. The
+    backward passes for the norms go through the heads and down to W, no further. Over the tasks present; an
+    absent one keeps its w.
     No weight falls below 0.01: the paper does not say what a negative one should do. Once nothing shared is
     trainable any more (early freeze), there is no W and no rivalry over it: the weights stay as they are, and
     `report_state` says so.
@@ -84,7 +86,7 @@ class GradNorm(LossWeighting):
         silent = silent_tasks(model)  # a norm of 0 there would pull the mean down, and with it every weight
         heard = {task: here[task] for task in known if task not in silent}
         trainable = {task: loss for task, loss in heard.items() if loss.sum.requires_grad}
-        self._rests = not _kernels(model)
+        self._rests = not _kernels(model) and not _heard_kernels(planned_reach(model), model)
         if len(trainable) > 1 and not self._rests:
             self.follow(self._norms(trainable, model), {task: known[task] for task in trainable})
         return found
@@ -136,13 +138,13 @@ class GradNorm(LossWeighting):
 
     def _norms(self, losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> dict[str, float]:
         weights = last_shared_weights(losses, model)
-        factor = self.scale(torch.ones((), device=weights.device))
+        factor = self.scale(torch.ones((), device=weights[0].device))
         gradients = [
-            torch.autograd.grad(self.scale(loss.mean), weights, retain_graph=True)[0]
-            for loss in losses.values()
+            torch.autograd.grad(self.scale(loss.mean), weights, retain_graph=True) for loss in losses.values()
         ]
-        rows = self.processes.mean(torch.stack(gradients)) / factor
-        norms = rows.flatten(1).norm(dim=1)
+        rows = torch.stack([torch.cat([part.flatten() for part in found]) for found in gradients])
+        rows = self.processes.mean(rows) / factor
+        norms = rows.norm(dim=1)
         finite = norms.isfinite()
         if not finite.all() and float(factor) == 1.0:
             worst = list(losses)[finite.tolist().index(False)]
@@ -164,17 +166,20 @@ class GradNorm(LossWeighting):
         self._weights, self._first = dict(state["weights"]), dict(state["first"])
 
 
-def last_shared_weights(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Tensor:
-    """The last matrix or kernel of the shared parameters that all losses reach.
+def last_shared_weights(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> list[Tensor]:
+    """What GradNorm calls W: the last matrix or kernel that all losses reach; see `GradNorm`.
 
     Raises:
         ConfigError: There is none.
     """
-    reached = [leaves(loss.sum) for loss in losses.values()]
+    reached = reached_by(losses, model)
     for parameter in reversed(_kernels(model)):
-        if all(id(parameter) in leaf for leaf in reached):
-            return parameter
-    raise _no_shared_weights(losses)
+        if all(id(parameter) in inside for inside in reached.values()):
+            return [parameter]
+    heard = _heard_kernels(reached, model)
+    if not heard:
+        raise _no_shared_weights(losses)
+    return heard
 
 
 def _kernels(model: MultiTaskNetwork) -> list[Tensor]:
@@ -182,15 +187,24 @@ def _kernels(model: MultiTaskNetwork) -> list[Tensor]:
     return [p for p in model.shared_parameters() if p.requires_grad and p.ndim >= 2]
 
 
+def _heard_kernels(reached: Mapping[str, set[int]] | None, model: MultiTaskNetwork) -> list[Tensor]:
+    """Per task the last trainable matrix or kernel of its own that all hear; none where there is no plan."""
+    if planned_reach(model) is None or not reached:
+        return []  # what belongs to a task is heard through mixing units alone, and these stand in a plan
+    found: list[Tensor] = []
+    for task in model.tasks:
+        own = [p for p in model.task_parameters(task) if p.requires_grad and p.ndim >= 2]
+        found += [p for p in own if all(id(p) in inside for inside in reached.values())][-1:]
+    return found
+
+
 def _may_reach_all(model: MultiTaskNetwork) -> bool:
-    """Whether the losses of all tasks may have a kernel in common; of a plan without mixing it is known."""
-    kernels = _kernels(model)
-    plan: Any = getattr(model, "plan", None)
-    copies_of: Any = getattr(model, "task_copies", None)
-    if plan is None or copies_of is None or any(stage.mixing is not None for stage in plan.stages):
+    """Whether the losses of all tasks may have a kernel in common; of a plan it is known."""
+    kernels, reached = _kernels(model), planned_reach(model)
+    if reached is None:
         return bool(kernels)
-    reached = [{id(p) for copy in copies_of(task) for p in copy.parameters()} for task in model.tasks]
-    return any(all(id(kernel) in inside for inside in reached) for kernel in kernels)
+    shared = any(all(id(kernel) in inside for inside in reached.values()) for kernel in kernels)
+    return shared or bool(_heard_kernels(reached, model))
 
 
 def _no_shared_weights(tasks: Iterable[str]) -> ConfigError:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from taskloom.balancing.base import check_number, unscaled
 from taskloom.balancing.conflicts import Conflicts
-from taskloom.balancing.features import check_has_feature
-from taskloom.balancing.gradients import gramian
+from taskloom.balancing.features import check_has_feature, on_parameters
+from taskloom.balancing.gradients import gramian, tasks_that_share
 from taskloom.balancing.method import MatrixMethod, Weighting
 from taskloom.balancing.row_balancer import Place, RowBalancer
 from taskloom.balancing.silence import silent_tasks
@@ -93,10 +93,21 @@ class GradientAggregation(RowBalancer):
     def least_tasks(self, num_tasks: int) -> int:
         return self._method.least_tasks(num_tasks)
 
+    def _check_sharing(self, model: MultiTaskNetwork) -> None:
+        """Refuses a network in which some tasks share, but fewer than the method needs."""
+        sharing, least = tasks_that_share(model), self.least_tasks(len(model.tasks))
+        if not self._terms and 0 < len(sharing) < least:
+            raise ConfigError(
+                f"balancing.{self.name}: at least {least} tasks that share parameters expected with these "
+                f"settings, found {len(sharing)} ({', '.join(sharing)}); choose another method, or let more "
+                "tasks share."
+            )
+
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
         if self.at == "features":
-            check_has_feature(model)
+            check_has_feature(model, self.name)
+        self._check_sharing(model)
         self._names, self._step = self.names_of(model.tasks), 0
         self._conflicts = Conflicts(self._names)
         self._method.start(len(self._names), seed)
@@ -115,8 +126,8 @@ class GradientAggregation(RowBalancer):
     def check_parts(self) -> None:
         if self.at == "features":
             raise ConfigError(
-                f"balancing.{self.name}: a batch in parts has no one shared feature; use `at: parameters` "
-                "or a smaller batch."
+                f"balancing.{self.name}: a batch in parts has no one shared feature; "
+                f"{on_parameters(self.name)}, or a smaller batch."
             )
 
     def accumulate(
@@ -191,10 +202,12 @@ class GradientAggregation(RowBalancer):
         """The rows that the method gets: all but the zeros of tasks that are set to say nothing.
 
         A gradient of zeros says that its task is at a minimum, and many methods then stop for it, or have no
-        solution; of a task that is not to be heard at all it says nothing.
+        solution; of a task that is not to be heard at all, or shares nothing, it says nothing.
         """
-        rows = range(len(products))
-        heard = [row for row in rows if products[row, row] > 0 or self._rows.tasks[row] not in self._silent]
+        assert self._seam is not None
+        apart = self._seam.apart if self.at == "parameters" else frozenset()  # the feature is read by all
+        rows, silent = range(len(products)), self._silent | apart
+        heard = [row for row in rows if products[row, row] > 0 or self._rows.tasks[row] not in silent]
         return heard if len(heard) >= self._method.least_tasks(len(self._names)) else list(rows)
 
     def _products(self, matrix: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

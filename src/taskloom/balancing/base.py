@@ -155,6 +155,12 @@ class Balancer(ABC):
         if self._open and all(parameter.grad is None for parameter in model.parameters()):
             self.forget_parts()
 
+    @property
+    def called(self) -> str:
+        """What messages call it: its name in a study file, that of its class where it has none."""
+        given: Any = getattr(self, "name", None)
+        return given if isinstance(given, str) else BALANCERS.name_of(type(self))
+
     def check_parts(self) -> None:
         """Refuses what `accumulate` would.
 
@@ -163,7 +169,7 @@ class Balancer(ABC):
         """
         if type(self).accumulate is Balancer.accumulate:
             raise ConfigError(
-                f"{type(self).__name__} cannot take a batch in parts: it weighs tasks by the losses of the "
+                f"balancing.{self.called} cannot take a batch in parts: it weighs tasks by the losses of the "
                 "whole batch, which are known with its last part; use a smaller batch, or another method."
             )
 
@@ -273,7 +279,7 @@ class Balancer(ABC):
         """Takes what `state_dict` gave."""
         if state:
             raise ConfigError(
-                f"{type(self).__name__} keeps no state, but the checkpoint holds {', '.join(state)}; "
+                f"balancing.{self.called} keeps no state, but the checkpoint holds {', '.join(state)}; "
                 "it was written with another balancer."
             )
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 class SharedFeature:
     """Takes hold of the shared feature during a forward pass.
 
+    Args:
+        name: What messages call the method.
+
     Attributes:
         trunk: The feature, with the graph of the trunk behind it; None where there is none to hold.
         leaf: What the heads read in its place where the graph is parted there.
@@ -42,7 +45,8 @@ class SharedFeature:
             formulas are read, does not show them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.trunk: Tensor | None = None
         self.leaf: Tensor | None = None
         self.beside: Tensor | None = None
@@ -74,7 +78,7 @@ class SharedFeature:
             TrainingError: A feature is required, and the network ran a second time.
         """
         if required:
-            check_has_feature(model)
+            check_has_feature(model, self.name)
         self.clear()
         self._look_at(model)
         apart = apart and self._alone
@@ -86,7 +90,7 @@ class SharedFeature:
 
         def held(features: Features) -> dict[str, Tensor]:
             if not isinstance(features, Tensor):
-                raise no_feature()
+                raise no_feature(self.name)
             if self.watched:
                 return self._second_pass(method, features, required)
             self.watched = True
@@ -147,8 +151,9 @@ class SharedFeature:
     def _second_pass(self, method: Any, features: Tensor, required: bool) -> dict[str, Tensor]:
         if required:
             raise TrainingError(
-                "balancing at the shared feature: the network ran twice inside `balancer.watching(model)`, "
-                "so that there is no one shared feature; enter the context for every forward pass."
+                f"balancing.{self.name} works at the shared feature, but the network ran twice inside "
+                "`balancer.watching(model)`, so that there is no one feature; enter the context for every "
+                "forward pass."
             )
         # The graph is whole: gradients by parameters are right without taps.
         self.trunk, self.beside, self.taps, self.read_outs = None, None, {}, None
@@ -185,7 +190,7 @@ class SharedFeature:
         return flow
 
     def __getstate__(self) -> dict[str, object]:
-        return vars(SharedFeature())
+        return vars(SharedFeature(self.name))
 
 
 def is_alone_behind(model: MultiTaskNetwork) -> bool:
@@ -230,31 +235,44 @@ def _may_run_apart(model: MultiTaskNetwork, features: Tensor) -> bool:
     return plan.num_shared_stages == len(plan.stages) or not features.is_cuda
 
 
-def check_has_feature(model: MultiTaskNetwork) -> None:
-    """Refuses a network of which it is known that no stage is shared by all tasks from the input on.
+def check_has_feature(model: MultiTaskNetwork, name: str) -> None:
+    """Refuses a network of which it is known that its tasks do not all read one feature.
+
+    Args:
+        model: The network.
+        name: What messages call the method.
 
     Raises:
         ConfigError: Says so.
     """
-    plan = getattr(model, "plan", None)
-    if not hasattr(model, "from_features") or (plan is not None and plan.num_shared_stages == 0):
-        raise no_feature()
+    if not getattr(model, "has_shared_feature", hasattr(model, "from_features")):
+        raise no_feature(name)
     if getattr(model, "may_share_nothing", False):
         raise ConfigError(
-            "balancing at the shared feature: this network may part its first stage while it is trained, and "
-            "then no feature is left that all tasks read; leave out the last of its `after_epochs`, or use "
-            "`at: parameters`."
+            f"balancing.{name} works at the shared feature, but this network may part its first stage while "
+            "it is trained, and then no feature is left that all tasks read; leave out the last of its "
+            f"`after_epochs`, or {on_parameters(name)}."
         )
     if getattr(model, "deeply_supervised", False):
         raise ConfigError(
-            "balancing at the shared feature: heads of deep supervision read the trunk before that feature; "
-            "use `at: parameters`, or leave `deep_supervision` out."
+            f"balancing.{name} works at the shared feature, but heads of deep supervision read the trunk "
+            f"before it; {on_parameters(name)}, or leave `deep_supervision` out."
         )
 
 
-def no_feature() -> ConfigError:
+def no_feature(name: str) -> ConfigError:
     """The error for a network without a shared feature."""
     return ConfigError(
-        "balancing at the shared feature: this network has no feature that all tasks read (its first stage "
-        "is not shared by all of them); use `at: parameters`, or share the first stages."
+        f"balancing.{name} works at the shared feature, but this network has no feature that all tasks read; "
+        f"{on_parameters(name)}, or an architecture with one trunk for all tasks, as `hard_sharing`."
     )
+
+
+def on_parameters(name: str) -> str:
+    """What a study file says for the same method on parameters, for messages.
+
+    Example:
+        >>> on_parameters("mgda_ub"), on_parameters("pcgrad")
+        ('use `mgda`', 'use `at: parameters`')
+    """
+    return "use `mgda`" if name == "mgda_ub" else "use `at: parameters`"

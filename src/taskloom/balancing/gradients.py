@@ -7,6 +7,7 @@ Their inner products are summed in double precision over blocks that fit into th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from taskloom.sharing.network import PlanNetwork
+from taskloom.sharing.reach import modules_reached
 
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
@@ -33,11 +37,13 @@ class Seam:
             tasks hear a task's own copies, those copies as well.
         own: Per task, its parameters that no other loss reaches.
         linear: Whether all of `shared` is weights and biases of linear layers.
+        apart: Tasks that reach nothing of what is shared: their rows are zeros whatever their loss.
     """
 
     shared: list[nn.Parameter]
     own: dict[str, list[nn.Parameter]]
     linear: bool = False
+    apart: frozenset[str] = frozenset()
 
 
 def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
@@ -47,11 +53,11 @@ def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
         losses: Losses of a batch that still have their graph.
         model: The network. Frozen parameters belong to neither side.
     """
-    reached_by = {task: leaves(loss.sum) for task, loss in losses.items()}
+    in_graph = {task: leaves(loss.sum) for task, loss in losses.items()}
     # What a term couples has no parameters of its own: all that it reaches is shared, heads too.
-    of_terms = {number for name in losses if name not in model.tasks for number in reached_by[name]}
+    of_terms = {number for name in losses if name not in model.tasks for number in in_graph[name]}
     times: dict[int, int] = {}
-    for reached in reached_by.values():
+    for reached in in_graph.values():
         for number in reached:
             times[number] = times.get(number, 0) + 1
     shared = [p for p in model.shared_parameters() if p.requires_grad and id(p) in times]
@@ -69,14 +75,54 @@ def find_seam(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> Seam:
         ]
         shared += heard
         known |= {id(p) for p in heard}
-        own[task] = [p for p in mine if id(p) not in known and id(p) in reached_by.get(task, ())]
+        own[task] = [p for p in mine if id(p) not in known and id(p) in in_graph.get(task, ())]
     of_linear = {
         id(p)
         for module in model.modules()
         if type(module) is nn.Linear
         for p in module.parameters(recurse=False)
     }
-    return Seam(shared, own, linear={id(p) for p in shared} <= of_linear)
+    ids = {id(p) for p in shared}
+    apart = {name for name, reached in reached_by(losses, model).items() if not reached & ids}
+    return Seam(shared, own, linear=ids <= of_linear, apart=frozenset(apart))
+
+
+def reached_by(losses: Mapping[str, SumCount], model: MultiTaskNetwork) -> dict[str, set[int]]:
+    """Per loss the ids of the parameters that it reaches: a task's by the plan, where there is one.
+
+    Args:
+        losses: Losses of a batch that still have their graph.
+        model: The network.
+    """
+    planned = planned_reach(model) or {}
+    return {name: planned[name] if name in planned else leaves(loss.sum) for name, loss in losses.items()}
+
+
+def planned_reach(model: MultiTaskNetwork) -> dict[str, set[int]] | None:
+    """Per task the ids of the parameters that its predictions depend on; None where only the graph knows."""
+    if not isinstance(model, PlanNetwork):
+        return None
+    return {
+        task: {id(p) for module in modules for p in module.parameters()}
+        for task, modules in modules_reached(model).items()
+    }
+
+
+def tasks_that_share(model: MultiTaskNetwork) -> list[str]:
+    """The tasks that read a trainable parameter which another one reads; all where only the graph knows.
+
+    Example:
+        >>> tasks = tl.TaskSet(*(tl.Binary(name) for name in "abc"))
+        >>> encoder = tl.encoders.mlp((5,), hidden=[8])
+        >>> tasks_that_share(tl.sharing.hard_sharing(encoder, tasks, stages=1, groups=[["a", "c"], ["b"]]))
+        ['a', 'c']
+    """
+    planned = planned_reach(model)
+    if planned is None:
+        return list(model.tasks)
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    times = Counter(number for reached in planned.values() for number in reached & trainable)
+    return [task for task, reached in planned.items() if any(times[number] > 1 for number in reached)]
 
 
 def takes_one_pass(num_tasks: int, num_shared: int) -> bool:

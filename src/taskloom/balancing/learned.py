@@ -58,7 +58,7 @@ class LearnedVector(InParts, LossWeighting):
     def _start_late(self, model: MultiTaskNetwork) -> None:
         about = f"was started for {', '.join(self._names)}" if self._names else "was not started"
         raise ConfigError(
-            f"balancing: {type(self).__name__} {about}, and no optimiser could know what it learns about "
+            f"balancing.{self.called}: it {about}, and no optimiser could know what it learns about "
             f"{', '.join(self.names_of(model.tasks))}; call balancer.start(model) first, and give the "
             "optimiser balancer.parameters() beside the network's."
         )
@@ -67,7 +67,7 @@ class LearnedVector(InParts, LossWeighting):
     def vector(self) -> nn.Parameter:
         """What is learned, one number per task, [T]."""
         if self._vector is None:
-            raise ConfigError(f"{type(self).__name__}: call start(model) before its parameters are used.")
+            raise ConfigError(f"balancing.{self.called}: call start(model) before its parameters are used.")
         return self._vector
 
     def parameters(self) -> Iterable[nn.Parameter]:

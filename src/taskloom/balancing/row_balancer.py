@@ -53,7 +53,7 @@ class RowBalancer(Balancer):
         self.name, self.at = name, at
         self.batched: bool | None = None
         self._names: tuple[str, ...] = ()
-        self._rows, self._feature = Rows(), SharedFeature()
+        self._rows, self._feature = Rows(), SharedFeature(name)
         self._seam: Seam | None = None
         self._seam_key: object = None
         self._parameters: tuple[object, list[nn.Parameter]] = (None, [])

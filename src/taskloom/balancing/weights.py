@@ -278,7 +278,7 @@ def check_state_tasks(
     kept = tuple(state["tasks"])
     if names and kept != names:
         raise ConfigError(
-            f"{type(balancer).__name__}: the saved state is about {', '.join(kept)}, the run about "
+            f"balancing.{balancer.called}: the saved state is about {', '.join(kept)}, the run about "
             f"{', '.join(names)}; train with resume=False."
         )
     return kept

@@ -81,6 +81,11 @@ class MultiTaskNetwork(nn.Module, ABC):
     def from_features(self, features: Features) -> dict[str, Tensor]:
         """Predictions from what `features` gave; `forward` is one after the other."""
 
+    @property
+    def has_shared_feature(self) -> bool:
+        """Whether `features` gives one tensor that all tasks read, as far as it is known before it runs."""
+        return True
+
     @abstractmethod
     def shared_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters that do not belong to a single task."""
@@ -168,7 +173,7 @@ class MultiTaskNetwork(nn.Module, ABC):
         )
 
     def put_reversals(self) -> None:
-        """Puts the reversals before the entrances; called once, at the end of building."""
+        """Puts the reversals before the entrances: at the end of building, and where these have moved."""
         for task, reversal in self.reversals.items():
             reversal.stand_before(self.entrance(task))
 

@@ -193,6 +193,10 @@ class PlanNetwork(MultiTaskNetwork):
         predictions = {task: self.heads[key](features[task]) for task, key in self._head_keys.items()}
         return predictions | self._deep_outputs(read)
 
+    @property
+    def has_shared_feature(self) -> bool:
+        return self.plan.num_shared_stages > 0
+
     def shared_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters of copies that several tasks use, of mixing and of ties."""
         copies = self._copies_used_by(lambda group: len(group) > 1 or group[0] not in self.tasks)

@@ -51,7 +51,7 @@ def read_callbacks(value: Any, tasks: Sequence[str], path: KeyPath) -> tuple[Nam
             if key not in known:
                 raise ConfigError(unknown_setting((*at, name, key), known))
         built.append(_built(name, settings, tasks, at))
-    stopping = [type(callback).__name__ for callback in built if callback.stops_tasks]
+    stopping = [callback.called for callback in built if callback.stops_tasks]
     if len(stopping) > 1:
         raise ConfigError(
             f"{dotted(path)}: {' and '.join(stopping)} both decide when a task stops; leave one out."

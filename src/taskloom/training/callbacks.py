@@ -20,6 +20,7 @@ from taskloom.training.resume import BestWeights
 if TYPE_CHECKING:
     from taskloom.losses import SumCount
     from taskloom.sharing.network import MultiTaskNetwork
+    from taskloom.tasks import TaskSet
 
 
 @dataclass
@@ -87,7 +88,12 @@ class Callback:
     def check_tasks(self, tasks: Iterable[str]) -> None:
         """Called once before training. Raises ConfigError if the callback names a task that is not there."""
 
-    def may_stop(self, tasks: Iterable[str]) -> tuple[str, ...]:
+    @property
+    def called(self) -> str:
+        """What messages call it: its name in a study file, that of its class where it has none."""
+        return CALLBACKS.name_of(type(self))
+
+    def may_stop(self, tasks: TaskSet) -> tuple[str, ...]:
         """The tasks that it may stop while what is shared goes on learning; none unless overridden."""
         del tasks
         return ()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskloom.errors import ConfigError, DataError
 from taskloom.sharing.changing import SelfChanging, TakesTurns
-from taskloom.tasks import Binary, Labels, Landmarks, Regression, Task
+from taskloom.tasks import Binary, Labels, Landmarks, Regression, Task, TaskSet
 
 if TYPE_CHECKING:
     from taskloom.balancing import Balancer
@@ -28,7 +28,7 @@ def check_callbacks(run: Run) -> None:
     """
     for callback in run.callbacks:
         callback.check_tasks(run.model.tasks)
-    stopping = [type(callback).__name__ for callback in run.callbacks if callback.stops_tasks]
+    stopping = [callback.called for callback in run.callbacks if callback.stops_tasks]
     if len(stopping) > 1:
         raise ConfigError(
             f"callbacks: {' and '.join(stopping)} both decide when a task stops; leave one out."
@@ -54,26 +54,30 @@ def check_changes(model: MultiTaskNetwork, config: TrainingConfig) -> None:
         )
 
 
-def check_stopping(balancer: Balancer, callbacks: Iterable[Callback], tasks: Iterable[str]) -> None:
+def check_stopping(balancer: Balancer, callbacks: Iterable[Callback], tasks: TaskSet) -> None:
     """Refuses a balancer that needs more tasks in every batch than a callback may leave learning.
+
+    Training ends with the last task that has a weight and is not adversarial, so one of them is always left.
 
     Args:
         balancer: How many losses become one update.
         callbacks: What acts during training.
-        tasks: Names of the network's tasks.
+        tasks: The network's tasks.
 
     Raises:
         ConfigError: Names both, and what to do.
     """
-    tasks = list(tasks)
     least = balancer.least_tasks(len(tasks))
     for callback in callbacks:
-        left = len(tasks) - len(callback.may_stop(tasks))
+        stopped = callback.may_stop(tasks)
+        going_on = [task for name, task in tasks.items() if name not in stopped]
+        awaited = any(task.role != "adversarial" and task.weight > 0 for task in going_on)
+        left = len(going_on) + (0 if awaited or not stopped else 1)
         if left < least and left < len(tasks):
             raise ConfigError(
-                f"balancing.{getattr(balancer, 'name', type(balancer).__name__)} needs {least} of the "
-                f"{len(tasks)} tasks in every batch, but {type(callback).__name__} may stop all but {left} "
-                "of them; name fewer in its `tasks`, or choose another balancing."
+                f"balancing.{balancer.called} needs {least} of the {len(tasks)} tasks in every batch, but "
+                f"callbacks.{callback.called} may stop all but {left} of them; name fewer in its `tasks`, or "
+                "choose another balancing."
             )
 
 
@@ -107,9 +111,8 @@ def check_terms(coupling: Coupling, balancer: Balancer, tasks: Iterable[str], ep
     acting = min(len(coupling.teaching(epoch)) for epoch in range(epochs))
     if acting < len(coupling.names) and least > num_tasks + acting:
         raise ConfigError(
-            f"coupling.as_tasks: {getattr(balancer, 'name', type(balancer).__name__)} needs {least} tasks in "
-            f"every batch, but some terms act in some epochs only; give them a weight without a schedule, or "
-            "leave as_tasks out."
+            f"coupling.as_tasks: balancing.{balancer.called} needs {least} tasks in every batch, but some "
+            "terms act in some epochs only; give them a weight without a schedule, or leave as_tasks out."
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from taskloom.errors import ConfigError
 from taskloom.sharing.changing import SelfChanging
+from taskloom.tasks import Task, TaskSet
 from taskloom.training.callbacks import CALLBACKS, Callback, TrainingState
 from taskloom.training.changes import regroup
 from taskloom.training.freezing import check_names
@@ -91,11 +92,11 @@ class TaskCallback(Callback):
         and no convergence: it is watched only where `tasks` names it.
         """
         tasks = state.model.tasks
-        return [
-            task
-            for task in self.learning(state)
-            if (tasks[task].role != "adversarial" if self.tasks is None else task in self.tasks)
-        ]
+        return [task for task in self.learning(state) if self.watches(tasks[task])]
+
+    def watches(self, task: Task) -> bool:
+        """Whether the task is one of those that are watched while it learns."""
+        return task.role != "adversarial" if self.tasks is None else task.name in self.tasks
 
     def learning(self, state: TrainingState) -> list[str]:
         """The tasks that learnt in this epoch: not stopped, and of a weight above 0."""
@@ -339,8 +340,8 @@ class TaskStopping(TaskCallback):
         super().check_tasks(tasks)
         check_names(self.importance, tasks, "task_stopping.importance")
 
-    def may_stop(self, tasks: Iterable[str]) -> tuple[str, ...]:
-        return tuple(task for task in tasks if self.tasks is None or task in self.tasks)
+    def may_stop(self, tasks: TaskSet) -> tuple[str, ...]:
+        return tuple(task for task in tasks if self.watches(tasks[task]))
 
     def settings(self) -> dict[str, Any]:
         if self.criterion == "patience":

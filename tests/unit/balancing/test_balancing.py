@@ -96,5 +96,5 @@ def test_registry_and_state() -> None:
     assert balancer.weight("age") == 3.0
     assert balancer.state_dict() == {}
     balancer.load_state_dict({})
-    with pytest.raises(ConfigError, match="WeightedSum keeps no state"):
+    with pytest.raises(ConfigError, match=r"balancing\.weighted_sum keeps no state"):
         balancer.load_state_dict({"lambda": 1})

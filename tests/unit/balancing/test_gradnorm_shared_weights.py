@@ -46,6 +46,10 @@ def losses_of(model: MultiTaskNetwork) -> dict[str, SumCount]:
         ("hard_sharing", {"stages": 1, "from": "output"}, "stages.dense_2.shared.0.weight"),
         ("mtan", {}, "stages.dense_2.shared.0.weight"),
         ("multilinear_relationship", {}, "stages.dense_1.shared.0.weight"),
+        ("cross_stitch", {"after": [1, 2]}, "mixing.dense_1.alpha"),
+        ("cross_stitch", {"after": [1, 3], "read_out": {"a": 1}}, "mixing.dense_0.alpha"),
+        ("proportional_addition", {}, "stages.dense_2.{}.0.weight"),
+        ("proportional_addition", {"after": [1]}, "stages.dense_0.{}.0.weight"),
     ],
 )
 def test_it_looks_at_the_last_weights_before_the_tasks_part(
@@ -55,7 +59,8 @@ def test_it_looks_at_the_last_weights_before_the_tasks_part(
     balancer = build("gradnorm")
     balancer.start(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert names[id(last_shared_weights(losses_of(model), model))] == expected
+    found = [names[id(weights)] for weights in last_shared_weights(losses_of(model), model)]
+    assert found == list(dict.fromkeys(expected.format(task) for task in TASKS))
     balancer.backward(losses_of(model), model)
 
 
@@ -64,7 +69,8 @@ def test_it_looks_at_the_last_weights_before_the_tasks_part(
     [
         ("single_task", {}),
         ("soft_sharing", {"weight": 0.1}),
-        ("proportional_addition", {}),
+        ("cross_stitch", {"after": [3], "read_out": {"a": 1}}),
+        ("proportional_addition", {"after": [3], "read_out": {"a": 1}}),
         ("plan", {"partition": [[["a", "b"], ["c"]], "alone", "alone"]}),
     ],
 )
@@ -91,6 +97,45 @@ def test_a_network_that_may_part_to_the_ground_is_refused_before_training(name: 
     with pytest.raises(ConfigError, match=r"may part its first stage .* the last of its `after_epochs`"):
         train([1, 2, 3])
     assert train([1, 2]) == 5
+
+
+def test_where_tasks_hear_each_others_copies_norms_are_over_all_of_them() -> None:
+    """One step of the rule by hand, with gradients of each loss in copies that autograd gives one by one."""
+    model = network("proportional_addition", start=0.3)
+    balancer = build("gradnorm", {"alpha": 0.0, "lr": 0.1})
+    balancer.start(model)
+    losses = losses_of(model)
+    copies = [model.get_parameter(f"stages.dense_2.{task}.0.weight") for task in TASKS]
+    norms = {
+        task: sum(
+            torch.autograd.grad(loss.mean, copy, retain_graph=True)[0].square().sum() for copy in copies
+        ).sqrt()
+        for task, loss in losses.items()
+    }
+    balancer.backward(losses, model)
+    by_hand = build("gradnorm", {"alpha": 0.0, "lr": 0.1})
+    assert isinstance(by_hand, GradNorm)
+    by_hand.start(model)
+    by_hand.load_state_dict({**by_hand.state_dict(), "first": dict.fromkeys(TASKS, 1.0)})
+    by_hand.follow({task: float(norm) for task, norm in norms.items()}, dict.fromkeys(TASKS, 1.0))
+    assert balancer.report_state() == pytest.approx(by_hand.report_state(), rel=1e-5)
+    assert len(set(balancer.report_state().values())) > 1
+
+
+def test_copies_that_are_frozen_let_it_rest() -> None:
+    model = network("proportional_addition")
+    balancer = build("gradnorm")
+    balancer.start(model)
+    for task in TASKS:
+        for index in range(3):
+            model.get_submodule(f"stages.dense_{index}.{task}").requires_grad_(False)
+    balancer.backward(losses_of(model), model)
+    assert balancer.report_state() == {
+        "weight/a": 1.0,
+        "weight/b": 1.0,
+        "weight/c": 1.0,
+        "shared_frozen": 1.0,
+    }
 
 
 def test_no_weight_falls_to_0_or_below_and_their_sum_stays() -> None:

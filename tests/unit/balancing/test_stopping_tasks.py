@@ -79,7 +79,7 @@ def test_after_a_task_has_stopped_the_trunk_goes_on(name: str) -> None:
 
 @pytest.mark.parametrize("name", NEEDS_ALL)
 def test_methods_that_need_every_task_refuse_task_stopping_before_training(name: str) -> None:
-    message = rf"balancing\.{name} needs 3 of the 3 tasks .* TaskStopping may stop all but 2 of them"
+    message = rf"balancing\.{name} needs 3 of the 3 .* callbacks\.task_stopping may stop all but 2 of them"
     with pytest.raises(ConfigError, match=message):
         train(name, TaskStopping(patience=1, tasks=["mood"]))
     # Whoever stops nothing is welcome: the check is about those that may stop.

@@ -18,11 +18,13 @@ HEAD = TEXT[: TEXT.index("cells:")]
     [
         (
             "  - cross_stitch:\n    balancing: mgda_ub\n",
-            "people.yaml:11: cells[0]: balancing at the shared feature: this network has no feature that all",
+            "people.yaml:11: cells[0]: balancing.mgda_ub works at the shared feature, but this network has "
+            "no feature that all tasks read; use `mgda`, or an architecture with one trunk",
         ),
         (
             "  - soft_sharing: {tie: l2, weight: 0.1}\n    balancing: {pcgrad: {at: features}}\n",
-            "people.yaml:11: cells[0]: balancing at the shared feature: this network has no feature",
+            "people.yaml:11: cells[0]: balancing.pcgrad works at the shared feature, but this network has "
+            "no feature that all tasks read; use `at: parameters`, or",
         ),
         (
             "  - soft_sharing: {tie: l2, weight: 0.1}\n    balancing: gradnorm\n",
@@ -34,7 +36,8 @@ HEAD = TEXT[: TEXT.index("cells:")]
         ),
         (
             "  - hard_sharing: {stages: 1}\n    balancing: pcd\n    callbacks: [task_stopping]\n",
-            "balancing.pcd needs 2 of the 2 tasks in every batch, but TaskStopping may stop all but 0",
+            "balancing.pcd needs 2 of the 2 tasks in every batch, but callbacks.task_stopping may stop all "
+            "but 1 of them; name fewer in its `tasks`",
         ),
         (
             "  - hard_sharing: {stages: 1}\n    balancing: {weighted_sum: {weights: {aeg: 2}}}\n",

@@ -77,7 +77,7 @@ def test_learning_rates_go_to_the_cells_that_have_the_task() -> None:
             "[{early_freeze: {tasks: [aeg]}}]",
             "tasks: there is no task `aeg`. Did you mean `age`?",
         ),
-        ("[early_freeze, task_stopping]", "EarlyFreeze and TaskStopping both decide when a task stops"),
+        ("[early_freeze, task_stopping]", "early_freeze and task_stopping both decide when a task stops"),
         ("early_freeze", "a.yaml:8: cells[0].callbacks: a list of callbacks expected, found 'early_freeze'."),
         (
             "[{early_freeze: 3}]",

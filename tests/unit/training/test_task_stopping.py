@@ -198,6 +198,6 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 
 def test_two_callbacks_that_stop_tasks_are_refused() -> None:
-    message = "callbacks: EarlyFreeze and TaskStopping both decide when a task stops; leave one out"
+    message = "callbacks: early_freeze and task_stopping both decide when a task stops; leave one out"
     with pytest.raises(ConfigError, match=message):
         train("soft sharing", EarlyFreeze(), TaskStopping())

@@ -139,6 +139,10 @@ class ModuleNetwork(MultiTaskNetwork):
 
     # -- parameters
 
+    @property
+    def has_shared_feature(self) -> bool:
+        return False  # unless overridden, `features` gives every task a tensor of its own
+
     def heard_modules(self, task: str) -> list[nn.Module] | None:
         """Of the modules that the task owns, those that other tasks may hear; None: autograd's graph tells.
 

@@ -118,6 +118,10 @@ class RelationNetwork(ModuleNetwork):
             self._tower_features(features) if isinstance(features, Tensor) else features
         )
 
+    @property
+    def has_shared_feature(self) -> bool:
+        return bool(self._trunk)
+
     def _tower_features(self, inputs: Tensor) -> dict[str, Tensor]:
         return self.by_task(self.run_each(self._towers, [inputs] * len(self.tasks)))
 
