@@ -115,6 +115,6 @@ def test_messages_name_what_a_study_file_names() -> None:
         else:
             balancer.check_parts()
 
-    class Mine(tl.balancing.Balancer): ...
+    class Mine(tl.balancing.WeightedSum): ...
 
     assert Mine().called == "Mine"
