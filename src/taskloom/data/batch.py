@@ -118,6 +118,7 @@ class EpochBatchSampler(Sampler[list[int]]):
             replacement. None takes every row once.
         mix: How rows of several data sets are mixed; see `taskloom.data.mixing_batches`; only shuffled
             rows are.
+        least_last: An incomplete last batch of fewer rows is left out too (never the only one).
 
     Raises:
         ConfigError: Both `row_weights` and a `mix` that is not proportional.
@@ -135,12 +136,13 @@ class EpochBatchSampler(Sampler[list[int]]):
         world_size: int = 1,
         row_weights: NDArray[np.float64] | None = None,
         mix: RowMix | None = None,
+        least_last: int = 1,
     ) -> None:
         if batch_size < world_size:
             raise ValueError(f"batch_size {batch_size} is below the number of processes {world_size}")
         self.num_rows, self.batch_size = num_rows, batch_size
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.least_last = rank, world_size, least_last
         self.chances = None if row_weights is None else row_weights / row_weights.sum()
         self.epoch = 0
         self.mixed: MixedOrder | None = None
@@ -157,9 +159,15 @@ class EpochBatchSampler(Sampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    @property
+    def too_few(self) -> int:
+        """Rows of a last batch that is left out for `least_last` alone; 0 where none is."""
+        rest = self.num_rows % self.batch_size
+        return 0 if self.drop_last or self.num_rows < self.batch_size or rest >= self.least_last else rest
+
     def __len__(self) -> int:
         whole = self.num_rows // self.batch_size
-        if self.drop_last and whole > 0:
+        if whole > 0 and (self.drop_last or self.too_few):
             return whole
         return math.ceil(self.num_rows / self.batch_size)
 
@@ -192,13 +200,14 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     row_weights: NDArray[np.float64] | None = None,
+    least_last: int = 1,
 ) -> DataLoader[Batch]:
     """Builds a loader that gathers whole batches; call `loader.batch_sampler.set_epoch(epoch)` each epoch.
 
     Args:
         dataset: Where the rows come from.
         batch_size: Rows per step over all processes.
-        shuffle, seed, drop_last, rank, world_size, row_weights: See `EpochBatchSampler`.
+        shuffle, seed, drop_last, rank, world_size, row_weights, least_last: See `EpochBatchSampler`.
         num_workers: Loader processes; 0 reads in this one.
         pin_memory: Whether batches are put into page-locked memory, for a GPU.
     """
@@ -212,6 +221,7 @@ def make_loader(
         world_size=world_size,
         row_weights=row_weights,
         mix=getattr(dataset, "mix", None),
+        least_last=least_last,
     )
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # a TaskDataset is a map-style dataset with __getitems__

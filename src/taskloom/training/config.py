@@ -156,7 +156,8 @@ class TrainingConfig(Settings):
         batch: Rows per step, over all processes.
         accumulate: Parts that a batch is divided into, forward and backward one after the other: memory for
             the activations of one part, gradients of the whole batch. Batch norm sees the parts.
-        drop_last: Whether an incomplete last batch of an epoch is left out.
+        drop_last: Whether an incomplete last batch of an epoch is left out. One of a single row always is
+            where the network has batch normalisation, which cannot run on it; the record says so.
         optimizer: `{adam | adamw | sgd | rmsprop: {lr: ..., ...}}`.
         schedule: None, `{plateau: {factor, patience}}` or `{cosine: {final, warmup}}`; one step per epoch.
         lr_multipliers: Factors on the learning rate, by name: a task (what belongs to it alone), or "shared",

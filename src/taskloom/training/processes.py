@@ -103,6 +103,7 @@ def make_shared_loader(
     drop_last: bool = False,
     pin_memory: bool = True,
     row_weights: NDArray[np.float64] | None = None,
+    least_last: int = 1,
 ) -> DataLoader[Batch]:
     """Builds this process's share of a loader; `batch_size` counts the rows of all processes together.
 
@@ -120,6 +121,7 @@ def make_shared_loader(
         rank=fabric.global_rank,
         world_size=world_size,
         row_weights=row_weights,
+        least_last=least_last,
     )
     # Left to itself a loader draws from the global generator, once or every epoch depending on its workers:
     # a resumed run would draw once more than the run that was never killed.

@@ -23,6 +23,7 @@ from taskloom.training.devices import PeakMemory
 from taskloom.training.history import EpochRecord, History, Values
 from taskloom.training.judging import look_at_test, monitor, validate
 from taskloom.training.kept_features import KeptRows, Remainder, keep_features
+from taskloom.training.last_batch import last_batch_note, least_last_rows
 from taskloom.training.optimizers import (
     learning_rates,
     make_optimizer,
@@ -87,6 +88,7 @@ class Trainer:
             notes=[
                 *run.notes,
                 *self.balancer.remarks(config.epochs),
+                *last_batch_note(self.train_sampler.too_few),
                 *(
                     f"training.lr_multipliers.{name}: this network has no such parameters"
                     for name in unused_lr_multipliers(self.model, config, self.balancer)
@@ -254,15 +256,21 @@ class Trainer:
             seed=self.run.seed if training else 0,
             drop_last=config.drop_last and training,
             row_weights=self.row_weights if training else None,
+            least_last=least_last_rows(self.model, self.fabric.world_size) if training else 1,
         )
+
+    @property
+    def train_sampler(self) -> EpochBatchSampler:
+        """What draws the training batches."""
+        sampler = self.train_loader.batch_sampler
+        assert isinstance(sampler, EpochBatchSampler)
+        return sampler
 
     # -- one epoch
 
     def train_batches(self, epoch: int) -> Values:
         """One pass over the training rows; the mean loss per task."""
-        sampler = self.train_loader.batch_sampler
-        assert isinstance(sampler, EpochBatchSampler)
-        sampler.set_epoch(epoch)
+        self.train_sampler.set_epoch(epoch)
         watch = LossWatch(self.fabric, self.tasks, self.run.name, epoch, self.coupled.names)
         on_cpu = self.fabric.device.type == "cpu"
         for step, batch in enumerate(self.train_loader, start=1):
