@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,11 +21,13 @@ class PlainSumView:
 
     Args:
         name: Name of the cell with the plain sum.
+        correction: Over how many cells verdicts are corrected.
         sentences: What was shown, for the mean of the tasks and for single tasks.
         matrix: Tasks in every other cell, gains over the plain sum.
     """
 
     name: str
+    correction: str
     sentences: list[str]
     matrix: VerdictMatrix
 
@@ -42,8 +46,10 @@ def plain_sum_view(data: ReportData, entry: PlainSum, rows: Sequence[TaskRow]) -
     tasks = {gain.task for gain in entry.gains}
     beside = replace(data, gains=entry.gains, cells=[cell for cell in data.cells if cell.id in compared])
     shown = [row for row in rows if row.name in tasks]
+    tested = Counter(gain.task for gain in entry.gains if math.isfinite(gain.p_value))
     return PlainSumView(
         name,
+        words.corrected_over({row.name: tested[row.name] for row in shown}, of="of this table"),
         [_sentence(beside, row) for row in shown],
         verdict_matrix(beside, shown, f"with {name}"),
     )

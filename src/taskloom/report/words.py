@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from taskloom.report.model import GainRow, ReportData, TaskRow
 from taskloom.wording import counted
@@ -34,6 +34,8 @@ MINUS = "−"
 LEAST_REPEATS = 3
 """With fewer repeats a study gives no verdict, as `taskloom.study.statistics` has it."""
 _MOST_FURTHER_DECIMALS = 9
+_MOST_COUNTS = 6
+"""Tasks of which a sentence gives one number each."""
 
 
 def metric_name(metric: str) -> str:
@@ -108,6 +110,26 @@ def p_value(value: float) -> str:
     if not math.isfinite(value):
         return "not known"
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def corrected_over(tested: Mapping[str, int], *, of: str) -> str:
+    """Over how many cells Holm's correction of each task's verdicts is, in words.
+
+    Args:
+        tested: Per task, how many of its cells were tested.
+        of: What the numbers are of where they are the same for all tasks.
+
+    >>> corrected_over({"age": 3, "sex": 3}, of="of each task")
+    'Holm over 3 cells of each task'
+    >>> corrected_over({"age": 3, "sex": 2}, of="of each task")
+    'Holm over the cells of each task (age 3, sex 2)'
+    """
+    numbers = sorted(set(tested.values()))
+    if len(numbers) == 1:
+        return f"Holm over {counted(numbers[0], 'cell')} {of}"
+    if len(tested) > _MOST_COUNTS:
+        return f"Holm over the cells of each task ({numbers[0]} to {numbers[-1]} of them)"
+    return f"Holm over the cells of each task ({', '.join(f'{task} {n}' for task, n in tested.items())})"
 
 
 def gain_unit(task: TaskRow) -> str:

@@ -21,6 +21,7 @@ from taskloom.study.paired import (
     Row,
     Sample,
     Sides,
+    differences_within,
     judged_sides,
     signed,
     surrogate,
@@ -95,14 +96,15 @@ def _points(task: Landmarks, sides: Sides, test_over_train: float | None) -> lis
 
 
 def _estimates(found: Mapping[str, Sample], measure: str, test_over_train: float | None) -> Row:
-    within = (0.0, np.inf if measure == "landmark_error" else 1.0)
+    most = np.inf if measure == "landmark_error" else 1.0
     row: Row = {
-        side: found[side].estimate(test_over_train, within=within) if side in found else None
+        side: found[side].estimate(test_over_train, within=(0.0, most)) if side in found else None
         for side in ("alone", "shared")
     }
     both = len(found) == 2
-    gain = signed(found["shared"] - found["alone"], -1.0).estimate(test_over_train) if both else None
-    return {**row, "gain": gain}
+    change = signed(found["shared"] - found["alone"], -1.0) if both else None
+    within = differences_within(most)
+    return {**row, "gain": None if change is None else change.estimate(test_over_train, within=within)}
 
 
 def _errors(task: Landmarks, run: Decided) -> Floats:

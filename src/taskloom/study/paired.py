@@ -67,7 +67,10 @@ class Sample:
         alpha: float = ALPHA,
         within: tuple[float, float] = (-math.inf, math.inf),
     ) -> Row:
-        """`value`, `low`, `high`, the bounds kept within the metric's range; NaN where undefined.
+        """`value`, `low`, `high`, the bounds kept within what is possible; NaN where undefined.
+
+        A t interval of few repeats or clusters may go further than any value can. Cut there it covers the
+        true value as often as before.
 
         Where all values are equal, chance was not seen, which does not mean that there is none: no bounds.
         """
@@ -172,6 +175,11 @@ def _sides(folder: Path, task: Task, done: Groups, cell: str) -> Sides:
     if common:
         sides = {side: [one for one in found if one.repeat in common] for side, found in sides.items()}
     return sides
+
+
+def differences_within(most: float) -> tuple[float, float]:
+    """Bounds of the difference of two values of a metric that goes from 0 to `most`."""
+    return -most, most
 
 
 def signed(sample: Sample, sign: float) -> Sample:

@@ -31,6 +31,7 @@ from taskloom.study.paired import (
     Row,
     Sample,
     Sides,
+    differences_within,
     judged_sides,
     signed,
     surrogate,
@@ -52,6 +53,16 @@ def shown_metric(task: Task) -> str:
     if isinstance(task, Landmarks):
         return "landmark_error"
     return task.primary_metric if task.primary_metric in ("mae", "mse", "rmse") else "mae"
+
+
+def sign_of(metric: str) -> float:
+    """1 where more is better, -1 where less is."""
+    return 1.0 if METRICS[metric].higher_is_better else -1.0
+
+
+def most_of(metric: str) -> float:
+    """The largest value of a metric that is shown within subgroups; the least is 0."""
+    return 1.0 if metric == "accuracy" else math.inf
 
 
 def subgroup_tables(
@@ -117,7 +128,7 @@ def _table(task: Task, by: Way, sides: Sides, test_over_train: float | None) -> 
     labels = [_count(task, by, code, (sides["alone"] or sides["shared"])) for code in range(len(by.names))]
     if not any(labels):
         return None
-    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    sign = sign_of(metric)
     enough = [code for code, count in enumerate(labels) if count >= LEAST_LABELS]
     return {
         "task": task.name,
@@ -135,7 +146,7 @@ def _table(task: Task, by: Way, sides: Sides, test_over_train: float | None) -> 
             for code, name in enumerate(by.names)
             if labels[code]
         ],
-        "gaps": _gaps(samples, by.names, enough, sign, test_over_train),
+        "gaps": gaps(samples, by.names, enough, metric, test_over_train),
     }
 
 
@@ -146,33 +157,42 @@ def _estimates(
     sign: float,
     test_over_train: float | None,
 ) -> Row:
-    within = (0.0, 1.0 if metric == "accuracy" else math.inf)
+    most = most_of(metric)
     found: Row = {
-        side: samples[side][code].estimate(test_over_train, within=within) if side in samples else None
+        side: samples[side][code].estimate(test_over_train, within=(0.0, most)) if side in samples else None
         for side in ("alone", "shared")
     }
     found["gain"] = None
     if len(samples) == 2:
         gain = samples["shared"][code] - samples["alone"][code]
-        found["gain"] = signed(gain, sign).estimate(test_over_train)
+        found["gain"] = signed(gain, sign).estimate(test_over_train, within=differences_within(most))
     return found
 
 
-def _gaps(
+def gaps(
     samples: Mapping[str, Sequence[Sample]],
     names: Sequence[str],
     enough: Sequence[int],
-    sign: float,
+    metric: str,
     test_over_train: float | None,
 ) -> Row:
-    """The best less the worst subgroup of every side, at least 0; and how much sharing closes or opens it."""
-    gaps: Row = {"alone": None, "shared": None, "change": None}
+    """The best less the worst subgroup of every side, at least 0; and how much sharing closes or opens it.
+
+    Args:
+        samples: Per side ("alone", "shared") a sample of every subgroup.
+        names: Of the subgroups.
+        enough: Positions of those with enough labels.
+        metric: What the samples are values of.
+        test_over_train: See `taskloom.study.statistics.compare`.
+    """
+    sign, most = sign_of(metric), most_of(metric)
+    rows: Row = {"alone": None, "shared": None, "change": None}
     # A subgroup that some repeat's test part lacks has no value there, and is neither best nor worst.
     enough = [
         code for code in enough if all(np.isfinite(found[code].values).all() for found in samples.values())
     ]
     if len(enough) < 2:
-        return gaps
+        return rows
     alpha = ALPHA / math.comb(len(enough), 2)
     pairs = {}
     for side, found in samples.items():
@@ -180,17 +200,18 @@ def _gaps(
         worst, best = ordered[0], ordered[-1]
         pairs[side] = (best, worst)
         difference = signed(found[best] - found[worst], sign)
-        gaps[side] = {
+        rows[side] = {
             "best": names[best],
             "worst": names[worst],
-            **difference.estimate(test_over_train, alpha),
+            **difference.estimate(test_over_train, alpha, differences_within(most)),
         }
     if len(samples) == 2:  # of the pair that stands out alone, so that the same groups are compared
         best, worst = pairs["alone"]
         before, now = (samples[side][best] - samples[side][worst] for side in ("alone", "shared"))
-        change = signed(now - before, sign).estimate(test_over_train, alpha)
-        gaps["change"] = {"best": names[best], "worst": names[worst], **change}
-    return gaps
+        # From all the metric's range apart to as much the other way round.
+        change = signed(now - before, sign).estimate(test_over_train, alpha, differences_within(2 * most))
+        rows["change"] = {"best": names[best], "worst": names[worst], **change}
+    return rows
 
 
 def _mask(task: Task, by: Way, code: int, rows: TestRows) -> Tensor:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from taskloom.metrics import METRICS
+from taskloom.report.words import corrected_over
 from taskloom.study.advice import what_would_help
 from taskloom.study.balancing_facts import balancing_row, task_end_lines
 from taskloom.study.beside import auxiliary_rows, baseline_rows
@@ -134,7 +135,7 @@ def summarize(
         "labels": facts["labels"],
         "num_repeats": facts["repeats"],
         "clusters": facts["clusters"],
-        "design": _design(facts),
+        "design": _design(facts, tasks, alone.gains),
         "failed": [f"{r.cell_name}, repeat {r.repeat + 1} (run {r.id[:4]}): {r.message}" for r in failed],
         "warnings": [*_warnings(facts, missing, failed), *warm_start_warnings(records)],
         "data_notes": facts["data_notes"],
@@ -315,9 +316,15 @@ def _over_channels(matrix: Any) -> Any:
     return values.reshape(-1, *values.shape[-2:]).mean(axis=0)
 
 
-def _design(facts: Mapping[str, Any]) -> str:
-    num_cells = len(facts["cells"])
-    holm = f" after Holm over {num_cells} cells of each task" if num_cells > 1 else ""
+def _design(facts: Mapping[str, Any], tasks: TaskSet, gains: Sequence[Gain]) -> str:
+    judged = [name for name, task in tasks.items() if task.judged]
+    tested = {name: sum(name in cell["tasks"] for cell in facts["cells"]) for name in judged}
+    if gains:  # cells without a finished run, or without any spread, were not tested
+        tested = {
+            name: sum(g.task == name and not math.isnan(g.p_adjusted) for g in gains) for name in judged
+        }
+    several = max(tested.values()) > 1
+    holm = f" after {corrected_over(tested, of='of each task')}" if several else ""
     paired = "Gains are paired by repeat (same seed, same split)"
     verdicts = f"verdicts at the 5 % level{holm}."
     if facts["repeats"] < LEAST_REPEATS:

@@ -113,7 +113,7 @@ def test_page_says_what_balancing_did(study: Path) -> None:
     page = render_report(study).read_text(encoding="utf-8")
     assert "<h2>What balancing did</h2>" in page
     assert "gain over hard sharing 2 + weighted sum, which weighs no task against another" in page
-    assert "Holm over the 3 cells of this table" in page
+    assert "Holm over 3 cells of this table" in page
 
 
 def test_sentences_name_who_helped_and_hurt() -> None:

@@ -23,7 +23,7 @@ from taskloom.report.load import load
 from taskloom.study.decisions import load_confidence, load_decisions, load_numbers
 from taskloom.study.paired import Sample, decided_by, judged_sides, surrogate
 from taskloom.study.results import ResultsStore, RunRecord, run_folder
-from taskloom.study.subgroups import shown_metric, subgroup_tables
+from taskloom.study.subgroups import gaps, shown_metric, subgroup_tables
 from taskloom.study.test_rows import load_test_rows, save_test_rows
 from taskloom.study.worst_mistakes import FILE
 from taskloom.tasks import TaskSet
@@ -182,6 +182,54 @@ def test_differences_are_paired_and_unseen_chance_has_no_interval() -> None:
     assert np.isnan(found["low"])
     bounded = Sample(np.array([0.99]), 0.99 + 0.1 * draws, 30).estimate(None, within=(0.0, 1.0))
     assert bounded["high"] == 1.0
+
+
+def test_no_bound_of_a_difference_is_beyond_what_is_possible(folder: Path) -> None:
+    """Of two repeats and nine people: t intervals of two degrees of freedom reach 500 points."""
+    tables = {(row["task"], row["by"]): row for row in summary_of(folder)["subgroups"]}
+    own = tables["sex", "sex"]
+    runs = {
+        side: runs_of(folder, "sex", cell)
+        for side, cell in (("alone", "single_task"), ("shared", own["cell"]))
+    }
+    recalls = {}
+    for side, each in runs.items():
+        decided = [decided_by(folder, tl.Binary("sex"), run) for run in each]
+        recalls[side] = np.array(
+            [
+                recall_score(
+                    one.rows.labels.values["sex"].numpy(), (one.outputs[:, 0] > 0).long(), average=None
+                )
+                for one in decided
+                if one is not None
+            ]
+        )
+    gains = (recalls["shared"] - recalls["alone"]).mean(axis=0)
+    cut = 0
+    for gain, subgroup in zip(gains, own["subgroups"], strict=True):
+        found = subgroup["gain"]
+        np.testing.assert_allclose(found["value"], gain)
+        assert -1 <= found["low"] <= found["value"] <= found["high"] <= 1
+        cut += found["low"] == -1 or found["high"] == 1
+    assert cut
+    errors = tables["age", "sex"]["subgroups"]
+    assert any(abs(one["gain"]["low"]) > 1 for one in errors)  # an error in years has no such bound
+
+
+def test_gaps_and_their_change_are_cut_at_all_of_the_range() -> None:
+    best, worst = Sample(np.array([1.0, 0.6]), None, 9), Sample(np.array([0.1, 0.5]), None, 9)
+    mirrored = Sample(np.array([0.0, 0.7]), None, 9), Sample(np.array([0.9, 0.4]), None, 9)
+    samples = {"alone": [best, worst], "shared": list(mirrored)}
+    free = (best - worst).estimate(0.5)
+    assert free["low"] < -1
+    assert free["high"] > 1
+    cut = gaps(samples, ["F", "M"], [0, 1], "accuracy", 0.5)
+    assert [cut["alone"][key] for key in ("value", "low", "high")] == [0.5, -1.0, 1.0]
+    assert cut["change"]["value"] == pytest.approx(-0.8)
+    assert (cut["change"]["low"], cut["change"]["high"]) == (-2.0, 2.0)
+    errors = gaps(samples, ["F", "M"], [0, 1], "mae", 0.5)
+    assert errors["alone"]["high"] > 1
+    assert errors["change"]["high"] > 2
 
 
 def test_the_shown_metric_does_not_hang_on_how_common_a_class_is() -> None:
