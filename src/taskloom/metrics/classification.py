@@ -74,7 +74,10 @@ class _RecallMetric(Metric):
 
 
 class Accuracy(_RecallMetric):
-    """Share of labels predicted rightly; of a multilabel task, share of the elements that are present."""
+    """Share of labels predicted rightly; of a multilabel task, share of the elements that are present.
+
+    Thesis 002, equations 3.5 and 3.6.
+    """
 
     name = "accuracy"
 
@@ -100,7 +103,8 @@ class _F1Metric(Metric):
     """Summary: `hits`, `labels` and `predictions`, counts [G, C].
 
     C are the classes that are averaged over: all of a multiclass task; the positive class of a binary task;
-    the positive class of each label of a multilabel task. F1 of a class is 2 hits / (labels + predictions).
+    the positive class of each label of a multilabel task. F1 of a class is 2 hits / (labels + predictions):
+    thesis 002, equations 3.7 and 3.8 with beta = 1, where hits are its TP, labels TP + FN, predictions TP + FP.
     """
 
     higher_is_better: ClassVar[bool] = True
@@ -136,8 +140,9 @@ class F1(_F1Metric):
 class F1Macro(_F1Metric):
     """Mean F1 over the classes that occur in the labels or in the predictions.
 
-    As scikit-learn's `f1_score(average="macro")` with its default `labels`, the union of both. Of a
-    multilabel task, the mean over its labels of the positive class's F1.
+    As scikit-learn's `f1_score(average="macro")` with its default `labels`, the union of both, which thesis
+    002 (section 4.1) takes over; its section 3.2.3 says "the number of possible labels". Of a multilabel
+    task, the mean over its labels of the positive class's F1.
     """
 
     name = "f1_macro"
