@@ -104,7 +104,7 @@ class _F1Metric(Metric):
 
     C are the classes that are averaged over: all of a multiclass task; the positive class of a binary task;
     the positive class of each label of a multilabel task. F1 of a class is 2 hits / (labels + predictions):
-    thesis 002, equations 3.7 and 3.8 with beta = 1, where hits are its TP, labels TP + FN, predictions TP + FP.
+    thesis 002, equations 3.7 and 3.8 with beta = 1; hits are TP, labels TP + FN, predictions TP + FP.
     """
 
     higher_is_better: ClassVar[bool] = True
