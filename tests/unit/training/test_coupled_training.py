@@ -264,7 +264,7 @@ def test_refuses_what_does_not_fit_before_training() -> None:
 
 def test_a_method_that_needs_every_task_and_terms_that_come_later() -> None:
     ramped = coupling(RAMP, as_tasks=True)
-    with pytest.raises(ConfigError, match=r"coupling\.as_tasks: pcd needs 5 tasks in every batch"):
+    with pytest.raises(ConfigError, match=r"coupling\.as_tasks: balancing\.pcd needs 5 tasks in every batch"):
         fit(network(), *ROWS, epochs=3, balancer=make("pcd"), coupling=ramped, **SETTINGS)
 
 
