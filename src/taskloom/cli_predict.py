@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from taskloom.errors import ConfigError
 from taskloom.terminal import console, say
 from taskloom.wording import counted
 
 if TYPE_CHECKING:
     from taskloom.deploy import Bundle
     from taskloom.predict import PredictSettings, Summary
+    from taskloom.predict.people import Persons, PersonStatistics
 
 BundleFolder = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.", show_default=False)
@@ -30,12 +32,12 @@ _ROW_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 
 def predict(
     bundle: BundleFolder,
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            metavar="SOURCE",
+            metavar="SOURCE...",
             help="Image, folder of images, video, number of a camera; a table for bundles of tables; "
-            "a recording or a folder of them for bundles of recordings.",
+            "recordings and folders of them for bundles of recordings.",
             show_default=False,
         ),
     ],
@@ -94,21 +96,37 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     data_set: PreparedAs = None,
+    person: Annotated[
+        str | None,
+        typer.Option("--person", metavar="NAME", help="Whom all recordings are of, if normalised by person."),
+    ] = None,
+    people: Annotated[
+        Path | None,
+        typer.Option("--people", metavar="TABLE", help="Columns `file` and `person`: whom each is of."),
+    ] = None,
+    new_people: Annotated[
+        bool, typer.Option("--new-people", help="Nobody is the training's person of the same name.")
+    ] = False,
 ) -> None:
     """Find, follow and label the faces of images, videos or a camera; predict rows of a table, recordings."""
     from taskloom.deploy import load_bundle
     from taskloom.predict import PredictSettings
+    from taskloom.predict.people import Persons
     from taskloom.predict.prepared import prepared_as
     from taskloom.predict.recordings import RECORDING_READERS
 
+    persons = Persons(person, people, new_people)
     settings = PredictSettings(detector, margin, choose, detect_every, detect_side, half_life, batch, device)
     loaded = prepared_as(load_bundle(bundle), data_set)
     start = time.perf_counter()
     reader = loaded.preprocessing.get("reader")
     try:
         if reader in RECORDING_READERS:
-            _predict_recordings(loaded, source, table, device)
-        elif reader != "images" and _is_table(source):
+            place = table or _usual_table(bundle, sources)
+            _predict_recordings(loaded, [Path(source) for source in sources], place, device, persons)
+            return
+        source = _only_source(sources, persons)
+        if reader != "images" and _is_table(source):
             _predict_rows(loaded, source, table, device)
         else:
             _predict_faces(loaded, source, table, overlay, settings, frames, start)
@@ -128,21 +146,59 @@ def _predict_rows(bundle: Bundle, source: str, table: Path | None, device: str) 
     say(f"table    {place}")
 
 
-def _predict_recordings(bundle: Bundle, source: str, table: Path | None, device: str) -> None:
+def _only_source(sources: list[str], persons: Persons) -> str:
+    """The one source of a bundle that takes no recordings, of which nobody is named."""
+    if persons.given:
+        raise ConfigError(
+            "--person, --people and --new-people go with bundles of recordings; leave them out."
+        )
+    if len(sources) > 1:
+        raise ConfigError(
+            f"predict: one SOURCE expected for this bundle, found {len(sources)} (the second is "
+            f"`{sources[1]}`); several go with bundles of recordings. Give images as a folder."
+        )
+    return sources[0]
+
+
+def _usual_table(bundle: Path, sources: list[str]) -> Path:
+    """Named after the source; of several, after the bundle."""
+    name = sources[0] if len(sources) == 1 else bundle
+    return Path(f"{Path(name).absolute().stem}.predicted.csv")
+
+
+def _predict_recordings(
+    bundle: Bundle, sources: list[Path], place: Path, device: str, persons: Persons
+) -> None:
     from taskloom.predict import predict_recordings
     from taskloom.predict.pipeline import check_apart
 
-    place = table or Path(f"{Path(source).absolute().stem}.predicted.csv")
-    check_apart(source, place)
-    found = predict_recordings(bundle, Path(source), place, device=device)
+    for source in sources:
+        check_apart(str(source), place)
+    if persons.table is not None:
+        check_apart(str(persons.table), place)
+    one_or_all: Path | list[Path] = sources[0] if len(sources) == 1 else sources
+    found = predict_recordings(bundle, one_or_all, place, device=device, persons=persons)
+    named = str(sources[0]) if len(sources) == 1 else counted(len(sources), "source")
     say(
-        f"{source}  {counted(found.recordings, 'recording')}, {counted(found.windows, 'window')}   "
+        f"{named}  {counted(found.recordings, 'recording')}, {counted(found.windows, 'window')}   "
         f"device {found.device}"
     )
+    _print_people(found.people)
     if found.problems:
         name, reason = found.problems[0]
-        say(f"left out {counted(len(found.problems), 'recording')}; the first, {name}: {reason}")
+        reason = reason.removeprefix(f"{Path(name).name}: ")
+        say(f"left out {counted(len(found.problems), 'file')}; the first, {name}: {reason}")
     say(f"table    {place}")
+
+
+def _print_people(people: Sequence[PersonStatistics]) -> None:
+    """Whose mean and deviation everybody was normalised by."""
+    trained = [one.person for one in people if one.from_training]
+    own = [f"{one.person} ({counted(one.files, 'file')})" for one in people if not one.from_training]
+    if trained:
+        say(f"people   normalised as in the training: {', '.join(trained)}")
+    if own:
+        say(f"people   normalised by the mean and deviation of their own recordings here: {', '.join(own)}")
 
 
 def _predict_faces(

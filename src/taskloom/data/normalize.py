@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -124,6 +124,44 @@ class Normalizer:
         if not persons:
             mean, scale = mean[0], scale[0]
         return cls(mean, scale, clip, persons, constant)
+
+    @classmethod
+    def of_samples(cls, chunks: Iterable[NDArray[Any]], *, clip: float | None = None) -> Self:
+        """The normaliser of one person's samples: mean and population standard deviation per channel.
+
+        Args:
+            chunks: All samples, [n, channels] each, every sample once: those that windows cover.
+            clip: See the class.
+
+        Raises:
+            DataError: No sample.
+
+        Example:
+            >>> found = Normalizer.of_samples([np.array([[1.0], [3.0]]), np.array([[5.0], [7.0]])])
+            >>> found.mean, found.scale**2
+            (array([4.]), array([5.]))
+        """
+        moments = _Moments()
+        for chunk in chunks:
+            for first in range(0, len(chunk), _CHUNK_SAMPLES):
+                moments.add(chunk[first : first + _CHUNK_SAMPLES].astype(np.float64))
+        if not moments.count:
+            raise DataError("normaliser: at least one sample expected, found none.")
+        deviation = moments.deviation
+        return cls(moments.mean, np.where(deviation == 0, 1.0, deviation), clip)
+
+    def of_person(self, person: str) -> Self | None:
+        """The row of a person as a normaliser of its own; None where the person is not known.
+
+        Example:
+            >>> both = Normalizer(np.array([[1.0], [5.0]]), np.ones((2, 1)), persons=("P1", "P2"))
+            >>> both.of_person("P2").mean, both.of_person("P3")
+            (array([5.]), None)
+        """
+        if person not in self.persons:
+            return None
+        row = self.persons.index(person)
+        return type(self)(self.mean[row], self.scale[row], self.clip)
 
     def apply_(self, inputs: Tensor, persons: Sequence[str | None] | None = None) -> Tensor:
         """Normalises in place and returns the same tensor.

@@ -66,9 +66,10 @@ def export_onnx(bundle: Bundle, path: Path | str) -> OnnxExport:
 
     Inputs: `images` [batch, H, W, 3] uint8 RGB for bundles of images; `features` [batch, F] float32 in the
     table's own scale for tables (NaN for a missing value where training imputed); `windows` [batch, samples,
-    channels] float32 for recordings, after the signal steps and before normalisation; `inputs` for a network
-    of one's own. Outputs: one per task, by its name, as `Task.decode` gives it. The metadata entry `taskloom`
-    is JSON: tasks with classes and units, preprocessing, versions.
+    channels] float32 for recordings, after the signal steps and before normalisation (after it, where that
+    was done person by person); `inputs` for a network of one's own. Outputs: one per task, by its name, as
+    `Task.decode` gives it. The metadata entry `taskloom` is JSON: tasks with classes and units, what the
+    input must be (`input`, with its `normalization`), preprocessing, versions.
 
     Args:
         bundle: The trained network; of several data sets choose one first (`predict.prepared_as`).
@@ -79,8 +80,8 @@ def export_onnx(bundle: Bundle, path: Path | str) -> OnnxExport:
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
-        DataError: A bundle normalised person by person, or of several data sets; a network that cannot be
-            exported, or whose ONNX predictions differ. Nothing is written then.
+        DataError: A bundle of several data sets; a network that cannot be exported, or whose ONNX
+            predictions differ. Nothing is written then.
     """
     path = Path(path)
     runtime = _runtime()
@@ -163,7 +164,11 @@ def _with_metadata(content: bytes, whole: _Whole, bundle: Bundle) -> bytes:
     model = onnx.load_from_string(content)
     about = {
         "tasks": bundle.tasks.to_dicts(),
-        "input": {"name": whole.input_name, "meaning": whole.prepare.meaning},
+        "input": {
+            "name": whole.input_name,
+            "meaning": whole.prepare.meaning,
+            "normalization": whole.prepare.normalization,
+        },
         "preprocessing": bundle.preprocessing,
         "versions": bundle.versions,
     }

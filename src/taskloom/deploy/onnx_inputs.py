@@ -21,6 +21,8 @@ class Inputs(nn.Module):
     Attributes:
         name: Of the input in the file.
         meaning: What a row holds, for people.
+        normalization: How rows are normalised, for programs: `where` ("in the graph": give them as they are;
+            "before": they come normalised; "nowhere"), and what else a caller must know.
         dtype, shape: Of a row.
     """
 
@@ -30,6 +32,7 @@ class Inputs(nn.Module):
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.shape = tuple(int(size) for size in shape)
+        self.normalization: dict[str, Any] = {"where": "before", "per": None}
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows [N, *shape] as the network takes them."""
@@ -49,6 +52,7 @@ class Pixels(Inputs):
     def __init__(self, shape: Sequence[int], fitted: Mapping[str, Any]) -> None:
         super().__init__((*shape[1:], 3))
         mean, deviation = (torch.tensor(fitted[key]).view(1, 3, 1, 1) for key in ("mean", "deviation"))
+        self.normalization = {"where": "in the graph", "per": "channel"}
         self.factor, self.offset = nn.Buffer(1.0 / (255.0 * deviation)), nn.Buffer(-mean / deviation)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -65,6 +69,8 @@ class TableRows(Inputs):
 
     def __init__(self, shape: Sequence[int], fitted: Mapping[str, Any] | None) -> None:
         super().__init__(shape)
+        where = "nowhere" if fitted is None else "in the graph"
+        self.normalization = {"where": where, "per": None if fitted is None else "column"}
         fitted = {"center": 0.0, "scale": 1.0, "fill": None} if fitted is None else fitted
         self.center, self.scale = (
             nn.Buffer(torch.tensor(fitted[key]).float()) for key in ("center", "scale")
@@ -85,15 +91,21 @@ class TableRows(Inputs):
 
 
 class Windows(Inputs):
-    """Windows [N, samples, channels]; normalised as `Normalizer.apply_` does it."""
+    """Windows [N, samples, channels]; normalised as `Normalizer.apply_` does it, if anything was fitted."""
 
     name, meaning = "windows", "samples by channels, after the signal steps"
 
-    def __init__(self, shape: Sequence[int], normalizer: Normalizer) -> None:
+    def __init__(self, shape: Sequence[int], normalizer: Normalizer | None) -> None:
         super().__init__(shape)
-        self.mean = nn.Buffer(torch.from_numpy(normalizer.mean).float())
-        self.scale = nn.Buffer(torch.from_numpy(normalizer.scale).float())
-        self.clip = normalizer.clip
+        num_channels = self.shape[-1]
+        fitted = normalizer or Normalizer(np.zeros(num_channels), np.ones(num_channels))
+        self.normalization = {
+            "where": "nowhere" if normalizer is None else "in the graph",
+            "per": None if normalizer is None else "channel",
+        }
+        self.mean = nn.Buffer(torch.from_numpy(fitted.mean).float())
+        self.scale = nn.Buffer(torch.from_numpy(fitted.scale).float())
+        self.clip = fitted.clip
 
     def forward(self, rows: Tensor) -> Tensor:
         normal = (rows - self.mean) / self.scale
@@ -103,29 +115,53 @@ class Windows(Inputs):
         return super().rows(number, draw) * self.scale + self.mean
 
 
+class PersonWindows(Inputs):
+    """Windows [N, samples, channels] that were normalised person by person, which the graph cannot do: it
+    sees no more of a person than the windows of one batch. It limits them, where training did."""
+
+    name = "windows"
+    meaning = (
+        "samples by channels, after the signal steps, less the person's mean and divided by the person's "
+        "standard deviation of each channel"
+    )
+
+    def __init__(self, shape: Sequence[int], normalizer: Normalizer) -> None:
+        super().__init__(shape)
+        self.clip = normalizer.clip
+        self.normalization = {
+            "where": "before",
+            "per": "person",
+            "subtract": "mean of the person's samples, per channel",
+            "divide": "population standard deviation of the person's samples, per channel; 1 where it is 0",
+            "samples": "all that the person's windows cover, over all recordings, each once",
+            "limit": None if self.clip is None else {"deviations": self.clip, "where": "in the graph"},
+            "people_of_training": list(normalizer.persons),
+        }
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows if self.clip is None else rows.clamp(-self.clip, self.clip)
+
+
 def inputs_of(bundle: Bundle) -> Inputs:
     """What goes into a bundle's network.
 
     Raises:
-        DataError: A bundle of several data sets, or one that was normalised person by person.
+        DataError: A bundle of several data sets.
     """
     shape, known = bundle.settings["input_shape"], bundle.preprocessing
-    reader, fitted = known.get("reader"), known.get("standardization")
+    reader, standardization = known.get("reader"), known.get("standardization")
     if reader == "combined":
         raise DataError(
             "this bundle was trained on several data sets, each standardised by itself; choose the one that "
             f"inputs will be like: --prepared-as, one of {', '.join(known['sets'])}."
         )
-    if reader == "images" and fitted is not None:
-        return Pixels(shape, fitted)
+    if reader == "images" and standardization is not None:
+        return Pixels(shape, standardization)
     if reader == "table":
-        return TableRows(shape, fitted)
-    if known.get("normalizer") is None:
+        return TableRows(shape, standardization)
+    if "normalizer" not in known:
         return Inputs(shape)
-    normalizer = Normalizer.from_dict(known["normalizer"])
-    if normalizer.persons:
-        raise DataError(
-            "this bundle was normalised person by person (`normalize: {per: person}`), and nothing is known "
-            "of the people in new recordings; train with `per: channel`."
-        )
-    return Windows(shape, normalizer)
+    fitted = None if known["normalizer"] is None else Normalizer.from_dict(known["normalizer"])
+    if fitted is not None and fitted.persons:
+        return PersonWindows(shape, fitted)
+    return Windows(shape, fitted)

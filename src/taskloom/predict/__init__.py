@@ -5,11 +5,13 @@
 
 from taskloom.predict.faces import PredictSettings
 from taskloom.predict.frames import open_source
+from taskloom.predict.people import Persons
 from taskloom.predict.pipeline import Summary, predict_faces
 from taskloom.predict.recordings import RecordingSummary, predict_recordings
 from taskloom.predict.rows import predict_table
 
 __all__ = [
+    "Persons",
     "PredictSettings",
     "RecordingSummary",
     "Summary",

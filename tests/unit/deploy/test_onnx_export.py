@@ -160,6 +160,52 @@ def test_windows_go_in_before_they_are_normalised(tmp_path: Path) -> None:
         np.testing.assert_allclose(outputs[name], values, rtol=1e-4, atol=1e-4)
 
 
+def test_windows_of_people_go_in_normalised_and_are_limited(tmp_path: Path) -> None:
+    mean, scale = np.array([[1.0, -3.0, 0.2], [0.0, 1.0, 2.0]]), np.array([[2.0, 0.1, 5.0], [1.0, 3.0, 0.5]])
+    normalizer = Normalizer(mean, scale, clip=1.5, persons=("P1", "P2"))
+    bundle = bundle_of("conv1d", preprocessing={"reader": "edf", "normalizer": normalizer.to_dict()})
+    export_onnx(bundle, tmp_path / "signs.onnx")
+    windows = torch.randn(4, 32, 3) * 4.0
+    people = ["P2", "P1", "P1", "P2"]
+    expected = bundle.predict(normalizer.apply_(windows.clone(), people))
+    rows = [0 if person == "P1" else 1 for person in people]
+    given = (windows.numpy() - mean[rows, None]) / scale[rows, None]  # what the metadata asks for, no more
+    assert (np.abs(given) > 1.5).any()
+    outputs = run(tmp_path / "signs.onnx", "windows", given.astype(np.float32))
+    for name, values in expected.items():
+        np.testing.assert_allclose(outputs[name], values, rtol=1e-4, atol=1e-4)
+    asked = about(tmp_path / "signs.onnx")["input"]["normalization"]
+    assert (asked["where"], asked["per"], asked["people_of_training"]) == ("before", "person", ["P1", "P2"])
+    assert asked["limit"] == {"deviations": 1.5, "where": "in the graph"}
+
+
+def about(path: Path) -> dict[str, Any]:
+    (text,) = [entry.value for entry in onnx.load(path).metadata_props if entry.key == "taskloom"]
+    return dict(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "preprocessing", "expected"),
+    [
+        ("vgg5", IMAGES, {"where": "in the graph", "per": "channel"}),
+        ("conv1d", {"reader": "wav", "normalizer": None}, {"where": "nowhere", "per": None}),
+        ("conv1d", {}, {"where": "before", "per": None}),
+    ],
+)
+def test_a_file_says_how_its_input_is_normalised(
+    tmp_path: Path, encoder: str, preprocessing: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    bundle = bundle_of(encoder, preprocessing=preprocessing)
+    found = export_onnx(bundle, tmp_path / "net.onnx")
+    assert about(tmp_path / "net.onnx")["input"]["normalization"] == expected
+    assert found.input_name == {"vgg5": "images"}.get(encoder, "windows" if preprocessing else "inputs")
+    if expected["where"] == "nowhere":
+        windows = torch.randn(3, 32, 3) * 40.0
+        outputs = run(tmp_path / "net.onnx", "windows", windows.numpy())
+        for name, values in bundle.predict(windows).items():
+            np.testing.assert_allclose(outputs[name], values, rtol=1e-4, atol=1e-4)
+
+
 def test_a_file_says_what_it_predicts(tmp_path: Path) -> None:
     found = export_onnx(bundle_of("vgg5", preprocessing=IMAGES), tmp_path / "faces.onnx")
     model = onnx.load(tmp_path / "faces.onnx")
@@ -213,9 +259,6 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
     combined = {"reader": "combined", "sets": {"indoors": {}, "outdoors": {}}}
     with pytest.raises(DataError, match="one of indoors, outdoors"):
         export_onnx(bundle_of(preprocessing=combined), tmp_path / "net.onnx")
-    each = Normalizer(np.zeros((1, 3)), np.ones((1, 3)), persons=("P1",))
-    with pytest.raises(DataError, match="person by person"):
-        export_onnx(bundle_of("conv1d", preprocessing={"normalizer": each.to_dict()}), tmp_path / "net.onnx")
     with pytest.raises(DataError, match="cannot be written"):
         export_onnx(bundle_of(), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -82,6 +82,7 @@ class DeapReader(AfterSteps):
         thresholds: From which rating on a binary label is "high", by rating.
         three_class_bounds: From which rating on a label of three classes is "medium", and "high".
         trials: Trials that a file holds; 40 in the real ones.
+        files: These files, in place of those of the folder.
         steps: What is done to every recording before it is stored.
 
     Raises:
@@ -103,6 +104,7 @@ class DeapReader(AfterSteps):
         thresholds: Mapping[str, float] = MappingProxyType({}),
         three_class_bounds: Sequence[float] = THREE_CLASS_BOUNDS,
         trials: int = NUM_TRIALS,
+        files: Sequence[Path] | None = None,
         steps: SignalSteps | None = None,
     ) -> None:
         self.root = Path(folder)
@@ -122,7 +124,7 @@ class DeapReader(AfterSteps):
         if not (isinstance(trials, int) and trials >= 1):
             raise ConfigError(f"data.trials: 1 or more expected, found {trials!r}.")
         self.num_trials = trials
-        self.files = _find_files(self.root, format)
+        self.files = _find_files(self.root, format) if files is None else list(files)
         self.steps = steps or SignalSteps()
         self.native_rate_hz = RATE_HZ
         self.steps.check(RATE_HZ)
@@ -157,19 +159,32 @@ class DeapReader(AfterSteps):
             DataError: A pickle that asks for more than arrays, a file that cannot be read, arrays of another
                 shape, values that are not finite, a rating outside 1 to 9.
         """
-        arrays = read_array_pickle(path) if path.suffix == ".dat" else _read_mat(path)
-        data, ratings = self._checked(path, arrays)
-        person = path.stem
+        data, ratings = self._checked(path, _read_arrays(path))
         for trial in range(len(data)):
-            number = f"{trial + 1:02d}"
-            name = f"{person}-{number}"
-            yield ReadRecording(
-                name=name,
-                samples=self.steps.apply(self._trial(data[trial]), RATE_HZ, name, self._channels),
-                labels=self._labels(ratings[trial]),
-                person=person,
-                trial=number,
-            )
+            yield self._recording(path, data, trial, self._labels(ratings[trial]))
+
+    def read_unlabelled(self, path: Path) -> Iterator[ReadRecording]:
+        """Reads one file of any number of trials, with or without ratings, and gives its trials.
+
+        Raises:
+            DataError: As `read` does, but for ratings and the number of trials.
+        """
+        data = self._checked_data(path, _read_arrays(path), None)
+        for trial in range(len(data)):
+            yield self._recording(path, data, trial, {})
+
+    def _recording(
+        self, path: Path, data: NDArray[Any], trial: int, labels: Mapping[str, Any]
+    ) -> ReadRecording:
+        person, number = path.stem, f"{trial + 1:02d}"
+        name = f"{person}-{number}"
+        return ReadRecording(
+            name=name,
+            samples=self.steps.apply(self._trial(data[trial]), RATE_HZ, name, self._channels),
+            labels=labels,
+            person=person,
+            trial=number,
+        )
 
     def _trial(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Samples [n, channels] of one trial [40, 8064] without its baseline."""
@@ -192,24 +207,8 @@ class DeapReader(AfterSteps):
     def _checked(
         self, path: Path, arrays: Mapping[str, NDArray[Any]]
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        shapes = {"data": (self.num_trials, len(CHANNELS), NUM_SAMPLES), "labels": (self.num_trials, 4)}
-        if not shapes.keys() <= arrays.keys():
-            raise DataError(
-                f"{path.name}: arrays `data` and `labels` expected, found {', '.join(arrays) or 'none'}."
-            )
-        for name, shape in shapes.items():
-            found = arrays[name].shape
-            if found != shape:
-                hint = ""
-                if len(found) == len(shape) and found[1:] == shape[1:]:
-                    hint = f" For files of {found[0]} trials set `data.trials: {found[0]}`."
-                raise DataError(
-                    f"{path.name}: `{name}` of shape {list(shape)} expected, found {list(found)}; is it one "
-                    f"of DEAP's preprocessed files?{hint}"
-                )
-            if arrays[name].dtype.kind not in "fiu":
-                raise DataError(f"{path.name}: numbers expected in `{name}`, found {arrays[name].dtype}.")
-        ratings = arrays["labels"].astype(np.float64)
+        data = self._checked_data(path, arrays, self.num_trials)
+        ratings = _numbers(path, arrays, "labels", (self.num_trials, len(RATINGS))).astype(np.float64)
         strange = ~((ratings >= 1) & (ratings <= 9))
         if strange.any():
             trial, column = (int(index) for index in np.argwhere(strange)[0])
@@ -217,7 +216,47 @@ class DeapReader(AfterSteps):
                 f"{path.name}: {RATINGS[column]} of trial {trial + 1} is {ratings[trial, column]:g}; a "
                 "rating from 1 to 9 expected."
             )
-        return arrays["data"], ratings
+        return data, ratings
+
+    def _checked_data(
+        self, path: Path, arrays: Mapping[str, NDArray[Any]], trials: int | None
+    ) -> NDArray[Any]:
+        """Samples [trials, 40, 8064], of however many trials where `trials` is None."""
+        wanted = ("data",) if trials is None else ("data", "labels")
+        if not set(wanted) <= arrays.keys():
+            named = " and ".join(f"`{name}`" for name in wanted)
+            raise DataError(
+                f"{path.name}: {'arrays' if len(wanted) > 1 else 'an array'} {named} expected, found "
+                f"{', '.join(arrays) or 'none'}."
+            )
+        return _numbers(path, arrays, "data", (trials, len(CHANNELS), NUM_SAMPLES))
+
+
+def _numbers(
+    path: Path, arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int | None, ...]
+) -> NDArray[Any]:
+    """An array of numbers of this shape; None stands for any size above 0."""
+    found = arrays[name].shape
+    fits = len(found) == len(shape) and all(
+        size == expected if expected is not None else size > 0
+        for size, expected in zip(found, shape, strict=True)
+    )
+    if not fits:
+        hint = ""
+        if len(found) == len(shape) and found[1:] == shape[1:] and shape[0] is not None:
+            hint = f" For files of {found[0]} trials set `data.trials: {found[0]}`."
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise DataError(
+            f"{path.name}: `{name}` of shape [{expected}] expected, found {list(found)}; is it one "
+            f"of DEAP's preprocessed files?{hint}"
+        )
+    if arrays[name].dtype.kind not in "fiu":
+        raise DataError(f"{path.name}: numbers expected in `{name}`, found {arrays[name].dtype}.")
+    return arrays[name]
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    return _read_mat(path) if path.suffix.lower() == ".mat" else read_array_pickle(path)
 
 
 def _read_mat(path: Path) -> dict[str, NDArray[Any]]:

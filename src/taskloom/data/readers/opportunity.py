@@ -33,6 +33,7 @@ from taskloom.errors import ConfigError, DataError
 
 _FILE_NAME = re.compile(r"S(?P<person>\d+)-(?P<run>\w+)\.dat")
 _LAYOUT = "time, 242 sensors, 7 labels"
+_RATE_TOLERANCE = 0.05
 
 
 class OpportunityReader:
@@ -46,6 +47,7 @@ class OpportunityReader:
             zeros, which `notes` then says.
         carry_forward_seconds: The oldest value that fills a gap; where a channel is missing for longer, no
             window touches the samples beyond. None carries every value as far as the gap goes.
+        files: These files, in place of those of the folder.
 
     Raises:
         DataError: No such folder, or no .dat file of that name in it.
@@ -63,6 +65,7 @@ class OpportunityReader:
         channels: str | Sequence[int | str] = "thesis",
         all_nan: Literal["error", "zero"] = "error",
         carry_forward_seconds: float | None = None,
+        files: Sequence[Path] | None = None,
     ) -> None:
         self.root = Path(folder)
         self.columns = channel_columns(channels)
@@ -73,7 +76,7 @@ class OpportunityReader:
         self.carry_forward_seconds = SignalSteps(
             carry_forward_seconds=carry_forward_seconds
         ).carry_forward_seconds
-        self.files = _find_files(self.root)
+        self.files = _find_files(self.root) if files is None else list(files)
         self.notes: list[str] = []
 
     @property
@@ -108,19 +111,39 @@ class OpportunityReader:
         self.notes += notes
         return recording
 
+    def read_unlabelled(self, path: Path) -> tuple[ReadRecording, int]:
+        """Reads and cleans one file whose labels say nothing, such as one to be predicted.
+
+        Its name may be any, and its label columns hold any number or NaN. Its times must be those of 30 Hz,
+        because nothing else says that it is such a recording.
+
+        Returns:
+            The recording, without tracks, and how many lines the file has.
+
+        Raises:
+            DataError: As `read` does, but for codes and names of files; times of another rate.
+        """
+        notes: list[str] = []
+        values = _parse(path, self.columns, labelled=False)
+        _check_order(path, values[:, 0])
+        _check_rate(path, values[:, 0])
+        remedy = "the network was trained on it (with `data.all_nan: zero` it would count as zeros)"
+        samples, gaps = self._cut_and_fill(path, values[:, 1 : 1 + len(self.columns)], notes, remedy)
+        self.notes += notes
+        recording = ReadRecording(name=path.stem, samples=samples, person=self.person_of(path), gaps=gaps)
+        return recording, len(values)
+
+    def person_of(self, path: Path) -> str | None:
+        """Whom a file's name says that it is of; None for a name that is not like `S1-ADL1.dat`."""
+        match = _FILE_NAME.fullmatch(path.name)
+        return None if match is None else f"S{match['person']}"
+
     def _read(self, path: Path) -> tuple[ReadRecording, list[str]]:
         """A file's recording and what is to be noted of it; changes nothing in the reader."""
         notes: list[str] = []
         values = _parse(path, self.columns)
         codes = _check_codes(path, values[:, -len(TRACKS) :])
-        time = values[:, 0]
-        backwards = np.flatnonzero(~(np.diff(time) >= 0))
-        if len(backwards):
-            row = int(backwards[0]) + 1
-            raise DataError(
-                f"{path.name}:{_line_of_row(path, row)}: time runs backwards, from {time[row - 1]:g} to "
-                f"{time[row]:g} ms; the lines should be in the order they were recorded."
-            )
+        _check_order(path, values[:, 0])
         samples, gaps = self._cut_and_fill(path, values[:, 1 : 1 + len(self.columns)], notes)
         match = _FILE_NAME.fullmatch(path.name)
         assert match is not None  # _find_files took only such names
@@ -135,7 +158,11 @@ class OpportunityReader:
         return recording, notes
 
     def _cut_and_fill(
-        self, path: Path, samples: NDArray[np.float32], notes: list[str]
+        self,
+        path: Path,
+        samples: NDArray[np.float32],
+        notes: list[str],
+        remedy: str = "leave it out of `data.channels`, or set `data.all_nan: zero` to fill it with zeros",
     ) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
         """Samples without a hole [kept, channels], and the stretches that were missing for too long."""
         there = ~np.isnan(samples)
@@ -149,8 +176,7 @@ class OpportunityReader:
             more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
             if self.all_nan == "error":
                 raise DataError(
-                    f"{path.name}: channel {names}{more} has no value in the whole file; leave it out of "
-                    "`data.channels`, or set `data.all_nan: zero` to fill it with zeros."
+                    f"{path.name}: channel {names}{more} has no value in the whole file; {remedy}."
                 )
             notes.append(f"{path.name}: channel {names}{more} has no value and was filled with zeros.")
             samples[:, empty] = 0
@@ -220,8 +246,8 @@ def _find_files(root: Path) -> list[Path]:
 # -- text to numbers
 
 
-def _parse(path: Path, columns: Sequence[int]) -> NDArray[np.float32]:
-    """Time, chosen columns and labels of every line, [n, 1 + channels + 7]."""
+def _parse(path: Path, columns: Sequence[int], *, labelled: bool = True) -> NDArray[np.float32]:
+    """Time, chosen columns and labels of every line, [n, 1 + channels + 7]; `labelled`: no label is NaN."""
     try:
         table = _read_single_spaced(path)
         if table is None:
@@ -231,12 +257,12 @@ def _parse(path: Path, columns: Sequence[int]) -> NDArray[np.float32]:
             f"{path.name}: the file is empty, {NUM_COLUMNS} columns ({_LAYOUT}) expected; get it again."
         ) from None
     except (pd.errors.ParserError, ValueError) as error:
-        _raise_first_bad_line(path)
+        _raise_first_bad_line(path, labelled=labelled)
         raise DataError(f"{path.name}: not readable as columns of numbers ({error}).") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
     if not _is_whole(table):
-        _raise_first_bad_line(path)
+        _raise_first_bad_line(path, labelled=labelled)
     return table[[0, *columns, *range(FIRST_TRACK_COLUMN, NUM_COLUMNS)]].to_numpy()
 
 
@@ -277,7 +303,7 @@ def _is_whole(table: pd.DataFrame) -> bool:
     return table.shape[1] == NUM_COLUMNS and not table[[0, NUM_COLUMNS - 1]].isna().to_numpy().any()
 
 
-def _raise_first_bad_line(path: Path) -> None:
+def _raise_first_bad_line(path: Path, *, labelled: bool = True) -> None:
     """Walks through the text for the sentence that says what is wrong; slow, for errors only."""
     with path.open("rb") as file:
         lines = [(number, words) for number, line in enumerate(file, 1) if (words := line.split())]
@@ -294,7 +320,7 @@ def _raise_first_bad_line(path: Path) -> None:
                     f"{path.name}:{number}: a number or NaN expected in column {column} "
                     f"({COLUMN_NAMES[column]}), found `{word.decode(errors='replace')}`."
                 )
-            if word == b"NaN" and (column == 0 or column >= FIRST_TRACK_COLUMN):
+            if word == b"NaN" and (column == 0 or (labelled and column >= FIRST_TRACK_COLUMN)):
                 raise DataError(
                     f"{path.name}:{number}: a number expected in column {column} ({COLUMN_NAMES[column]}), "
                     "found NaN."
@@ -307,6 +333,30 @@ def _is_number(word: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _check_order(path: Path, time: NDArray[np.float32]) -> None:
+    """Refuses times [n], in ms, that run backwards."""
+    backwards = np.flatnonzero(~(np.diff(time) >= 0))
+    if len(backwards):
+        row = int(backwards[0]) + 1
+        raise DataError(
+            f"{path.name}:{_line_of_row(path, row)}: time runs backwards, from {time[row - 1]:g} to "
+            f"{time[row]:g} ms; the lines should be in the order they were recorded."
+        )
+
+
+def _check_rate(path: Path, time: NDArray[np.float32]) -> None:
+    """Refuses ascending times [n], in ms, that are not those of 30 Hz but for jitter and lost packets."""
+    steps = np.diff(time.astype(np.float64))
+    usual = float(np.median(steps)) if len(steps) else 1e3 / RATE_HZ
+    period = float(steps[steps < 1.5 * usual].mean()) if len(steps) and usual > 0 else usual
+    if not abs(period * RATE_HZ / 1e3 - 1) <= _RATE_TOLERANCE:
+        found = f"{1e3 / period:.3g} Hz" if period > 0 else "times that do not advance"
+        raise DataError(
+            f"{path.name}: {RATE_HZ:g} Hz expected as in the training, found {found} in the times of column "
+            "0 (ms); resample the file."
+        )
 
 
 def _check_codes(path: Path, codes: NDArray[np.float32]) -> NDArray[np.int32]:
