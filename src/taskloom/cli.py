@@ -65,11 +65,26 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             say(str(error), stderr=True)
             raise typer.Exit(2) from None
+        except Exception as error:
+            if _debug or isinstance(error, typer.Exit) or not _interrupted(error):
+                raise
+            raise _stopped() from None
         except KeyboardInterrupt:
-            say("Stopped; type the same command to continue.", stderr=True)
-            raise typer.Exit(130) from None
+            raise _stopped() from None
 
     return run
+
+
+def _stopped() -> typer.Exit:
+    say("Stopped; type the same command to continue.", stderr=True)
+    return typer.Exit(130)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an error followed from Ctrl-C: in the middle of an import it breaks what tidies up after it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 _debug = False

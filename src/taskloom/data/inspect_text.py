@@ -55,7 +55,7 @@ def _sections(inspection: Inspection) -> Iterator[Table | Text | Padding]:
     yield from _words_of_the_source(inspection)
     yield Text("Leaks")
     if not inspection.leaks:
-        yield Text("  none found")
+        yield Text("  none found between train, validation and test")
     for leak in inspection.leaks:
         yield Padding(Text(_sentence(leak)), (0, 0, 0, 2))
     for reason in inspection.unchecked:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from taskloom.data.cell_texts import looks_missing, missing_with
+from taskloom.data.cell_texts import alike_but_for_case, looks_missing, missing_with
 from taskloom.data.sources import TaskSettings, resolve_tasks
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError, did_you_mean
@@ -321,6 +321,13 @@ def _check_two(table: Table, column: str, task: str, classes: tuple[str, ...]) -
         raise ConfigError(f"{begin}; use a multiclass task, or for amounts a regression.")
     texts = [_without_decimals(text) for text in table.text(column)]
     found = ", ".join(f"`{name}` ({counted(texts.count(name), 'row')})" for name in classes)
+    alike = alike_but_for_case(classes)
+    if len(classes) - sum(len(names) - 1 for names in alike) == 2:
+        ways = "; ".join(" and ".join(f"`{name}`" for name in names) for names in alike)
+        raise ConfigError(
+            f"{begin}: {found}; {ways} differ in capital letters or blanks only: write them alike in "
+            "the table."
+        )
     # -1 and -99 stand for "unknown" in many tables, as in the files of CelebA and EmotioNet
     marks = [name for name in classes if name.startswith("-")] if len(classes) == 3 else []
     mark = f"`{marks[0]}`" if marks else "one"

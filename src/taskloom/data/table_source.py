@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskloom.data.batch import DataSplits
+from taskloom.data.blank_rows import refuse_blank_rows
 from taskloom.data.feature_rows import (
     FeatureRows,
     FeatureSettings,
@@ -28,6 +29,7 @@ from taskloom.data.sources import SOURCES, TaskSettings, check_settings, checksu
 from taskloom.data.split_checks import count_shared_groups
 from taskloom.data.splits import Parts, SplitRule, check_classes, split_rows, verify_groups
 from taskloom.data.tables import Table, TableDataset, read_table
+from taskloom.data.telling_features import telling_features
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Labels, TaskSet
 from taskloom.wording import counted
@@ -254,6 +256,8 @@ def load_table(
     root = data_folder(settings, folder)
     labelled = read_labelled_table(settings, tasks, split, root)
     table = labelled.table
+    if not isinstance(settings.get("features"), Mapping):  # beside an array, a row may be without any label
+        refuse_blank_rows(table)
     features = read_features(
         table,
         settings.get("features", "rest"),
@@ -268,8 +272,11 @@ def load_table(
     if num_missing:
         filled = counted(num_missing, "missing feature value was", "missing feature values were")
         notes.append(f"{filled} filled in ({impute}, fitted on train).")
+    advice = "leave {names} out of `features`"
     if settings.get("features", "rest") == "rest":
         warnings += row_numbers(features)
+        advice = "say `exclude: [{names}]` in `data`"
+    warnings += telling_features(features, labelled.labels, labelled.tasks, advice=advice)
     if features.left_out:
         notes.append(f"Not used as features: {', '.join(features.left_out)} (text or blank).")
     features, fitted = _standardized(features, parts.train, settings, impute)
@@ -386,6 +393,7 @@ def _imputation(value: Any) -> Imputation | None:
 def _check_complete(table: Table, column: str, purpose: str) -> None:
     blank = np.flatnonzero(table.text(column) == "")
     if len(blank):
+        refuse_blank_rows(table)
         raise DataError(
             f"{table.where(int(blank[0]), column)}: the cell is blank ({len(blank)} in all); {purpose} "
             "needs a value in every row."

@@ -18,6 +18,8 @@ from taskloom.errors import DataError
 from taskloom.wording import counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2")
+DRAWN = ".predicted"
+"""How the name of a folder ends in which predictions draw; it is not read as a source's."""
 USUAL_RATE_HZ = 25.0
 """Of the overlay, where a video or camera does not say how many pictures a second it has."""
 _MOST_RATE_HZ = 1000.0
@@ -240,9 +242,11 @@ def _rate(capture: Any, name: str) -> tuple[float, list[str]]:
 
 
 def _images_of(folder: Path) -> list[str]:
-    files = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES
-    )
+    """Paths of the images in a folder and its subfolders, but for hidden ones and what predictions drew."""
+    files = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(DRAWN)]
+        files += [Path(place, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise DataError(f"{folder}: a folder of images expected, found none ({', '.join(IMAGE_SUFFIXES)}).")
-    return files
+    return sorted(file.relative_to(folder).as_posix() for file in files)

@@ -277,7 +277,7 @@ class OverlayStill:
 
 
 class OverlayFolder:
-    """The drawn pictures of a folder, each under the name of its file."""
+    """The drawn pictures of a folder, each under the name of its file, in subfolders like the source's."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -299,6 +299,7 @@ def _write_image(path: Path, picture: NDArray[np.uint8], place: Path) -> None:
     if not done:
         raise DataError(f"{place}: OpenCV cannot write such an image.")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # of a file in a subfolder
         path.write_bytes(data.tobytes())
     except OSError as error:
         raise DataError(f"{place}: the overlay cannot be written there ({error.strerror}).") from error

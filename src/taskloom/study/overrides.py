@@ -12,6 +12,9 @@ import yaml
 from taskloom.errors import ConfigError
 from taskloom.study.yaml_lines import Document, KeyPath, dotted, parse_value
 
+_STARTS = tuple("[{\"'")
+"""Of a list, a mapping or a text in quotation marks."""
+
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
     """Returns a document with the settings of `--set` put in.
@@ -63,7 +66,11 @@ def _parse(override: str) -> tuple[KeyPath, Any]:
     try:
         value = parse_value(text)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not YAML.") from None
+        quoted = f"--set '{key}=\"{text}\"'"
+        advice = f"; a text with such signs stands in two pairs of quotation marks: {quoted}"
+        raise ConfigError(
+            f"--set {override}: the value is not YAML{'' if text.startswith(_STARTS) else advice}."
+        ) from None
     return tuple(int(part) if part.isdigit() else part for part in parts), value
 
 

@@ -1,0 +1,152 @@
+"""Features that tell a label by themselves: mostly columns made from the label, or filled in after it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from taskloom.data.feature_rows import FeatureRows
+from taskloom.tasks import Binary, Labels, Multiclass, Regression, TaskSet
+
+_LEAST_ROWS = 20
+_LEAST_NUMBERS = 10
+_RANK_CORRELATION = 0.999
+_CHANCE = 1e-3
+_GLANCE_ROWS = 256
+_MOST_NAMED = 5
+
+_Test = Callable[[NDArray[np.float32], NDArray[np.generic], int], bool]
+"""Of values and labels [n] of a feature, and of how many features it is one; 0 for a glance at few rows."""
+
+
+def telling_features(
+    features: FeatureRows, labels: Labels, tasks: TaskSet, *, advice: str = "leave {names} out of `features`"
+) -> list[str]:
+    """Warns of features each of which tells a task's label alone, so that nothing would be left to learn.
+
+    For a number: in the same order, or the reverse, as the feature (Spearman's rank correlation of 0.999 or
+    more). For classes: each has a stretch of the feature's values to itself, or the feature is a column of
+    two values that says whether a row is of one certain class. Twenty rows at least, and so many that one of
+    the features would do this by chance in less than a thousandth of all tables.
+
+    Args:
+        features: Features of all M rows; packed bits and arrays on disk are not looked at.
+        labels: Their labels.
+        tasks: The tasks; regressions of one number, binary and multiclass tasks are looked at.
+        advice: How features are left out; `{names}` stands for them.
+
+    Returns:
+        One sentence per task.
+
+    Example:
+        >>> years = np.arange(30.0, 60.0)
+        >>> columns = np.stack([2026 - years, years % 7], axis=1).astype(np.float32)
+        >>> rows = FeatureRows(columns, ["born", "day"])
+        >>> known = tl.Labels({"age": torch.tensor(years)}, {"age": torch.ones(30, dtype=torch.bool)})
+        >>> [text[:51] for text in telling_features(rows, known, tl.TaskSet(tl.Regression("age")))]
+        ['feature `born` tells the labels of task `age` alone']
+    """
+    if features.packed_bits is not None or isinstance(features.array, np.memmap):
+        return []
+    found = []
+    for name, task in tasks.items():
+        if not isinstance(task, Regression | Binary | Multiclass) or labels.values[name].ndim != 1:
+            continue
+        rows = np.flatnonzero(labels.present[name].numpy())
+        wanted = labels.values[name].numpy()[rows]
+        tells = _same_order if isinstance(task, Regression) else _apart
+        told = [
+            features.names[position]
+            for position in _candidates(features, rows, wanted, tells)
+            if tells(*_given(features.array[rows, position], wanted), features.num_features)
+        ]
+        if told:
+            found.append(_warning(name, told, advice))
+    return found
+
+
+def _candidates(
+    features: FeatureRows, rows: NDArray[np.int64], wanted: NDArray[np.generic], tells: _Test
+) -> Iterator[int]:
+    """Features that pass on a few rows, so that tables with thousands of columns take no time."""
+    few = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _GLANCE_ROWS)).astype(np.int64))
+    if len(few) < _LEAST_ROWS:
+        return
+    block = features.array[rows[few]]
+    for position in range(features.num_features):
+        values, labels = _given(block[:, position], wanted[few])
+        if len(values) < _LEAST_ROWS or tells(values, labels, 0):
+            yield position
+
+
+def _given(
+    values: NDArray[np.float32], wanted: NDArray[np.generic]
+) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+    there = ~np.isnan(values)
+    return values[there], wanted[there]
+
+
+def _same_order(values: NDArray[np.float32], wanted: NDArray[np.generic], num_features: int) -> bool:
+    """Whether numbers go up, or down, with the feature; chance plays no part among so many numbers."""
+    if len(values) < _LEAST_ROWS or len(np.unique(wanted)) < _LEAST_NUMBERS or values.min() == values.max():
+        return False
+    # on a few rows of many a little less is asked for, as ties weigh more there
+    least = _RANK_CORRELATION if num_features else 0.99
+    return abs(float(np.corrcoef(rankdata(values), rankdata(wanted))[0, 1])) >= least
+
+
+def _apart(values: NDArray[np.float32], wanted: NDArray[np.generic], num_features: int) -> bool:
+    """Whether every class has a stretch of the feature to itself, or one class one of its two values."""
+    classes, codes, counts = np.unique(wanted, return_inverse=True, return_counts=True)
+    if len(classes) < 2 or values.min() == values.max():
+        return not num_features  # a glance that saw one class or value only decides nothing
+    stretches = sorted(
+        (values[codes == code].min(), values[codes == code].max()) for code in range(len(classes))
+    )
+    if all(before[1] < after[0] for before, after in itertools.pairwise(stretches)):
+        orders = math.lgamma(len(classes) + 1)
+        return not num_features or _beyond_chance(counts.tolist(), orders, num_features)
+    of_class = [code for code in range(len(classes)) if _is_indicator(values, codes == code)]
+    if not of_class:
+        return False
+    inside = int(counts[of_class[0]])
+    return not num_features or _beyond_chance([inside, len(values) - inside], math.log(2), num_features)
+
+
+def _is_indicator(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> bool:
+    """Whether a column has one value on the rows inside and one other value on all others."""
+    first, second = values[inside], values[~inside]
+    return bool(first.min() == first.max() != second.min() == second.max())
+
+
+def _beyond_chance(counts: list[int], orders: float, num_features: int) -> bool:
+    """Whether a random order of the rows would sort the classes too rarely, for any of the features.
+
+    Args:
+        counts: Rows per class.
+        orders: Logarithm of the number of orders in which the classes may stand.
+        num_features: Features among which one was found.
+    """
+    if sum(counts) < _LEAST_ROWS:
+        return False
+    arrangements = math.lgamma(sum(counts) + 1) - sum(math.lgamma(count + 1) for count in counts)
+    return orders + math.log(num_features) - arrangements < math.log(_CHANCE)
+
+
+def _warning(task: str, names: list[str], advice: str) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMED])
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    if len(names) == 1:
+        begin, were, are = f"feature {shown} tells", "it was", "is"
+    else:
+        begin, were, are = f"each of the features {shown}{more} tells", "they were", "are"
+    left_out = advice.format(names=", ".join(names[:_MOST_NAMED]))
+    return (
+        f"{begin} the labels of task `{task}` alone: if {were} made from the label, or {are} known only "
+        f"after it, {left_out}."
+    )
