@@ -126,7 +126,7 @@ def predict(
             _predict_recordings(loaded, [Path(source) for source in sources], place, device, persons)
             return
         source = _only_source(sources, persons)
-        if reader != "images" and _is_table(source):
+        if reader != "images" and (_is_table(source) or (reader == "table" and _is_array(source))):
             _predict_rows(loaded, source, table, device)
         else:
             _predict_faces(loaded, source, table, overlay, settings, frames, start)
@@ -258,3 +258,7 @@ def _bar() -> Iterator[Callable[[int, int | None], None]]:
 
 def _is_table(source: str) -> bool:
     return Path(source).suffix.lower() in _ROW_SUFFIXES
+
+
+def _is_array(source: str) -> bool:
+    return Path(source).suffix.lower() in (".npy", ".npz")

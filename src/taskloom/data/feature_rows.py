@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from taskloom.data.feature_arrays import load_array
 from taskloom.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -299,51 +299,42 @@ def _array_features(table: Table, settings: Mapping[str, Any], folder: Path) -> 
             )
     if ("npz" in settings) == ("npy" in settings):
         raise ConfigError("data.features: either `npz` (with `array`) or `npy` expected.")
-    array, name = _load_array(settings, folder)
+    (path,) = feature_files(settings, folder)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; `features` names it.")
+    array, name = load_array(path, str(settings.get("array", "")), mapped="npy" in settings)
     if array.ndim != 2 or len(array) != len(table):
         raise DataError(
             f"{name}: an array of {len(table)} rows, one for each row of {table.path}, expected, found shape "
             f"{list(array.shape)}."
         )
     packed_bits = settings.get("packed_bits")
+    return array_rows(array, name, None if packed_bits is None else int(packed_bits))
+
+
+def array_rows(array: NDArray[Any], name: str, packed_bits: int | None) -> FeatureRows:
+    """Feature rows of an array.
+
+    Args:
+        array: Numbers [M, F], or packed bits [M, ceil(F / 8)] uint8.
+        name: What it is called in messages.
+        packed_bits: F where it holds packed bits.
+
+    Raises:
+        DataError: An array of another shape or type.
+    """
+    if array.ndim != 2:
+        raise DataError(f"{name}: an array of shape [rows, features] expected, found {list(array.shape)}.")
     if packed_bits is None:
         if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
             raise DataError(f"{name}: numbers expected, found {array.dtype}.")
         return FeatureRows(array if array.dtype == np.float32 else array.astype(np.float32))
-    if array.dtype != np.uint8 or not 0 < int(packed_bits) <= 8 * array.shape[1]:
+    if array.dtype != np.uint8 or not 0 < packed_bits <= 8 * array.shape[1]:
         raise DataError(
-            f"{name}: packed_bits {packed_bits} needs uint8 rows of at least {-(-int(packed_bits) // 8)} "
+            f"{name}: packed_bits {packed_bits} needs uint8 rows of at least {-(-packed_bits // 8)} "
             f"bytes, found {array.dtype} rows of {array.shape[1]}."
         )
-    return FeatureRows(array, packed_bits=int(packed_bits))
-
-
-def _load_array(settings: Mapping[str, Any], folder: Path) -> tuple[NDArray[Any], str]:
-    """The array and its name for messages; an `.npy` file is memory-mapped."""
-    (path,) = feature_files(settings, folder)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; `features` names it.")
-    mapped = "npy" in settings
-    try:
-        loaded = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            if not mapped:
-                raise DataError(f"{path}: an archive (.npz) expected, found one array; use `npy`.")
-            return loaded, str(path)
-        with loaded:
-            if mapped:
-                raise DataError(
-                    f"{path}: one array (.npy) expected, found an archive; use `npz` and `array`."
-                )
-            key = str(settings.get("array", ""))
-            if key not in loaded:
-                raise DataError(
-                    f"{path}: no array `{key}`.{did_you_mean(key, loaded)} Arrays: {', '.join(loaded)}; name "
-                    "one with `array`."
-                )
-            return loaded[key], f"{path} ({key})"
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable NumPy file ({error}).") from error
+    return FeatureRows(array, packed_bits=packed_bits)
 
 
 IMPUTE_ADVICE = (

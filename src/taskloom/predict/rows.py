@@ -1,15 +1,24 @@
-"""Predictions of a bundle of tables: a row for every row."""
+"""Predictions of a bundle of tables: a row for every row of a table, or of an array of features."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from taskloom.data.feature_rows import FeatureRows, Standardization, check_values, read_features
+from taskloom.data.feature_arrays import load_array
+from taskloom.data.feature_rows import (
+    FeatureRows,
+    Standardization,
+    array_rows,
+    check_values,
+    read_features,
+)
 from taskloom.data.tables import PARQUET_SUFFIXES, Table, read_table, sniff_separator
 from taskloom.deploy import Bundle
 from taskloom.errors import DataError
@@ -17,15 +26,17 @@ from taskloom.predict.faces import device_of
 from taskloom.predict.outputs import TableFile
 from taskloom.predict.readings import Column, Readings
 
+ARRAY_SUFFIXES = (".npy", ".npz")
 _BLOCK_ROWS = 1024
 
 
 def predict_table(bundle: Bundle, source: Path, table: Path, *, device: str = "auto") -> tuple[int, str]:
-    """Predicts every row of a table of features.
+    """Predicts every row of a table of features, or of an array of them.
 
     Args:
-        bundle: A bundle of a table whose features are columns.
-        source: CSV, TSV or Parquet with those columns; others are ignored.
+        bundle: A bundle of a table.
+        source: CSV, TSV or Parquet with the columns that were its features; others are ignored. Where they
+            were an array beside the table: .npy or .npz with such an array (packed bits where those were).
         table: A .csv, .parquet or .jsonl file: `row` (0, 1, ... in the source's order), then the tasks.
         device: auto, cpu or cuda.
 
@@ -33,7 +44,8 @@ def predict_table(bundle: Bundle, source: Path, table: Path, *, device: str = "a
         How many rows, and the device.
 
     Raises:
-        DataError: Not such a bundle, a column that is missing, or a cell that cannot be used.
+        DataError: Not such a bundle, a column that is missing, an array of another shape or type, or a cell
+            that cannot be used.
 
     Example:
         >>> import tempfile
@@ -46,17 +58,21 @@ def predict_table(bundle: Bundle, source: Path, table: Path, *, device: str = "a
         >>> predict_table(bundle, folder / "new.csv", folder / "out.csv", device="cpu")
         (2, 'cpu')
     """
-    data = bundle.about.get("data", {})  # cells are read as those of the table that trained the network
-    found = read_table(source, missing=data.get("missing", ()), decimal=_decimal(source, data))
-    features = _features(bundle, found)
+    _check_bundle(bundle, source)
+    if source.suffix.lower() in ARRAY_SUFFIXES:
+        features = _array_features(bundle, source)
+    else:
+        data = bundle.about.get("data", {})  # cells are read as those of the table that trained the network
+        found = read_table(source, missing=data.get("missing", ()), decimal=_decimal(source, data))
+        features = _features(bundle, found)
     where = device_of(device)
     model = bundle.model.to(where).eval()
     readings = Readings(bundle.tasks, ["row"])
     about = {"bundle": bundle.versions, "device": str(where), "source": str(source)}
     out = TableFile(table, (Column("row", "int"), *readings.columns), about)
     try:
-        for start in range(0, len(found), _BLOCK_ROWS):
-            rows = np.arange(start, min(start + _BLOCK_ROWS, len(found)))
+        for start in range(0, len(features), _BLOCK_ROWS):
+            rows = np.arange(start, min(start + _BLOCK_ROWS, len(features)))
             with torch.inference_mode():
                 outputs = model(torch.from_numpy(features.gather(rows)).to(where))
             states = readings.states({name: output.float().cpu() for name, output in outputs.items()})
@@ -66,7 +82,7 @@ def predict_table(bundle: Bundle, source: Path, table: Path, *, device: str = "a
     except BaseException:
         out.discard()
         raise
-    return len(found), str(where)
+    return len(features), str(where)
 
 
 def _decimal(source: Path, data: Mapping[str, Any]) -> str:
@@ -76,23 +92,90 @@ def _decimal(source: Path, data: Mapping[str, Any]) -> str:
     return "." if written == "," and is_text and sniff_separator(source) == "," else written
 
 
-def _features(bundle: Bundle, table: Table) -> FeatureRows:
-    """The columns that the network was trained on, in its order, as it was trained on them."""
-    known = bundle.preprocessing
-    if known.get("reader") != "table":
-        reader = known.get("reader")
+def _check_bundle(bundle: Bundle, source: Path) -> None:
+    reader = bundle.preprocessing.get("reader")
+    if reader != "table":
         raise DataError(
-            f"{table.path}: a table goes with a bundle of tables, and this bundle was trained by the reader "
+            f"{source}: a table goes with a bundle of tables, and this bundle was trained by the reader "
             f"`{reader}`; `predict` takes images, folders, videos and cameras for bundles of images, tables "
             "for bundles of tables, recordings for bundles of recordings."
         )
+
+
+def _from_array(bundle: Bundle) -> bool:
+    """Whether the features stood in an array beside the training's table."""
+    known, about = bundle.preprocessing, bundle.about.get("data", {}).get("features")
+    if known["packed_bits"] is not None:
+        return True
+    if about is not None:
+        return "names" not in about
+    return list(known["features"]) == [str(index) for index in range(len(known["features"]))]
+
+
+def _array_features(bundle: Bundle, source: Path) -> FeatureRows:
+    """Rows of an array like the one that the network was trained on."""
+    known = bundle.preprocessing
+    names = list(known["features"])
+    if not _from_array(bundle):
+        raise DataError(
+            f"{source}: a table with the {len(names)} features of this bundle as columns ({names[0]}, ...) "
+            "expected, as it was trained on one; an array has no names."
+        )
+    if not source.is_file():
+        raise DataError(f"{source}: an array of features expected, found no such file.")
+    trained = bundle.about.get("run", {}).get("data", {}).get("features")
+    key = str(trained.get("array", "")) if isinstance(trained, Mapping) else ""
+    array, name = _loaded(source, key)
+    features = array_rows(array, name, known["packed_bits"])
+    if features.num_features != len(names):
+        raise DataError(
+            f"{name}: {len(names)} features a row expected, as in the training, found "
+            f"{features.num_features}."
+        )
+    fitted = known["standardization"]
+    _check_array(features, name, imputes=fitted is not None and fitted["fill"] is not None)
+    return _standardized(features, fitted)
+
+
+def _loaded(source: Path, key: str) -> tuple[NDArray[Any], str]:
+    """The array of a file; of an archive the one that was trained on, or the only one."""
+    if source.suffix.lower() == ".npy":
+        return load_array(source, "", mapped=True)
+    advice = "leave one array in the file" + (f", or call it `{key}` as in the training" if key else "")
+    try:
+        return load_array(source, key, mapped=False, advice=advice)
+    except DataError as error:
+        with contextlib.suppress(DataError):
+            return load_array(source, "", mapped=False)
+        raise error from None
+
+
+def _check_array(features: FeatureRows, name: str, *, imputes: bool) -> None:
+    """Refuses values that cannot be used, by row and feature."""
+    if features.packed_bits is not None:
+        return
+    for start in range(0, len(features), _BLOCK_ROWS):
+        values = features.raw(np.arange(start, min(start + _BLOCK_ROWS, len(features))))
+        bad = np.argwhere(np.isinf(values) | (np.isnan(values) & (not imputes)))
+        if len(bad):
+            row, column = (int(index) for index in bad[0])
+            value = values[row, column]
+            raise DataError(
+                f"{name}: feature {column} of row {start + row} (both from 0) is {value}; a finite number "
+                f"expected{' (or NaN where it is missing)' if imputes else ''}."
+            )
+
+
+def _features(bundle: Bundle, table: Table) -> FeatureRows:
+    """The columns that the network was trained on, in its order, as it was trained on them."""
+    known = bundle.preprocessing
     names = tuple(str(name) for name in known["features"])
     missing = [name for name in names if name not in table.columns]
-    if known["packed_bits"] is not None or len(missing) == len(names):
+    if known["packed_bits"] is not None or (_from_array(bundle) and missing):
+        kind = f"{len(names)} packed bits" if known["packed_bits"] is not None else f"{len(names)} numbers"
         raise DataError(
-            f"{table.path}: the {len(names)} features of this bundle are expected as columns "
-            f"({names[0]}, ...), and none is there; bundles whose features were an array beside the table "
-            "are not supported."
+            f"{table.path}: the features of this bundle were an array beside the table, {kind} a row; give "
+            "an array like it, .npy or .npz."
         )
     if missing:
         raise DataError(
@@ -106,6 +189,10 @@ def _features(bundle: Bundle, table: Table) -> FeatureRows:
     imputes = fitted is not None and fitted["fill"] is not None
     advice = "this bundle was trained without missing features: fill in the cell, or train with `impute`"
     check_values(features, table, np.arange(len(table)), impute=imputes, advice=advice)
+    return _standardized(features, fitted)
+
+
+def _standardized(features: FeatureRows, fitted: Mapping[str, Any] | None) -> FeatureRows:
     if fitted is None:
         return features
     arrays = [None if fitted[key] is None else np.array(fitted[key]) for key in ("center", "scale", "fill")]
