@@ -53,8 +53,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise ConfigError(
-            f"{path}: a checkpoint of format {FORMAT} expected, found {found}; train with resume=False, "
-            "or use another folder."
+            f"{path}: a checkpoint of format {FORMAT} expected, found {found}; delete it, or train "
+            "with resume=False or in another folder."
         )
     return state
 
@@ -99,7 +99,7 @@ def check_same_settings(path: Path | str, saved: Mapping[str, Any], present: Map
         name, was, is_now = difference
         raise ConfigError(
             f"{path} was written with other settings: {name} was {was!r} and is now {is_now!r}; "
-            "use another folder, or resume=False to start anew."
+            "delete it, or train with resume=False or in another folder."
         )
 
 

@@ -32,7 +32,7 @@ def validate(trainer: Trainer) -> tuple[Values, dict[str, Values]]:
         if loss is not None and or_none(loss) is None:
             raise TrainingError(
                 f"{trainer.run.name}: the validation loss of task {task} became {loss} in epoch "
-                f"{trainer.state.epoch}; a smaller learning rate or `clip` may help."
+                f"{trainer.state.epoch}; a smaller learning rate or `training.clip` may help."
             )
     return losses, epoch_metrics(predictions, rows.labels)
 

@@ -118,12 +118,16 @@ class Checkpoints:
             save_checkpoint(self.best, {"epoch": best.epoch, "model": best.weights})
             return state
         if not self.best.exists():
-            raise DataError(f"{self.best} is missing beside {self.last.name}; train with resume=False.")
+            raise DataError(
+                f"{self.best} is missing beside {self.last.name}; delete that as well, or train "
+                "with resume=False."
+            )
         kept = load_checkpoint(self.best)
         if kept["epoch"] != history["best_epoch"]:
             raise DataError(
                 f"{self.best} holds epoch {kept['epoch']}, but epoch {history['best_epoch']} was the best by "
-                f"{self.last.name}; the files belong to different runs, train with resume=False."
+                f"{self.last.name}; the files belong to different runs: delete both, or train with "
+                "resume=False."
             )
         best.epoch, best.weights = kept["epoch"], kept["model"]
         return state

@@ -55,8 +55,8 @@ def take_up(trainer: Trainer) -> Mapping[str, Any] | None:
     except ValueError as error:  # what PyTorch raises where groups differ in number or size
         raise ConfigError(
             f"{trainer.checkpoints.last} holds the state of an optimiser whose parameters are grouped in "
-            "another way; it is of another version of taskloom: train with resume=False, or use another "
-            "folder."
+            "another way; it is of another version of taskloom: delete it, or train with resume=False or in "
+            "another folder."
         ) from error
     if trainer.schedule:
         trainer.schedule.load_state_dict(state["schedule"])

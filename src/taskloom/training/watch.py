@@ -95,5 +95,5 @@ class LossWatch:
         if what:
             raise TrainingError(
                 f"{self.name}: the {what} became {found} in epoch {self.epoch}, step {step}; "
-                "a smaller learning rate or `clip` may help."
+                "a smaller learning rate or `training.clip` may help."
             )

@@ -209,11 +209,20 @@ class SluiceNetwork(ModuleNetwork):
         return [self.copies_of(index)[place] for index in range(max(self._mixed, default=-1) + 1)]
 
     def entrance(self, task: str) -> nn.Module:
-        """The task's first copy that no other task hears, or its head."""
+        """The task's first copy that no other task hears, or its head.
+
+        Raises:
+            ConfigError: The head hears mixed stages and stages of the task's own at once; nothing is mixed.
+        """
         last = max(self._mixed, default=None)
-        if last is None or (self._heard and last + 1 < len(self._stage_keys)):
-            # Nothing is shared, or the head hears shared and own stages at once.
+        if last is None:
             return MultiTaskNetwork.entrance(self, task)
+        if self._heard and last + 1 < len(self._stage_keys):
+            raise ConfigError(
+                f"tasks.{task}.role: adversarial: heads hear mixed stages and stages of their own at once, "
+                "so there is no one place for the reversal; name the last stage in `sluice.after` too, or set "
+                "`sluice.skips: none`."
+            )
         if last + 1 == len(self._stage_keys):
             return self.head_of(task)
         return self.copies_of(last + 1)[list(self._task_keys).index(task)]
