@@ -238,12 +238,12 @@ class SelfPaced(EpochWeights):
     loss of the last epoch over that of the first:
     "linear", f = age (||v||^2 / 2 - sum v): v_i = max(0, 1 - l_i / age);
     "hard", f = -age sum v: v_i = 1 where l_i < age, else 0.
-    In the first epoch, where nothing is known, every weight is 1. Then the age is such that a share
-    `start` of the tasks has l_i < age, and grows by `growth` every epoch, until all tasks are in.
+    In the first two epochs, before which nothing is known of it, every weight is 1. Then the age is such that
+    a share `start` of the tasks has l_i < age, and grows by `growth` every epoch, until all tasks are in.
 
     Args:
         regularizer: "linear" or "hard".
-        start: Share of tasks that are in after the first epoch, above 0, at most 1.
+        start: Share of tasks that are in after the first two epochs, above 0, at most 1.
         growth: Factor on the age per epoch, above 1.
     """
 
@@ -289,7 +289,10 @@ class SelfPaced(EpochWeights):
     def enters(self, task: str) -> bool:
         if task in self._weightless:
             return False
-        return not self.trains(task)  # the age grows until all are in
+        # Two epochs measure, as a curriculum's do: some of those that trained in them are to enter later.
+        number = len(self._heard_names)
+        measuring = self._epoch <= 2 and math.ceil(self.begin * number) < number
+        return measuring or not self.trains(task)  # the age grows until all are in
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "first": dict(self._first), "age": self._age}

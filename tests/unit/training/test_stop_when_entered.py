@@ -73,6 +73,18 @@ def test_epochs_that_measure_the_order_do_not_count() -> None:
     assert history.shared_frozen is None
 
 
+def test_epochs_in_which_self_paced_weights_measure_do_not_count() -> None:
+    """All train in two epochs, one task alone in the third, then all: mood, worse in epoch 2, froze there."""
+    history = train(EarlyFreeze(patience=1), tl.balancing.build("self_paced", {"start": 0.3, "growth": 50.0}))
+    weights = [[epoch.balancing[f"weight/{task}"] for task in TASKS] for epoch in history.epochs]
+    full = [number for number, row in enumerate(weights, start=1) if all(row)]
+    assert full == [1, 2, 4, 5, 6, 7, 8]
+    assert history.shared_frozen == 5
+    # Where all are in from the start, nobody is waited for.
+    history = train(EarlyFreeze(patience=1), tl.balancing.build("self_paced", {"start": 1.0}))
+    assert history.shared_frozen == 2
+
+
 def test_tasks_that_never_enter_are_said() -> None:
     history = train(EarlyFreeze(patience=1), curriculum("gender", "age", "mood", every=4))
     assert history.shared_frozen is None

@@ -220,8 +220,8 @@ class SluiceNetwork(ModuleNetwork):
         if self._heard and last + 1 < len(self._stage_keys):
             raise ConfigError(
                 f"tasks.{task}.role: adversarial: heads hear mixed stages and stages of their own at once, "
-                "so there is no one place for the reversal; name the last stage in `sluice.after` too, or set "
-                "`sluice.skips: none`."
+                "so there is no one place for the reversal; name the last stage in `sluice.after` too, or "
+                "set `sluice.skips: none`."
             )
         if last + 1 == len(self._stage_keys):
             return self.head_of(task)
