@@ -189,7 +189,10 @@ class Augmentation:
                 if name in points:
                     values[name] = flipped_points(values[name], which, inputs.shape[3], order)
                 else:
-                    values[name] = torch.where(which, order[values[name]], values[name])
+                    # Whatever stands where no label is, such as -100, is no place in the order.
+                    there = which & labels.present[name]
+                    codes = torch.where(there, values[name], 0)
+                    values[name] = torch.where(there, order[codes], values[name])
         if config.affine is not None:
             affine, (height, width) = config.affine, inputs.shape[2:]
             shift = drawn(-1, 1, 2) * affine.translation * torch.tensor([width, height], device=inputs.device)

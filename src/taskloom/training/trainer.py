@@ -23,7 +23,7 @@ from taskloom.training.devices import PeakMemory
 from taskloom.training.history import EpochRecord, History, Values
 from taskloom.training.judging import look_at_test, monitor, validate
 from taskloom.training.kept_features import KeptRows, Remainder, keep_features
-from taskloom.training.last_batch import last_batch_note, least_last_rows
+from taskloom.training.last_batch import last_batch_note, least_last_rows, single_rows_told
 from taskloom.training.optimizers import (
     learning_rates,
     make_optimizer,
@@ -360,10 +360,11 @@ class Trainer:
     def predict(self, inputs: Tensor) -> dict[str, Tensor]:
         """The network's outputs in training."""
         predictions: dict[str, Tensor]
-        if self.balancer.takes_gradients and self.forward is not self.network:
-            # Gradients per task pass no hook of DDP: the balancer averages them over the processes itself.
-            with self.fabric.autocast():
-                predictions = self.network(inputs)
-        else:
-            predictions = self.forward(inputs)
+        with single_rows_told(self.run.name, self.config.batch, self.fabric.world_size):
+            if self.balancer.takes_gradients and self.forward is not self.network:
+                # Gradients per task pass no hook of DDP: the balancer averages them over processes itself.
+                with self.fabric.autocast():
+                    predictions = self.network(inputs)
+            else:
+                predictions = self.forward(inputs)
         return predictions

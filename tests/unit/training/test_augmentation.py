@@ -101,9 +101,22 @@ def test_a_flip_mirrors_pixels_points_and_what_is_left_and_right() -> None:
             x, y = batch.labels.values["face"][row, source].tolist()
             assert found.labels.values["face"][row, point].tolist() == pytest.approx([6 - x, y])
             assert found.labels.present["face"][row, point] == batch.labels.present["face"][row, source]
-        assert int(found.labels.values["pose"][row]) == 2 - int(batch.labels.values["pose"][row])
+        if batch.labels.present["pose"][row]:
+            assert int(found.labels.values["pose"][row]) == 2 - int(batch.labels.values["pose"][row])
         assert found.labels.values["smile"][row] == batch.labels.values["smile"][row]
     assert 2 <= mirrored <= 10
+
+
+@pytest.mark.parametrize("garbage", [-100, -1, 7])
+def test_what_stands_where_no_class_is_may_be_anything_in_a_flip(garbage: int) -> None:
+    data = Images()
+    before, present = data.labels.values["pose"].clone(), data.labels.present["pose"]
+    assert present.any()
+    assert not present.all()
+    data.labels.values["pose"] = torch.where(present, before, garbage)
+    config = {"flip": {"probability": 1.0, "swap": {"pose": [["left", "right"]], "face": []}}}
+    found = Augmentation(AugmentConfig.model_validate(config), data, seed=0)(data.batch(), epoch=1, step=1)
+    assert torch.equal(found.labels.values["pose"][present], 2 - before[present])
 
 
 def bilinear(image: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:

@@ -14,8 +14,9 @@ from taskloom.data.batch import EpochBatchSampler
 from taskloom.data.feature_rows import FeatureRows
 from taskloom.data.mixing_batches import MixRule, RowMix
 from taskloom.data.tables import TableDataset
+from taskloom.errors import TrainingError
 from taskloom.training.callbacks import Callback, TrainingState
-from taskloom.training.last_batch import last_batch_note, least_last_rows
+from taskloom.training.last_batch import last_batch_note, least_last_rows, single_rows_told
 
 TASKS = tl.TaskSet(tl.Binary("a"), tl.Binary("b"))
 
@@ -65,6 +66,13 @@ def test_networks_without_batch_normalisation_take_every_row() -> None:
     assert trained(9, network(nn.LayerNorm(8))) == (2, [])
     assert least_last_rows(network(nn.LayerNorm(8))) == 1
     assert least_last_rows(network(nn.BatchNorm1d(8)), processes=2) == 4  # each has its share of a batch
+
+
+def test_batches_of_one_row_are_told_in_our_words() -> None:
+    with pytest.raises(TrainingError, match=r"single row, and training\.batch is 1 over 1 process; give"):
+        tl.fit(network(nn.BatchNorm1d(8)), rows(4), rows(6), epochs=1, batch=1, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="another"), single_rows_told("run", 1, 1):
+        raise ValueError("another")
 
 
 def batches(sampler: EpochBatchSampler) -> Sequence[list[int]]:
