@@ -84,8 +84,9 @@ def start_from(network: MultiTaskNetwork, sources: Sequence[MultiTaskNetwork]) -
     copied = tuple(name for name, found in pairs.items() if found is not None)
     if not any(name.startswith("stages.") for name in copied):
         raise ConfigError(
-            "warm start: no stage of this network has a counterpart in what it is to start from; it would "
-            "start as without."
+            "warm start: no stage of this network has a counterpart, by name, tasks and shape, in what it is "
+            "to start from, so it would start as without; leave `warm_start` out, or use an architecture in "
+            "which tasks have stages of their own."
         )
     state = network.state_dict()
     for found in pairs.values():
