@@ -41,9 +41,10 @@ class PlanNetwork(MultiTaskNetwork):
     """Executes a sharing plan on an encoder.
 
     The encoder itself stays as it is; the network holds copies of its stages, one per group of the plan's
-    partition. State dict: `stages.<stage>.<group>`, `mixing.<stage>.alpha`, `heads.<task>`; a group is called
-    after its task, after its tasks joined by "+", or "shared" for all tasks (dots and slashes in names become
-    underscores).
+    partition. State dict: `stages.<stage>.<group>`, `mixing.<stage>.alpha` (`.shares` of proportional
+    addition), `ties.<stage>` of ties with parameters, `heads.<task>`, `deep_heads.<stage>-<task>`; a group is
+    called after its task, after its tasks joined by "+", or "shared" for all tasks (dots and slashes in names
+    become underscores).
 
     A stage copy that one task uses alone belongs to that task, although mixing lets other tasks hear it;
     copies that several tasks use, mixing matrices and parameters of ties are shared.

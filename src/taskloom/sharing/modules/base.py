@@ -26,7 +26,9 @@ class ModuleNetwork(MultiTaskNetwork):
 
     A subclass puts its stage copies into `stages` (`stages.<stage>.<copy>`, named as in `PlanNetwork` where
     the copy is a trunk's or a task's), names what each task owns by `task_modules`, and calls `add_heads`
-    last: its random numbers are then drawn in the order in which `PlanNetwork` draws them.
+    after the copies and before what it has besides (gates, masks, units): random numbers are then drawn in
+    the order in which `PlanNetwork` draws them. Reversals are put there too, so that `entrance` is a copy or
+    a head.
 
     Everything that no task owns is shared. A single task owns everything.
 
