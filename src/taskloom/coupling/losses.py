@@ -18,7 +18,8 @@ Where the paper contradicts itself, and what stands here:
   pushes every attribute up.
 - **Weights.** Table 1 gives observational attributes weights below 1; equation 2 "is 1 for prototypical and
   observational", so q(AU2) = p(surprise) + p(fear) (not + 0.57 p(fear)); equation 4 uses the weights. Both
-  stand as printed. In case study II p(attribute | class) is the frequency.
+  stand as printed. In case study II p(attribute | class) is the frequency; of the indicator it says "over its
+  detected attributes" and no weights, and here the frequencies are those.
 - **"q = 0, i in {1, ..., 14}"** under equation 2 means the other 14 of 17 action units, not units 1 to 14: 12
   and 6 are active in that example.
 - **log 0.** A class predicted with probability 1 makes q = 0 for attributes it does not have, and equation 3
