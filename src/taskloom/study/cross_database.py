@@ -106,6 +106,7 @@ def other_store(bundle: Bundle, place: Path, names: NameMap) -> OtherData:
     """
     _check_images(bundle, place)
     store, table = ImageStore.open(place), read_rows(place)
+    _check_named(names, [name for name in table.columns if name != table.file_column], "column", place)
     kinds = {
         name: entry
         for name, task in bundle.tasks.items()
@@ -208,12 +209,23 @@ def _their_settings(task: Task, column: str, table: Any) -> dict[str, Any] | Non
     return {"kind": "multiclass", "column": column, "classes": [*found, *further[: max(0, 2 - len(found))]]}
 
 
+def _check_named(names: NameMap, known: Sequence[str], what: str, place: Path) -> None:
+    """Refuses a `--map task=name` that names nothing there: the task would be left out without a word."""
+    for task, other in names.tasks.items():
+        if other not in known:
+            raise ConfigError(
+                f"--map {task}={other}: {place} has no {what} `{other}`.{did_you_mean(other, known)} "
+                f"There: {', '.join(known)}."
+            )
+
+
 def _with_labels(
     bundle: Bundle, dataset: TaskDataset, theirs: TaskSet, labels: Labels, names: NameMap, place: Path
 ) -> OtherData:
     values: dict[str, Tensor] = {}
     present: dict[str, Tensor] = {}
     notes: list[str] = []
+    _check_named(names, list(theirs), "task", place)
     for name, task in bundle.tasks.items():
         other = names.tasks.get(name, name)
         if other not in theirs or other not in labels.values:
@@ -252,6 +264,13 @@ def _mapped(
 def _mapped_classes(
     ours: Task, theirs: Task, values: Tensor, present: Tensor, names: NameMap
 ) -> tuple[Tensor, Tensor, list[str]]:
+    for task, other in names.classes:
+        if task == ours.name and other not in theirs.class_names:
+            known_there = ", ".join(theirs.class_names)
+            raise ConfigError(
+                f"--map {task}:{other}={names.classes[task, other]}: `{other}` is not a class of "
+                f"`{theirs.name}` there.{did_you_mean(other, theirs.class_names)} Classes: {known_there}."
+            )
     known = {name.casefold(): code for code, name in enumerate(ours.class_names)}
     codes = []
     for name in theirs.class_names:
