@@ -62,9 +62,9 @@ def download_progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
 def announce(file: Path, study: Study, plan: Plan) -> None:
     """Prints what is about to be run, and what should be known before hours are spent on it."""
     from taskloom.study.cells import SINGLE_TASK
+    from taskloom.study.design import few_repeats
     from taskloom.study.prepare import describe
     from taskloom.study.statistics import LEAST_REPEATS
-    from taskloom.study.summary import few_repeats
 
     tasks, repeats = len(study.config.tasks), study.config.repeats
     facts = plan.prepared.facts
@@ -189,8 +189,11 @@ def _beside(summary: dict[str, Any]) -> list[str]:
         return f"{words.with_unit(found, row['metric'], row['unit'])} {words.metric_name(row['metric'])}"
 
     beside = summary.get("auxiliary", [])
+    alone = {row["cell"] for row in beside} - {cell["name"] for cell in summary["cells"]}
     lines = [
-        f"{row['task']}: {value(row)} in {row['cell']} ({row['role']}: trained beside, not judged)"
+        f"{row['task']}: {value(row)} {row['cell']} ({row['role']}, not judged)"
+        if row["cell"] in alone
+        else f"{row['task']}: {value(row)} in {row['cell']} ({row['role']}: trained beside, not judged)"
         for row in beside[:_MOST_BESIDE]
     ]
     if len(beside) > _MOST_BESIDE:

@@ -56,7 +56,7 @@ def table(course: Course, data: ReportData, task: TaskRow) -> tuple[list[str], l
     """The last epochs in numbers: names of the metrics, and one row of texts per cell."""
     rows = [row for row in course.settled if row.task == task.name]
     metrics = list(rows[0].values) if rows else []
-    return [words.metric_name(metric) for metric in metrics], [
+    return [words.heading(metric, task.unit if metric == task.metric else "") for metric in metrics], [
         [
             "alone" if row.cell == "" else getattr(data.cell(row.cell), "name", row.cell),
             *(_value(row, metric) for metric in metrics),
@@ -71,11 +71,12 @@ def table(course: Course, data: ReportData, task: TaskRow) -> tuple[list[str], l
 def _value(row: Settled, metric: str) -> str:
     """ "0.711 ± 0.004 (seeds ± 0.010)"."""
     value = row.values[metric]
-    text = words.number(value["mean"], metric)
+    mean = value["mean"]
+    text = words.number(mean, metric)
     if not math.isnan(value["over_epochs"]):
-        text += f" ± {words.number(value['over_epochs'], metric, further=1)}"
+        text += f" ± {words.number(value['over_epochs'], metric, like=mean, further=1)}"
     if not math.isnan(value["over_repeats"]):
-        text += f" (seeds ± {words.number(value['over_repeats'], metric, further=1)})"
+        text += f" (seeds ± {words.number(value['over_repeats'], metric, like=mean, further=1)})"
     return text
 
 

@@ -183,8 +183,7 @@ def _sentences(table: SubgroupTable, unit: str) -> list[str]:
             said.append(f"{who}: none is better than another [no interval].")
             continue
         said.append(
-            f"{who}: {gap.best} is best, {gap.worst} worst, {_plain(gap, table)}{' ' + unit if unit else ''} "
-            f"apart{unlike}."
+            f"{who}: {gap.best} is best, {gap.worst} worst, {_plain(gap, table)}{_after(unit)} apart{unlike}."
         )
     if table.change is not None:
         gap, change = table.change, table.change.difference
@@ -194,8 +193,14 @@ def _sentences(table: SubgroupTable, unit: str) -> list[str]:
             verdict = "sharing moves them further apart"
         else:
             verdict = "no change by sharing is shown"
-        said.append(f"Between {gap.best} and {gap.worst}, {verdict}: {_plain(gap, table, signed=True)}.")
+        said.append(
+            f"Between {gap.best} and {gap.worst}, {verdict}: {_plain(gap, table, signed=True)}{_after(unit)}."
+        )
     return said
+
+
+def _after(unit: str) -> str:
+    return f" {unit}" if unit else ""
 
 
 def _typical(table: SubgroupTable) -> float | None:

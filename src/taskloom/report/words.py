@@ -43,6 +43,16 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric)
 
 
+def heading(metric: str, unit: str = "") -> str:
+    """A metric's name over a column of its values, with their unit.
+
+    >>> heading("accuracy"), heading("mae", "years"), heading("auc")
+    ('accuracy (%)', 'MAE (years)', 'AUC')
+    """
+    shown = "%" if metric in _PERCENT else unit if metric in ("mae", "rmse") else ""
+    return metric_name(metric) + (f" ({shown})" if shown else "")
+
+
 def number(
     value: float, metric: str, *, signed: bool = False, like: float | None = None, further: int = 0
 ) -> str:

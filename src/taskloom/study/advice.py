@@ -15,9 +15,9 @@ from taskloom.study.statistics import LEAST_REPEATS, degrees_of_freedom_of
 Floats = NDArray[np.float64]
 
 _SOURCES: dict[Source, str] = {
-    "repeats": "Chance in training (seeds, or the draw of the split)",
+    "repeats": "Chance in training (the seeds)",
     "clusters": "The choice of the groups in test",
-    "overlap": "That redrawn splits train on mostly the same rows",
+    "overlap": "That the splits of all repeats train on mostly the same rows",
 }
 
 
@@ -30,7 +30,10 @@ class Advice:
     text: str
 
 
-def what_would_help(gain: Gain, *, alpha: float = 0.05) -> Advice:
+_OF_REDRAWN = "Chance in training and in the draw of the split"
+
+
+def what_would_help(gain: Gain, *, alpha: float = 0.05, same_folds: int | None = None) -> Advice:
     """Says roughly how many repeats or groups would halve the interval, the other number staying as it is.
 
     The parts of the variance shrink as 1 / R and 1 / G, and the t quantile falls with the degrees of freedom.
@@ -39,6 +42,8 @@ def what_would_help(gain: Gain, *, alpha: float = 0.05) -> Advice:
     Args:
         gain: A gain from `compare`.
         alpha: As in `compare`.
+        same_folds: Number of folds on which further repeats would test again; None where there are none, or
+            they are drawn anew.
 
     Example:
         >>> from taskloom.study.statistics import Scores, compare
@@ -57,7 +62,7 @@ def what_would_help(gain: Gain, *, alpha: float = 0.05) -> Advice:
     if gain.variance_clusters > 0:
         numbers = np.unique(np.ceil(gain.num_clusters * more))
         clusters = _first(numbers, _half_width(gain, gain.num_repeats, numbers, alpha) <= half)
-    return Advice(repeats, clusters, _advice_text(gain, repeats, clusters))
+    return Advice(repeats, clusters, _advice_text(gain, repeats, clusters, same_folds))
 
 
 def _without_spread(num_repeats: int) -> str:
@@ -84,13 +89,16 @@ def _first(numbers: Floats, enough: NDArray[np.bool_]) -> int | None:
     return int(numbers[np.argmax(enough)]) if enough.any() else None
 
 
-def _advice_text(gain: Gain, repeats: int | None, clusters: int | None) -> str:
+def _advice_text(gain: Gain, repeats: int | None, clusters: int | None, same_folds: int | None) -> str:
     ways = []
     if repeats is not None:
-        ways.append(f"about {repeats} repeats instead of {gain.num_repeats}")
+        # More trainings on the folds that were tested on already say nothing about other splits.
+        anew = "" if same_folds is None or repeats <= same_folds else " of folds drawn anew (`redraw: true`)"
+        ways.append(f"about {repeats} repeats{anew} instead of {gain.num_repeats}")
     if clusters is not None:
         ways.append(f"about {clusters} labelled groups in test instead of {gain.num_clusters}")
-    source = f"{_SOURCES[gain.dominant]} adds most to the doubt"
+    redrawn = gain.dominant == "repeats" and gain.variance_overlap > 0
+    source = f"{_OF_REDRAWN if redrawn else _SOURCES[gain.dominant]} adds most to the doubt"
     if ways:
         return f"{source}; {' or '.join(ways)} would halve the interval."
     if gain.variance_overlap > 0:

@@ -66,6 +66,8 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
             check_changes(network, cell.training)
             if cell.entry >= 0:
                 networks[cell.id] = network_of(spec, network)
+                if len(cell.tasks) == 1:
+                    found[_nothing_shared(study.document, cell)] = None
             network.eval()
             rows = _two_rows(splits.train)
             with torch.inference_mode():
@@ -92,6 +94,14 @@ def dry_build(study: Study, cells: Sequence[Cell], specs: Sequence[RunSpec], spl
         except ConfigError as error:
             raise ConfigError(f"{study.document.where(('head',))}: {error}") from error
     return DryBuild(list(found), networks)
+
+
+def _nothing_shared(document: Document, cell: Cell) -> str:
+    path: KeyPath = ("cells", cell.entry)
+    return (
+        f"{document.where(path)}: {dotted(path)} trains {cell.tasks[0]} only: nothing is shared, and its "
+        "gain says nothing about sharing; give it two tasks or more."
+    )
 
 
 def check_batches(study: Study, spec: RunSpec, splits: DataSplits, tasks: TaskSet) -> None:

@@ -212,6 +212,7 @@ def study_facts(
         ],
         "configurations": configuration_rows([cell for cell in cells if cell.entry >= 0], repeated),
         "jobs": jobs,
+        "split": dict(study.config.split),
         "report": None if study.config.report is None else study.config.report.course,
         "gallery": gallery_size(study.config.report),
         "subgroups": {} if study.config.report is None else study.config.report.subgroups,

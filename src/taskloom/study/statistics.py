@@ -312,7 +312,7 @@ def _common_repeats(baseline: Scores, scores: Scores) -> tuple[list[int], list[s
     ours, alone = _defined(scores.values), _defined(baseline.values)
     common = sorted(ours.keys() & alone.keys())
     everything = sorted(scores.values.keys() | baseline.values.keys())
-    left_out = [str(repeat) for repeat in everything if repeat not in common]
+    left_out = [str(repeat + 1) for repeat in everything if repeat not in common]  # people count from 1
     if not common:
         return common, ["no repeat in which both sides have a value"]
     if left_out:

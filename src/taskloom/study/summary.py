@@ -21,18 +21,18 @@ import numpy as np
 import pandas as pd
 
 from taskloom.metrics import METRICS
-from taskloom.report.words import corrected_over
 from taskloom.study.advice import what_would_help
 from taskloom.study.balancing_facts import balancing_row, task_end_lines
 from taskloom.study.beside import auxiliary_rows, baseline_rows
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.companion import is_companion, leakage_rows
 from taskloom.study.coupling_rows import coupling_rows
+from taskloom.study.design import design_sentence, same_folds
 from taskloom.study.landmark_points import landmark_tables
 from taskloom.study.last_epochs import course
 from taskloom.study.plain_sums import plain_sums
 from taskloom.study.results import ResultsStore, RunRecord
-from taskloom.study.statistics import LEAST_REPEATS, Gain
+from taskloom.study.statistics import Gain
 from taskloom.study.subgroups import confusions, subgroup_tables
 from taskloom.study.verdicts import (
     ALONE,
@@ -109,8 +109,8 @@ def summarize(
         },
         "tasks": [_task_row(tasks, name, chosen.get(name, "")) for name in tasks],
         "cells": [_cell_row(cell, facts, done, tasks) for cell in facts["cells"]],
-        "gains": [_gain_row(gain) for gain in alone.gains],
-        "overall": _overall_row(alone.overall, tasks),
+        "gains": [_gain_row(gain, facts) for gain in alone.gains],
+        "overall": _overall_row(alone.overall, tasks, facts),
         "course": course(tasks, facts, done),
         "leakage": leakage_rows(tasks, facts, done),
         "auxiliary": auxiliary_rows(tasks, facts, every_form),
@@ -122,7 +122,7 @@ def summarize(
         "plain_sums": [
             {
                 "cell": comparison.over,
-                "gains": [_gain_row(gain) for gain in (*_mean_gains(found), *found.gains)],
+                "gains": [_gain_row(gain, facts) for gain in (*_mean_gains(found), *found.gains)],
             }
             for comparison, found in zip(comparisons[1:], beside, strict=True)
         ],
@@ -135,7 +135,7 @@ def summarize(
         "labels": facts["labels"],
         "num_repeats": facts["repeats"],
         "clusters": facts["clusters"],
-        "design": _design(facts, tasks, alone.gains),
+        "design": design_sentence(facts, tasks, alone.gains),
         "failed": [f"{r.cell_name}, repeat {r.repeat + 1} (run {r.id[:4]}): {r.message}" for r in failed],
         "warnings": [*_warnings(facts, missing, failed), *warm_start_warnings(records)],
         "data_notes": facts["data_notes"],
@@ -203,14 +203,14 @@ def _task_row(tasks: TaskSet, name: str, chosen: str) -> dict[str, Any]:
     }
 
 
-def _overall_row(together: Overall | None, tasks: TaskSet) -> dict[str, Any] | None:
+def _overall_row(together: Overall | None, tasks: TaskSet, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """The mean over all judged tasks as a task of its own, with its gains."""
     if together is None:
         return None
     row = _task_row(tasks, together.tasks[0], together.chosen)
     return {
         "task": {**row, "name": together.name, "kind": "mean"},
-        "gains": [_gain_row(gain) for gain in together.gains],
+        "gains": [_gain_row(gain, facts) for gain in together.gains],
     }
 
 
@@ -218,7 +218,7 @@ def _mean_gains(found: Compared) -> tuple[Gain, ...]:
     return found.overall.gains if found.overall else ()
 
 
-def _gain_row(gain: Gain) -> dict[str, Any]:
+def _gain_row(gain: Gain, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "task": gain.task,
         "cell": gain.cell,
@@ -230,7 +230,7 @@ def _gain_row(gain: Gain) -> dict[str, Any]:
         "p_value": gain.p_adjusted,
         "verdict": gain.verdict,
         "note": gain.note,
-        "surer": what_would_help(gain).text,
+        "surer": what_would_help(gain, same_folds=same_folds(facts)).text,
     }
 
 
@@ -314,38 +314,6 @@ def _mixing(cell: Mapping[str, Any], done: Groups) -> dict[str, Any] | None:
 def _over_channels(matrix: Any) -> Any:
     values = np.asarray(matrix, dtype=np.float64)
     return values.reshape(-1, *values.shape[-2:]).mean(axis=0)
-
-
-def _design(facts: Mapping[str, Any], tasks: TaskSet, gains: Sequence[Gain]) -> str:
-    judged = [name for name, task in tasks.items() if task.judged]
-    tested = {name: sum(name in cell["tasks"] for cell in facts["cells"]) for name in judged}
-    if gains:  # cells without a finished run, or without any spread, were not tested
-        tested = {
-            name: sum(g.task == name and not math.isnan(g.p_adjusted) for g in gains) for name in judged
-        }
-    several = max(tested.values()) > 1
-    holm = f" after {corrected_over(tested, of='of each task')}" if several else ""
-    paired = "Gains are paired by repeat (same seed, same split)"
-    verdicts = f"verdicts at the 5 % level{holm}."
-    if facts["repeats"] < LEAST_REPEATS:
-        verdicts = few_repeats(facts["repeats"])
-    if facts["test_over_train"] is None:
-        return (
-            f"{paired}; 95 % intervals count {counted(facts['repeats'], 'training seed')} and the choice of "
-            f"the test's groups ({facts['clusters']}, resampled whole); {verdicts}"
-        )
-    return (
-        f"{paired}; the split is drawn anew in each of {facts['repeats']} repeats, and 95 % intervals allow "
-        f"for the overlap of their training sets (Nadeau and Bengio 2003); {verdicts}"
-    )
-
-
-def few_repeats(repeats: int) -> str:
-    """Returns why a study of so few repeats has no verdicts."""
-    return (
-        f"no verdicts are given: they need at least {LEAST_REPEATS} repeats, and the study has "
-        f"{repeats if repeats > 1 else 'one'}."
-    )
 
 
 def _warnings(facts: Mapping[str, Any], missing: int, failed: Sequence[RunRecord]) -> list[str]:

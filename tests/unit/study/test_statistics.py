@@ -189,7 +189,7 @@ def test_missing_runs_are_left_out_of_both_sides_and_named() -> None:
     expected = one(scores(alone[kept]), scores(ours[kept]))
     assert (found.gain, found.low, found.high) == pytest.approx((expected.gain, expected.low, expected.high))
     assert found.baseline_value == pytest.approx(alone[kept].mean())
-    assert found.note == "paired on 3 of 5 repeats: a run or its value is missing in repeat 2, 4"
+    assert found.note == "paired on 3 of 5 repeats: a run or its value is missing in repeat 3, 5"
 
 
 def test_nothing_in_common_is_said() -> None:
