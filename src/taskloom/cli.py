@@ -202,6 +202,7 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle on one part of a study file's data, or on the data of another data set."""
     from taskloom.data.image_store import ImageDataset
+    from taskloom.data.windows import WindowDataset
     from taskloom.deploy import load_bundle
     from taskloom.study.config import load_study
     from taskloom.study.cross_database import NameMap, other_store, other_study
@@ -217,7 +218,7 @@ def evaluate(
     splits = load_splits(load_study(file, settings or ()), data)
     same = _same_inputs(loaded, splits)
     unlike = maps or not same or _unlike_classes(loaded, splits) is not None
-    if unlike and (same or isinstance(splits.test, ImageDataset)):
+    if unlike and (same or isinstance(splits.test, ImageDataset | WindowDataset)):
         other = other_study(loaded, splits, part, names, file)
         print_cross(loaded, other, evaluate_network(loaded.model, other.dataset))
         return

@@ -22,8 +22,10 @@ from taskloom.data.image_splits import moved_landmarks
 from taskloom.data.image_store import ImageDataset, ImageStandardization, ImageStore
 from taskloom.data.label_columns import encode_labels, resolve_label_columns
 from taskloom.data.relabelled import Relabelled
+from taskloom.data.windows import WindowDataset
 from taskloom.deploy import Bundle
 from taskloom.errors import ConfigError, DataError, did_you_mean
+from taskloom.study.other_recordings import windows_as_trained
 from taskloom.study.single import part_of
 from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task, TaskSet
 from taskloom.wording import counted
@@ -148,8 +150,12 @@ def other_study(bundle: Bundle, splits: DataSplits, part: str, names: NameMap, f
     if isinstance(dataset, ImageDataset):
         _check_images(bundle, file)
         dataset = _as_trained(bundle, dataset, file)
+    notes: list[str] = []
+    if isinstance(dataset, WindowDataset):
+        dataset, notes = windows_as_trained(bundle, dataset, splits, file)
     theirs = part_of(splits, part)
-    return _with_labels(bundle, dataset, theirs.tasks, theirs.labels, names, file)
+    found = _with_labels(bundle, dataset, theirs.tasks, theirs.labels, names, file)
+    return OtherData(found.dataset, (*notes, *found.notes))
 
 
 def _check_images(bundle: Bundle, place: Path) -> None:
