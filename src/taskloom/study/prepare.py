@@ -102,7 +102,9 @@ def check_labels(inspection: Inspection, *, may_straddle: bool = False) -> None:
         for part, labels in task.parts.items():
             if labels.present == 0:
                 raise DataError(
-                    f"tasks.{task.name}: there is no label at all in {part}; every part needs some."
+                    f"tasks.{task.name}: there is no label at all in {part}; every part needs some. Set "
+                    f"another `split.seed`, larger fractions or `split.stratify: {task.name}`, or leave the "
+                    "task out."
                 )
     for leak in inspection.leaks:
         if leak.what == "samples" and not may_straddle:
