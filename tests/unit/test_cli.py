@@ -66,9 +66,9 @@ cells: [{hard_sharing: {stages: 1}}]
 def people(num_rows: int = 80) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(num_rows, 3)), columns=list("abc"))
-    table["age"] = 40 + 10 * table.a
+    table["age"] = 40 + 10 * table.a + 5 * table.c
     table.loc[::5, "age"] = np.nan
-    table["sex"] = np.where(table.b > 0, "F", "M")
+    table["sex"] = np.where(table.b + table.c > 0, "F", "M")
     table["person"] = [f"P{row // 4}" for row in range(num_rows)]
     return table
 
