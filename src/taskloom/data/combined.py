@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from taskloom.data.batch import Batch, DataSplits, TaskDataset
 from taskloom.data.mixing_batches import MixRule, RowMix
-from taskloom.data.sources import SOURCES, TaskSettings, check_settings, load
+from taskloom.data.sources import SOURCES, TaskSettings, as_settings, check_settings, load
 from taskloom.errors import ConfigError, DataError, TaskloomError, did_you_mean
 from taskloom.tasks import Labels, Landmarks, Regression, Task, TaskSet, task_from_dict
 
@@ -141,7 +141,7 @@ def load_combined(
     check_settings("data", settings, ("combined", "batches", "folder"))
     sets = _read_sets(settings.get("combined"))
     rule = MixRule.from_settings(settings.get("batches"), tuple(sets))
-    declared = _declared(tasks)
+    declared = as_settings(tasks)
     root = (folder or Path()) / str(settings.get("folder", ""))
     loaded = {
         name: _load_one(name, given, declared, split, seed=seed, folder=root, stores=stores)
@@ -176,12 +176,6 @@ def _read_sets(given: Any) -> dict[str, dict[str, Any]]:
         if not isinstance(one, Mapping):
             raise ConfigError(f"data.combined.{name}: a data section expected, found {one!r}.")
     return {str(name): dict(one) for name, one in given.items()}
-
-
-def _declared(tasks: TaskSettings) -> dict[str, dict[str, Any]]:
-    if not isinstance(tasks, TaskSet):
-        return {name: dict(settings) for name, settings in tasks.items()}
-    return {one["name"]: {k: v for k, v in one.items() if k != "name"} for one in tasks.to_dicts()}
 
 
 def _load_one(
@@ -243,23 +237,25 @@ def _joined_tasks(declared: Mapping[str, Any], loaded: Mapping[str, DataSplits])
                 first = name
                 joined.append(one.tasks[task])
             elif _apart_from_scale(one.tasks[task]) != _apart_from_scale(joined[-1]):
+                numbers = isinstance(joined[-1], Regression | Landmarks)
+                what = "the same settings" if numbers else "the classes"
                 raise DataError(
                     f"data.combined: task {task} is not the same in two data sets: {first} has "
-                    f"{_described(joined[-1])}, {name} has {_described(one.tasks[task])}; declare the "
-                    f"classes in tasks.{task}, or make them two tasks."
+                    f"{_described(joined[-1])}, {name} has {_described(one.tasks[task])}; declare "
+                    f"{what} in tasks.{task}, or make them two tasks."
                 )
     return TaskSet(*joined)
 
 
 def _apart_from_scale(task: Task) -> Task:
-    if isinstance(task, Regression | Landmarks):
+    if isinstance(task, Regression | Landmarks) and not task.fixed_scale:
         settings = {**task.to_dict(), "center": 0.0, "scale": 1.0}
         return task_from_dict(settings)
     return task
 
 
 def _described(task: Task) -> str:
-    names = ", ".join(task.class_names)
+    names = "" if isinstance(task, Landmarks) else ", ".join(task.class_names)
     return f"the classes {names}" if names else json.dumps(task.to_dict(), default=str)
 
 

@@ -18,10 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from taskloom.data.face_detectors import Box
-from taskloom.data.sources import TaskSettings
+from taskloom.data.sources import TaskSettings, as_settings
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError, did_you_mean
-from taskloom.tasks import TaskSet
 
 FILE_COLUMN = "file"
 """The column of the image files, in the tables that readers make."""
@@ -218,12 +217,8 @@ def with_known_columns(table: FaceTable, tasks: TaskSettings) -> TaskSettings:
     Raises:
         ConfigError: A point that the data set does not have, or a pattern that matches no column.
     """
-    if isinstance(tasks, TaskSet):
-        entries = [task.to_dict() for task in tasks.values()]
-        tasks = {entry.pop("name"): entry for entry in entries}
-    filled = {}
-    for name, entry in tasks.items():
-        filled[name] = dict(entry)
+    filled = as_settings(tasks)
+    for name, entry in list(filled.items()):
         kind, column = entry.get("kind"), str(entry.get("column", name))
         known = (table.class_names or {}).get(column)
         if known and kind in ("binary", "multiclass") and not entry.get("classes"):

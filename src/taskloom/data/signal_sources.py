@@ -17,8 +17,7 @@ from taskloom.data.recording_source import COMMON_SETTINGS, load_recordings
 from taskloom.data.setting_kinds import check_kinds
 from taskloom.data.shuffled_windows import SHUFFLED_WINDOWS
 from taskloom.data.signals import SIGNAL_SETTINGS, SignalSteps
-from taskloom.data.sources import SOURCES, TaskSettings, check_settings, data_folder
-from taskloom.tasks import TaskSet
+from taskloom.data.sources import SOURCES, TaskSettings, as_settings, check_settings, data_folder
 
 DEAP_SETTINGS = ("format", "channels", "baseline", "thresholds", "three_class_bounds", "trials")
 FOLDER_SETTINGS = ("files", "table", "intervals", "tracks", "channels", "rate_hz", "time", "time_unit")
@@ -50,11 +49,8 @@ def rating_columns(tasks: TaskSettings) -> TaskSettings:
         {'v': {'kind': 'binary', 'column': 'valence_binary'},
          'liking': {'kind': 'regression', 'column': 'liking'}}
     """
-    if isinstance(tasks, TaskSet):
-        entries = [task.to_dict() for task in tasks.values()]
-        tasks = {entry.pop("name"): entry for entry in entries}
     named = {}
-    for name, entry in tasks.items():
+    for name, entry in as_settings(tasks).items():
         column = str(entry.get("column", name))
         if column in RATINGS and entry.get("kind") in _RATING_LABELS:
             column = _RATING_LABELS[entry["kind"]].format(column)

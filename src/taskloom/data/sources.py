@@ -128,6 +128,25 @@ def resolve_tasks(tasks: TaskSettings, known_classes: Mapping[str, Sequence[str]
     return tasks.with_classes(known_classes)
 
 
+def as_settings(tasks: TaskSettings) -> dict[str, dict[str, Any]]:
+    """Settings by task name, of their own; without center and scale where the training labels decide them.
+
+    Example:
+        >>> from taskloom.tasks import Regression
+        >>> [name for name in as_settings(TaskSet(Regression("age", unit="years")))["age"] if name != "unit"]
+        ['kind', 'metric', 'loss', 'role', 'size', 'range']
+    """
+    if not isinstance(tasks, TaskSet):
+        return {name: dict(settings) for name, settings in tasks.items()}
+    entries = {name: task.to_dict() for name, task in tasks.items()}
+    for entry in entries.values():
+        del entry["name"]
+        if not entry.get("fixed_scale"):
+            entry.pop("center", None)
+            entry.pop("scale", None)
+    return entries
+
+
 def _check_scale_is_kept(task: str, settings: Mapping[str, Any]) -> None:
     given = [key for key in ("center", "scale") if key in settings]
     if given and settings.get("kind") in ("regression", "landmarks") and not settings.get("fixed_scale"):
