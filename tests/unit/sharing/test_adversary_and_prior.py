@@ -9,7 +9,7 @@ import taskloom as tl
 from _module_networks import load_where_named_alike
 from taskloom.errors import ConfigError
 from taskloom.sharing import build
-from taskloom.sharing.modules import RelationNetwork
+from taskloom.sharing.modules import RelationNetwork, TensorNormal
 
 OTHERS = (tl.Binary("mood"), tl.Binary("face"))
 PERSON = tl.Multiclass("person", 5, role="adversarial")
@@ -67,3 +67,31 @@ def test_without_a_trunk_it_is_refused(weight: float) -> None:
             weight=weight,
             task_stages=3,
         )
+
+
+@pytest.mark.parametrize("others", [OTHERS, OTHERS[:1]])
+def test_networks_saved_with_the_adversary_in_the_prior_are_loaded(others: tuple[tl.tasks.Task, ...]) -> None:
+    """As priors were saved at first: over all tasks, and none over heads of different widths."""
+    network, again = (relations(others[0], PERSON, *others[1:]) for _ in range(2))
+    state = network.state_dict()
+    shape = (len(others) + 1, 5, 7)
+    prior = TensorNormal(shape)
+    prior.update(torch.randn(shape, generator=torch.Generator().manual_seed(3)))
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("priors.")}
+    state |= {f"priors.dense_2.{name}": prior.get_buffer(name) for name in prior.NAMES}
+    again.load_state_dict(state)
+    if len(others) == 1:
+        assert again.penalty().item() == 0.0
+        return
+    found, head = again.prior_of("dense_2"), again.prior_of("head")
+    assert torch.equal(found.tasks, prior.tasks[::2, ::2])
+    assert torch.equal(found.inputs, prior.inputs)
+    weights = again.weights_of("dense_2")
+    whole = torch.kron(torch.kron(found.tasks, found.outputs), found.inputs).double()
+    flat = weights.flatten().double()
+    expected = flat @ torch.linalg.solve(whole, flat)
+    assert found.quadratic(weights).item() == pytest.approx(expected.item(), rel=1e-3)
+    assert torch.equal(head.tasks, torch.eye(2))
+    third = relations(others[0], PERSON, *others[1:])
+    third.load_state_dict(again.state_dict())  # as it is saved now
+    assert torch.equal(third.penalty(), again.penalty())

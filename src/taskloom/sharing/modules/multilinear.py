@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class RelationNetwork(ModuleNetwork):
         self.add_towers(encoder, self._towers)
         self.add_heads(encoder, head)
         self._related = [number for number, task in enumerate(tasks) if task not in self.reversals]
-        self._layers = self._related_layers() if len(self._related) > 1 else {}
+        self._layers = self._related_layers(self._related) if len(self._related) > 1 else {}
         if len(self._related) > 1 and not self._layers:
             raise ConfigError(
                 "multilinear_relationship: no fully connected layer has one shape in all tasks, so there is "
@@ -213,13 +214,42 @@ class RelationNetwork(ModuleNetwork):
         """Layers by their keys in `priors`."""
         return dict(zip(module_keys(list(self._layers)), self._layers, strict=True))
 
-    def _related_layers(self) -> dict[str, list[str]]:
-        """Per related layer its name and the paths of its linear modules, one per task of the prior."""
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        # Called before the submodules are loaded: they then find the priors that they have.
+        if 0 < len(self._related) < len(self.tasks):
+            self._without_adversaries(state_dict, prefix + "priors.")
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
+    def _without_adversaries(self, state: dict[str, Any], prefix: str) -> None:
+        """Takes adversarial tasks out of priors that were saved when these still stood in them.
+
+        What is left of a normal prior over all tasks is that of the others: their part of its covariance. A
+        layer that had no prior, because it was of another shape for the adversary, has that of the start.
+        """
+        everybody = self._related_layers(range(len(self.tasks)))
+        keys = dict(zip(module_keys(list(everybody)), everybody.values(), strict=True))
+        sizes = {key: len(state.get(f"{prefix}{key}.tasks", ())) for key in keys}
+        if set(sizes.values()) != {len(self.tasks)}:
+            return  # saved without them
+        earlier = {
+            paths[self._related[0]]: {name: state.pop(f"{prefix}{key}.{name}") for name in TensorNormal.NAMES}
+            for key, paths in keys.items()
+        }
+        for key, label in self._prior_keys().items():
+            found = earlier.get(self._layers[label][0])
+            for name in TensorNormal.NAMES:
+                tensor = self.prior_of(label).get_buffer(name) if found is None else found[name]
+                if found is not None and name == "tasks":
+                    tensor = tensor[self._related][:, self._related]
+                state[f"{prefix}{key}.{name}"] = tensor
+
+    def _related_layers(self, numbers: Sequence[int]) -> dict[str, list[str]]:
+        """Per related layer of these tasks its name and the paths of its linear modules, one per task."""
         found: dict[str, list[str]] = {}
         places = [(self.stage_names[index], f"stages.{self._stage_keys[index]}") for index in self._towers]
         for label, place in [*places, ("head", "heads")]:
             keys = list(self.get_submodule(place)._modules)
-            copies = [f"{place}.{keys[number]}" for number in self._related]
+            copies = [f"{place}.{keys[number]}" for number in numbers]
             paths = [
                 [
                     f"{path}.{name}" if name else path
