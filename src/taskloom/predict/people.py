@@ -8,6 +8,7 @@ over all of his files together, so that what a person's windows become depends o
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,9 +164,12 @@ def _person_of(preparation: Preparation, files: Sequence[SourceFile], persons: P
     if persons.person is not None:
         return dict.fromkeys((file.name for file in files), persons.person)
     if persons.table is not None:
-        names = {Path(file.name).with_suffix("").as_posix(): file.name for file in files}
-        table = FileTable(persons.table, names)
-        found = {names[name]: table.identity_of(name).get("person") for name in names}
+        stems = {file.name: Path(file.name).with_suffix("").as_posix() for file in files}
+        several = {stem for stem, number in Counter(stems.values()).items() if number > 1}
+        # Where two files differ in their suffix alone, the table says which by the whole name.
+        keys = {file: file if stem in several else stem for file, stem in stems.items()}
+        table = FileTable(persons.table, {key: file for file, key in keys.items()})
+        found = {file: table.identity_of(key).get("person") for file, key in keys.items()}
         advice = f"{persons.table} says of no person in its column `person`; add a row"
     else:
         found = {file.name: preparation.files.person_of(file.path) for file in files}

@@ -24,18 +24,19 @@ def plain_sums(facts: Mapping[str, Any], done: Groups) -> list[Comparison]:
         facts: See `study_facts` of `taskloom.study.prepare`.
         done: The finished runs.
     """
+    trained = {cell["id"]: done.get((cell["id"], cell["tasks"][0]), []) for cell in facts["cells"]}
+    resolved = [(cell, runs[0].resolved["cell"]) for cell, runs in trained.items() if runs]
+    # A cell that was not trained, as it is the same network as another, is found there: by either wording.
+    resolved += [(of, cell) for cell, of in facts.get("repeated", []) if trained.get(of)]
     alike: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for cell in facts["cells"]:
-        runs = done.get((cell["id"], cell["tasks"][0]), [])
-        if runs:
-            settings = dict(runs[0].resolved["cell"])
-            balancing = settings.pop("balancing", None) or _PLAIN[0]
-            balancing = {name: given or {} for name, given in balancing.items()}
-            alike.setdefault(json.dumps(settings, sort_keys=True), {})[cell["id"]] = balancing
-    found = []
+    for cell, found in resolved:
+        settings = dict(found)
+        balancing = settings.pop("balancing", None) or _PLAIN[0]
+        balancing = {name: given or {} for name, given in balancing.items()}
+        alike.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(cell, balancing)
+    over: dict[str, dict[str, None]] = {}
     for cells in alike.values():
         plain = next((cell for form in _PLAIN for cell, given in cells.items() if given == form), None)
-        others = tuple(cell for cell in cells if cell != plain)
-        if plain is not None and others:
-            found.append(Comparison(plain, others))
-    return found
+        if plain is not None:
+            over.setdefault(plain, {}).update(dict.fromkeys(cell for cell in cells if cell != plain))
+    return [Comparison(plain, tuple(others)) for plain, others in over.items() if others]

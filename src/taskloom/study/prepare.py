@@ -213,6 +213,7 @@ def study_facts(
             for form in baseline_forms(study)
         ],
         "configurations": configuration_rows([cell for cell in cells if cell.entry >= 0], repeated),
+        "repeated": [(cell.resolved(), of.id) for cell, of in repeated],
         "jobs": jobs,
         "split": dict(study.config.split),
         "report": None if study.config.report is None else study.config.report.course,

@@ -442,6 +442,29 @@ def test_people_that_are_not_known_are_asked_for(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_files_that_differ_in_suffix_alone_are_told_apart_by_it(tmp_path: Path) -> None:
+    data, new = tmp_path / "data", tmp_path / "new"
+    for number in (1, 2, 3):
+        write_deap(data / f"s{number:02d}.dat", number)
+    plain = {key: value for key, value in DEAP.items() if key != "band_pass"}
+    settings = {**plain, "normalize": {"per": "person"}}
+    split = {"by": "trial", "test": 0.34, "validation": 0.33}
+    tasks = {"valence": FEELINGS["valence"]}
+    splits = load("deap", settings, tasks, split, folder=data, stores=tmp_path / "stores")
+    bundle = load_bundle(bundle_of(splits, tmp_path))
+    write_deap(new / "s01.dat", 1)
+    write_deap(new / "s01.mat", 2)
+    table = tmp_path / "who.csv"
+    table.write_text("file,person\ns01.mat,s02\ns01.dat,s01\n")
+    out = tmp_path / "out.csv"
+    predict_recordings(bundle, new, out, device="cpu", persons=Persons(table=table))
+    rows = pd.read_csv(out)
+    assert dict(zip(rows.file, rows.person, strict=True)) == {"s01.dat": "s01", "s01.mat": "s02"}
+    table.write_text("file,person\ns01.dat,s01\n")
+    with pytest.raises(DataError, match=r"s01\.mat: .*who\.csv says of no person"):
+        predict_recordings(bundle, new, out, device="cpu", persons=Persons(table=table))
+
+
 def test_people_and_several_sources_go_with_recordings_only(tmp_path: Path) -> None:
     tasks = tl.TaskSet(tl.Regression("age"))
     model = sharing.build("single_task", tl.encoders.mlp((2,), hidden=[3]), tasks)

@@ -54,6 +54,19 @@ def test_cells_that_differ_in_nothing_but_balancing_are_compared_with_the_plain_
     assert found == [Comparison("b", ("a", "d", "f")), Comparison("c", ("e",))]
 
 
+def test_a_plain_sum_in_other_words_is_found_under_the_name_that_was_trained(tmp_path: Path) -> None:
+    text = TEXT[: TEXT.index("  - hard_sharing")] + (
+        "  - hard_sharing: {stages: 2, from: [input, output]}\n"
+        "  - {hard_sharing: {stages: 2, from: output}, balancing: pcgrad}\n"
+        "  - {hard_sharing: {stages: 2, from: input}, balancing: dwa}\n"
+    )
+    found = run(write_table(tmp_path), "repeats=1", "training.epochs=1", text=text).summary
+    plain, pcgrad, dwa = found["cells"]  # `2 from output` without balancing is `2 from input`
+    (entry,) = found["plain_sums"]
+    assert entry["cell"] == plain["id"]
+    assert {gain["cell"] for gain in entry["gains"]} == {pcgrad["id"], dwa["id"]}
+
+
 def test_cells_without_a_plain_sum_among_them_are_compared_with_nothing() -> None:
     same: dict[str, Any] = {"architecture": "hard_sharing", "settings": {"stages": 2}}
     assert compared(a={**same, "balancing": {"pcgrad": {}}}, b={**same, "balancing": {"dwa": {}}}) == []
