@@ -212,6 +212,7 @@ def _predict_faces(
 ) -> None:
     from taskloom.predict import open_source, predict_faces
     from taskloom.predict.faces import check_image_bundle
+    from taskloom.predict.frames import check_drawn_outside
     from taskloom.predict.pipeline import check_apart
 
     check_image_bundle(bundle)
@@ -221,6 +222,8 @@ def _predict_faces(
     usual = {"image": f"{name}.predicted.png", "folder": f"{name}.predicted"}
     drawn = Path(overlay or usual.get(opened.kind, f"{name}.predicted.mp4")) if overlay != "none" else None
     check_apart(source, table, drawn)
+    if drawn is not None:
+        check_drawn_outside(source, drawn)
     with _bar() as report:
         summary = predict_faces(bundle, opened, table=table, overlay=drawn, settings=settings, report=report)
     _print(source, summary, time.perf_counter() - start)

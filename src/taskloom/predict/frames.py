@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.data.image_decode import decode, read_file
-from taskloom.errors import DataError
+from taskloom.errors import ConfigError, DataError
 from taskloom.wording import counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2")
@@ -246,7 +246,25 @@ def _images_of(folder: Path) -> list[str]:
     files = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(DRAWN)]
-        files += [Path(place, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        shown = [name for name in names if not name.startswith(".")]  # `._photo.jpg` of a Mac is no image
+        files += [Path(place, name) for name in shown if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise DataError(f"{folder}: a folder of images expected, found none ({', '.join(IMAGE_SUFFIXES)}).")
     return sorted(file.relative_to(folder).as_posix() for file in files)
+
+
+def check_drawn_outside(source: str, place: Path) -> None:
+    """Refuses a folder of drawn images among those of the source, which would be read as its own next time.
+
+    Raises:
+        ConfigError: `place` lies below the folder `source`, where its images are read.
+    """
+    folder, drawn = Path(source).absolute(), place.absolute()
+    if not folder.is_dir() or folder not in drawn.parents:
+        return
+    if any(part.startswith(".") or part.endswith(DRAWN) for part in drawn.relative_to(folder).parts):
+        return
+    raise ConfigError(
+        f"{place}: drawn images below the source {source} would be predicted like its own next time; choose "
+        f"a folder elsewhere, or one whose name ends in `{DRAWN}`."
+    )
