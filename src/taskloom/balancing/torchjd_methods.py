@@ -53,12 +53,17 @@ class TorchJDMethod(Method):
         """What the module makes of a Gramian or a matrix of the tasks at `index`.
 
         Raises:
-            SolverError: It remembers a value per task and one is absent, or it failed.
+            SolverError: Fewer tasks are heard in the batch than it needs, or it failed.
         """
-        if self.remembers and len(index) != self._num_tasks:
+        least = self.least_tasks(self._num_tasks)
+        if len(index) < least:
+            needs = (
+                "keeps a value per task and needs every task" if self.remembers else f"needs {least} tasks"
+            )
             raise SolverError(
-                f"it keeps a value per task and needs every task in every batch, but {len(index)} of "
-                f"{self._num_tasks} have a label in this one"
+                f"it {needs} in every batch, but {len(index)} of {self._num_tasks} have a label in this one "
+                "and are heard; use larger batches (`training.drop_last` leaves a small last one out), or "
+                "another method"
             )
         try:
             found: Tensor = self.module(given)
