@@ -7,6 +7,17 @@ import os
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it: others hold the registries equal to their tables."""
+    from taskloom.encoders import ENCODERS
+    from taskloom.sharing import ARCHITECTURES
+
+    for registry in (ENCODERS, ARCHITECTURES):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))

@@ -102,9 +102,24 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
+    code: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--code", metavar="FILE.py", help="Your own code that a bundle names; before the command."
+        ),
+    ] = None,
 ) -> None:
     global _debug
     _debug = debug
+    if code:
+        _run_own(code)
+
+
+@_guarded
+def _run_own(files: list[Path]) -> None:
+    from taskloom.own_code import run_code
+
+    run_code(files)
 
 
 @app.command()

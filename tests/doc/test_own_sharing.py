@@ -10,20 +10,17 @@ import pytest
 import torch
 
 import taskloom as tl
-from taskloom.sharing import ARCHITECTURES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "sharing.md"
 
 
+@pytest.mark.usefixtures("own_names")
 def test_a_way_of_ones_own_is_built_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     section = PAGE.read_text(encoding="utf-8").split("\n## A way of your own\n", 1)[1]
     (block,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     names: dict[str, Any] = {}
-    try:
-        exec(block, names)
-        again = tl.sharing.build("by_kind", tl.encoders.mlp((20,), hidden=[64, 32]), names["tasks"], stages=2)
-    finally:
-        ARCHITECTURES._entries.pop("by_kind", None)  # tests hold the registry equal to their tables
+    exec(block, names)
+    again = tl.sharing.build("by_kind", tl.encoders.mlp((20,), hidden=[64, 32]), names["tasks"], stages=2)
     rows = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
     assert rows[1:3] == [["dense_0", "A", "B", "A"], ["dense_1", "A", "B", "C"]]
     first, second = 20 * 64 + 64, 64 * 32 + 32

@@ -102,3 +102,26 @@ def test_own_model() -> None:
     losses = names["losses"]
     assert (int(losses["age"].count), int(losses["gender"].count)) == (8, 0)
     assert all(parameter.grad is not None for parameter in names["model"].parameters())
+
+
+@pytest.mark.usefixtures("own_names")
+def test_own_model_in_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = README.split("## Your own PyTorch model\n", 1)[1].split("\n## ", 1)[0]
+    code = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)[1]
+    (tmp_path / "my_networks.py").write_text(code, encoding="utf-8")
+    named = re.findall(r"`(code: \w+\.py)`|`(encoder: \{.*?\})`", section)
+    settings = yaml.safe_load("\n".join(one or other for one, other in named))
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    table = pd.DataFrame(rows, columns=list("abc")).assign(
+        y=rows[:, 0] + rows[:, 1], z=rows[:, 1] - rows[:, 2]
+    )
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    study = {
+        **settings,
+        "data": {"table": "rows.csv", "features": "rest"},
+        "tasks": {name: {"kind": "regression", "unit": "m"} for name in "yz"},
+        "split": {"by": "rows", "test": 0.3, "validation": 0.2},
+        "training": {"batch": 16},
+        "cells": [{"hard_sharing": {"stages": 2}}],
+    }
+    assert "hard sharing 2" in _run(tmp_path, study, monkeypatch)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from taskloom import encoders, sharing
 from taskloom.deploy.dropping import drop_tasks, not_for_use, unread
-from taskloom.errors import ConfigError, DataError
+from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.sharing.changing import SelfChanging
 from taskloom.tasks import TaskSet
@@ -208,12 +208,12 @@ def build_network(settings: Mapping[str, Any], tasks: TaskSet) -> MultiTaskNetwo
     """
     encoder, way = dict(settings["encoder"]), dict(settings["sharing"])
     encoder_name, way_name = str(encoder.pop("name", "")), str(way.pop("name", ""))
-    if encoder_name not in encoders.ENCODERS:
-        raise ConfigError(
-            f"encoder `{encoder_name}` is not registered, so a bundle cannot build it again; put your own "
-            'modules into a function under @taskloom.encoders.ENCODERS.register("name"), in a file imported '
-            "before the bundle is saved and before it is loaded."
-        )
+    for noun, name, known in (
+        ("encoder", encoder_name, encoders.ENCODERS),
+        ("way of sharing", way_name, sharing.ARCHITECTURES),
+    ):
+        if name not in known:
+            raise _unknown(noun, name, known)
     without = settings.get("without")
     trained = TaskSet.from_dicts(without["tasks"]) if without else tasks
     # Pretrained weights are in the bundle, as the network was trained on from them.
@@ -223,6 +223,19 @@ def build_network(settings: Mapping[str, Any], tasks: TaskSet) -> MultiTaskNetwo
     if not without:
         return network
     return drop_tasks(network, [name for name in trained if name not in tasks], without["empty"])
+
+
+def _unknown(noun: str, name: str, known: Iterable[str]) -> ConfigError:
+    how = {
+        "encoder": '@taskloom.encoders.ENCODERS.register("name")',
+        "way of sharing": '@taskloom.sharing.register("name")',
+    }
+    return ConfigError(
+        f"{noun} `{name}` is not registered, so a bundle cannot build it again.{did_you_mean(name, known)} "
+        f"Put your own modules into a function under {how[noun]}, in a file that is imported before the "
+        "bundle is saved and before it is loaded (on the command line: `taskloom --code FILE.py` before the "
+        "command)."
+    )
 
 
 def _for_use(

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from taskloom.data.sources import SOURCES, find_source
 from taskloom.encoders import ENCODERS
 from taskloom.errors import ConfigError, did_you_mean
+from taskloom.own_code import CodeFile, run_code
 from taskloom.study.locate import explain, located, unknown_setting
 from taskloom.study.overrides import apply_overrides
 from taskloom.study.yaml_lines import Document, KeyPath, dotted, read_document
@@ -176,6 +177,8 @@ class StudyConfig(_Settings):
         report: Adds metrics by epoch, smoothed, and their means over the last epochs to the report.
         cells: What is compared: each one architecture and its settings; see `taskloom.study.cells`.
         baseline: What the single-task networks are, where they are not the study's encoder and head.
+        code: Python files of your own that register what the study names, by their place beside the study
+            file; see `taskloom.own_code`.
     """
 
     data: dict[str, Any] = Field(min_length=1)
@@ -189,6 +192,12 @@ class StudyConfig(_Settings):
     report: ReportSettings | None = None
     cells: list[dict[str, Any]] = Field(min_length=1)
     baseline: BaselineSettings = Field(default_factory=BaselineSettings)
+    code: tuple[str, ...] = ()
+
+    @field_validator("code", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -199,11 +208,13 @@ class Study:
         config: Its settings.
         document: Where they stand, for messages.
         name: The file's stem: the study's name and its default folder under `runs/`.
+        code: The files of its `code`, which have run.
     """
 
     config: StudyConfig
     document: Document = field(repr=False)
     name: str = "study"
+    code: tuple[CodeFile, ...] = ()
 
     @property
     def reader(self) -> str:
@@ -249,7 +260,23 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     Raises:
         ConfigError: One sentence with file and line: what was expected, what was found.
     """
-    return check_study(apply_overrides(read_document(path), overrides), path.stem)
+    document = apply_overrides(read_document(path), overrides)
+    code = _run_own_code(document, path.parent)  # first: the rest is checked against what it registers
+    study = check_study(document, path.stem)
+    placed = study.config.model_copy(update={"code": tuple(str(file.path) for file in code)})
+    return replace(study, config=placed, code=code)
+
+
+def _run_own_code(document: Document, folder: Path) -> tuple[CodeFile, ...]:
+    given = document.value.get("code", ())
+    files = [given] if isinstance(given, str) else given
+    if not isinstance(files, list | tuple) or not all(isinstance(file, str) for file in files):
+        message = f"code: the name of a Python file, or a list of them, expected, found {given!r}."
+        raise ConfigError(document.say(("code",), message))
+    try:
+        return run_code(folder / file for file in files)
+    except ConfigError as error:
+        raise ConfigError(document.say(("code",), str(error))) from error
 
 
 def check_study(document: Document, name: str = "study") -> Study:
@@ -289,7 +316,8 @@ def check_encoder_settings(document: Document, settings: Mapping[str, Any], at: 
     if name is not None and str(name) not in ENCODERS:
         message = (
             f"{dotted((*at, 'name'))}: `{name}` is not a known encoder."
-            f"{did_you_mean(str(name), ENCODERS)} Known: {', '.join(ENCODERS)}."
+            f"{did_you_mean(str(name), ENCODERS)} Known: {', '.join(ENCODERS)}; your own by "
+            "`code: FILE.py`."
         )
         raise ConfigError(document.say((*at, "name"), message))
     known = ["name", *(() if name is None else _keyword_names(ENCODERS[str(name)]))]

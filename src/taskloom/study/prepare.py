@@ -197,6 +197,7 @@ def study_facts(
     """
     return {
         **prepared.facts,
+        "data_notes": [*prepared.facts["data_notes"], *_code_notes(study)],
         "title": study.name,
         "repeats": study.config.repeats,
         "cells": [
@@ -221,6 +222,10 @@ def study_facts(
         "subgroups": {} if study.config.report is None else study.config.report.subgroups,
         "study_file": study.to_yaml(),
     }
+
+
+def _code_notes(study: Study) -> list[str]:
+    return [f"Own code: {file.path.name}, SHA-256 {file.sha256[:16]}." for file in study.code]
 
 
 def describe(facts: Mapping[str, Any]) -> str:

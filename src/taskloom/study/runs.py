@@ -10,6 +10,7 @@ from typing import Any
 from taskloom.data import sources
 from taskloom.data.batch import DataSplits
 from taskloom.errors import DataError
+from taskloom.own_code import CodeFile
 from taskloom.study.cells import Cell
 from taskloom.study.companion import NAME_SUFFIX, SUFFIX, companion_request
 from taskloom.study.config import HeadSettings, Study, digest
@@ -80,6 +81,7 @@ class RunSpec:
         starts: The runs, of the same repeat, from whose trained networks this one starts.
         teachers: The runs, of the same repeat, whose networks label what its training rows miss.
         companion: Whether it stands beside a run whose split lets windows straddle; see `study.companion`.
+        code: The user's own files that register what the run names.
     """
 
     id: str
@@ -94,6 +96,7 @@ class RunSpec:
     starts: tuple[RunSpec, ...] = ()
     teachers: tuple[RunSpec, ...] = ()
     companion: bool = False
+    code: tuple[CodeFile, ...] = ()
 
     @property
     def cell_id(self) -> str:
@@ -198,6 +201,7 @@ def _spec(
         **({"starts": [start.id for start in starts]} if starts else {}),
         **({"teachers": [teacher.id for teacher in teachers]} if teachers else {}),
         **({"relatedness": _table_of(study, cell, request)} if cell.coupling is not None else {}),
+        **({"code": {file.path.name: file.sha256 for file in study.code}} if study.code else {}),
     }
     return RunSpec(
         digest(resolved),
@@ -212,6 +216,7 @@ def _spec(
         starts,
         teachers,
         companion,
+        study.code,
     )
 
 

@@ -19,6 +19,7 @@ from taskloom.balancing import build as build_by_name
 from taskloom.data.batch import DataSplits
 from taskloom.errors import DataError, TaskloomError
 from taskloom.metrics import save_summaries
+from taskloom.own_code import run_code
 from taskloom.sharing import HeadSpec, MultiTaskNetwork
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.coupled_runs import Coupled, build_coupling
@@ -112,6 +113,7 @@ def execute(spec: RunSpec, cache: DataCache) -> RunRecord:
     """
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     try:
+        run_code(file.path for file in spec.code)
         result = _train_and_evaluate(spec, cache)
     except TaskloomError as error:
         _refuse_storage(error, spec)
