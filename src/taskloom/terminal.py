@@ -80,8 +80,8 @@ def announce(file: Path, study: Study, plan: Plan) -> None:
     for warning in facts["warnings"]:
         say(f"warning  {warning}")
     if plan.earlier is not None:
-        aside = plan.earlier.aside
-        say(f"note     the report that is there has no run of this study: it is kept in {aside}")
+        aside, names = plan.earlier.aside, ", ".join(file.name for file in plan.earlier.files)
+        say(f"note     what is there has no run of this study: {names} will be kept in {aside}")
     if repeats < LEAST_REPEATS:
         say(f"note     {few_repeats(repeats)}")
 

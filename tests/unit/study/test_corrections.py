@@ -12,6 +12,8 @@ from taskloom.report.load import render_report
 from taskloom.report.model import CellRow, GainRow, PlainSum
 from taskloom.report.plain_sums import plain_sum_view
 from taskloom.report.words import corrected_over
+from taskloom.study.design import design_sentence
+from taskloom.tasks import Regression, TaskSet
 
 BEFORE = (
     TEXT[: TEXT.index("  - hard_sharing")]
@@ -47,3 +49,14 @@ def test_many_tasks_have_the_least_and_the_most() -> None:
     many = {f"task {number}": number for number in range(2, 12)}
     assert corrected_over(many, of="of each task") == "Holm over the cells of each task (2 to 11 of them)"
     assert corrected_over({"age": 1}, of="of this table") == "Holm over 1 cell of this table"
+
+
+def test_a_single_cell_is_not_corrected() -> None:
+    for number, told in ((1, "verdicts at the 5 % level."), (2, "after Holm over 2 cells of each task.")):
+        facts = {
+            "cells": [{"tasks": ["age"]}] * number,
+            "repeats": 3,
+            "clusters": 30,
+            "test_over_train": None,
+        }
+        assert design_sentence(facts, TaskSet(Regression("age")), []).endswith(told)
