@@ -162,7 +162,7 @@ def test_dry_run_knows_a_method_that_needs_every_task(tmp_path: Path) -> None:
     write_animals(tmp_path)
     later = "cells.1.coupling.weight={weight: 1, start_epoch: 2}"
     settings = (later, "cells.1.coupling.as_tasks=true", "cells.1.balancing=pcd")
-    with pytest.raises(ConfigError, match=r"cells\[1\].coupling.as_tasks: pcd needs 9 tasks"):
+    with pytest.raises(ConfigError, match=r"cells\[1\].coupling.as_tasks: balancing\.pcd needs 9 tasks"):
         planned(tmp_path, *settings)
 
 
