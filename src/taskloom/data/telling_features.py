@@ -11,17 +11,23 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from taskloom.data.feature_rows import FeatureRows
+from taskloom.data.feature_screens import may_keep_order, may_stand_apart
 from taskloom.tasks import Binary, Labels, Multiclass, Regression, TaskSet
 
 _LEAST_ROWS = 20
 _LEAST_NUMBERS = 10
 _RANK_CORRELATION = 0.999
+_GLANCE_CORRELATION = 0.99
 _CHANCE = 1e-3
 _GLANCE_ROWS = 256
+_BLOCK_VALUES = 2**20
 _MOST_NAMED = 5
 
 _Test = Callable[[NDArray[np.float32], NDArray[np.generic], int], bool]
 """Of values and labels [n] of a feature, and of how many features it is one; 0 for a glance at few rows."""
+
+_Screen = Callable[[NDArray[np.float32], NDArray[np.generic], bool], NDArray[np.bool_]]
+"""Of features [n, F] and labels [n], and whether it is a glance: which features [F] may pass the test."""
 
 
 def telling_features(
@@ -59,10 +65,10 @@ def telling_features(
             continue
         rows = np.flatnonzero(labels.present[name].numpy())
         wanted = labels.values[name].numpy()[rows]
-        tells = _same_order if isinstance(task, Regression) else _apart
+        tells, screen = _WAYS[isinstance(task, Regression)]
         told = [
             features.names[position]
-            for position in _candidates(features, rows, wanted, tells)
+            for position in _candidates(features.array, rows, wanted, tells, screen)
             if tells(*_given(features.array[rows, position], wanted), features.num_features)
         ]
         if told:
@@ -71,17 +77,38 @@ def telling_features(
 
 
 def _candidates(
-    features: FeatureRows, rows: NDArray[np.int64], wanted: NDArray[np.generic], tells: _Test
+    array: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    wanted: NDArray[np.generic],
+    tells: _Test,
+    screen: _Screen,
 ) -> Iterator[int]:
-    """Features that pass on a few rows: thousands of columns then take a second or two, not minutes."""
+    """Features that pass on a few rows and may do so on all: of thousands of columns hardly any is left."""
     few = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _GLANCE_ROWS)).astype(np.int64))
     if len(few) < _LEAST_ROWS:
         return
-    block = features.array[rows[few]]
-    for position in range(features.num_features):
-        values, labels = _given(block[:, position], wanted[few])
-        if len(values) < _LEAST_ROWS or tells(values, labels, 0):
-            yield position
+    for columns in _blocks(np.arange(array.shape[1]), len(few)):
+        block = array[rows[few], columns[0] : columns[-1] + 1]
+        too_few = (~np.isnan(block)).sum(axis=0) < _LEAST_ROWS
+        seen = np.flatnonzero(too_few | screen(block, wanted[few], True))
+        passed = [k for k in seen if too_few[k] or tells(*_given(block[:, k], wanted[few]), 0)]
+        for rest in _blocks(columns[passed], len(rows)):
+            yield from rest[screen(array[np.ix_(rows, rest)], wanted, False)].tolist()
+
+
+def _blocks(columns: NDArray[np.int64], num_rows: int) -> Iterator[NDArray[np.int64]]:
+    """Columns, as many at a time as `_BLOCK_VALUES` allows."""
+    size = max(1, _BLOCK_VALUES // num_rows)
+    for start in range(0, len(columns), size):
+        yield columns[start : start + size]
+
+
+def _order_screen(block: NDArray[np.float32], wanted: NDArray[np.generic], glance: bool) -> NDArray[np.bool_]:
+    return may_keep_order(block, wanted, _GLANCE_CORRELATION if glance else _RANK_CORRELATION)
+
+
+def _class_screen(block: NDArray[np.float32], wanted: NDArray[np.generic], glance: bool) -> NDArray[np.bool_]:
+    return may_stand_apart(block, wanted, undecided=glance)
 
 
 def _given(
@@ -96,7 +123,7 @@ def _same_order(values: NDArray[np.float32], wanted: NDArray[np.generic], num_fe
     if len(values) < _LEAST_ROWS or len(np.unique(wanted)) < _LEAST_NUMBERS or values.min() == values.max():
         return False
     # on a few rows of many a little less is asked for, as ties weigh more there
-    least = _RANK_CORRELATION if num_features else 0.99
+    least = _RANK_CORRELATION if num_features else _GLANCE_CORRELATION
     return abs(float(np.corrcoef(rankdata(values), rankdata(wanted))[0, 1])) >= least
 
 
@@ -136,6 +163,13 @@ def _beyond_chance(counts: list[int], orders: float, num_features: int) -> bool:
         return False
     arrangements = math.lgamma(sum(counts) + 1) - sum(math.lgamma(count + 1) for count in counts)
     return orders + math.log(num_features) - arrangements < math.log(_CHANCE)
+
+
+_WAYS: dict[bool, tuple[_Test, _Screen]] = {
+    True: (_same_order, _order_screen),
+    False: (_apart, _class_screen),
+}
+"""By whether the task is a number."""
 
 
 def _warning(task: str, names: list[str], advice: str) -> str:
