@@ -24,6 +24,9 @@ LEAST_CONFIGURATIONS = 4
 _LINES = {"input": "-", "output": "--"}
 _MOST_BESIDE = 4
 """Boxes whose names have room beside each other; names of more stand upright."""
+_LETTERS = 60
+"""Letters that have room below a panel, in all."""
+_MOST_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ Groups = dict[str, list[Point]]
 def grid_view(data: ReportData) -> GridView | None:
     """The section, or None where a study has not the shape for it: several depths or ends, several cells."""
     judged = [task for task in data.tasks if not task.auxiliary]
-    points = {task.name: _points(data, task) for task in judged}
+    found = {task.name: _points(data, task) for task in judged}
+    alone = _alone([point for each in found.values() for point in each])
+    points = {task: [point for point in each if point.family not in alone] for task, each in found.items()}
     everything = [point for each in points.values() for point in each]
     shaped = any(_has_depths(each) or _both_ends(each) for each in points.values())
     if len({(p.family, p.depth, p.end, p.tasks) for p in everything}) < LEAST_CONFIGURATIONS or not shaped:
@@ -97,6 +102,15 @@ def _once(points: Sequence[Point]) -> list[Point]:
 
 def _families(points: Sequence[Point]) -> Groups:
     return _grouped(points, lambda point: point.family)
+
+
+def _alone(points: Sequence[Point]) -> set[str]:
+    """Families of one configuration: a single cell shows nothing of depths, ends or tasks."""
+    return {
+        family
+        for family, each in _families(points).items()
+        if len({(point.depth, point.end, point.tasks) for point in each}) == 1
+    }
 
 
 def _has_depths(points: Sequence[Point]) -> bool:
@@ -192,21 +206,25 @@ def _bars(tasks: Sequence[TaskRow], points: dict[str, list[Point]]) -> str:
 def _figure(task: TaskRow, points: Sequence[Point]) -> str:
     """Both ends, depth, families and groups of tasks, as many of them as there are. Returns SVG."""
     panels: list[tuple[str, Callable[[Axes], None]]] = []
+    boxes: list[Groups] = []
     if _both_ends(points):
         ends = _grouped(points, lambda point: f"{point.family}\nfrom {point.end}")
+        boxes.append(ends)
         panels.append(("both ends", lambda axes: _boxes(axes, ends)))
     if _has_depths(points):
         panels.append(("stages or units", lambda axes: _depth_curves(axes, points)))
     families = _families(_once(points))
     if len(families) > 1:
+        boxes.append(families)
         panels.append(("families", lambda axes: _boxes(axes, families)))
     groups = _grouped(
         _once(points), lambda point: "\n".join(["with", *(n for n in point.tasks if n != task.name)])
     )
     if len(groups) > 1:
+        boxes.append(groups)
         panels.append(("trained together", lambda axes: _boxes(axes, groups)))
     baseline = points[0].row.baseline
-    upright = [name for each in (families, groups) if len(each) > _MOST_BESIDE for name in each]
+    upright = [name for each in boxes if _stand_upright(each) for name in each]
     with rc_context(STYLE):
         height = 3.2 + 0.05 * min(48, max(map(len, upright), default=0))
         figure = Figure(figsize=(3.4 * len(panels), height), layout="constrained")
@@ -235,15 +253,30 @@ def _boxes(axes: Axes, groups: Groups) -> None:
         )
         spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
         axes.plot(place + spread, values, ".", color=colour, markersize=3, alpha=0.7)
-    many = len(groups) > _MOST_BESIDE
-    axes.set_xticks(range(len(groups)), [_tick(name, many) for name in groups], fontsize=6 if many else 7)
-    if many:
+    upright = _stand_upright(groups)
+    names = [
+        textwrap.fill(name.replace("\n", " "), 48) if upright else _beside(name, groups) for name in groups
+    ]
+    axes.set_xticks(range(len(groups)), names, fontsize=6 if upright else 7)
+    if upright:
         axes.tick_params(axis="x", rotation=90)
 
 
-def _tick(name: str, many: bool) -> str:
-    """A name under a box: on several short lines, or upright on one of two where many stand side by side."""
-    return textwrap.fill(name.replace("\n", " "), 48) if many else name
+def _stand_upright(groups: Groups) -> bool:
+    """Whether the names under boxes stand upright: there are many, or they have no room beside each other."""
+    lines = [_beside(name, groups).split("\n") for name in groups]
+    too_long = any(len(each) > _MOST_LINES or max(map(len, each)) > _room(groups) for each in lines)
+    return len(groups) > _MOST_BESIDE or too_long
+
+
+def _beside(name: str, groups: Groups) -> str:
+    """A name on short lines, beside the others."""
+    wrapped = [textwrap.fill(line, _room(groups), break_long_words=False) for line in name.split("\n")]
+    return "\n".join(wrapped)
+
+
+def _room(groups: Groups) -> int:
+    return _LETTERS // max(1, len(groups))
 
 
 def _depth_curves(axes: Axes, points: Sequence[Point]) -> None:

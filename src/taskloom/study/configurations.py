@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskloom.study.choices import human
+from taskloom.study.relatedness_sources import source_name
 
 if TYPE_CHECKING:
     from taskloom.study.cells import Cell
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 DEPTHS = {"hard_sharing": "stages", "cross_stitch": "units"}
 """Per architecture, the setting that says how many stages, counted from the end that `from` names."""
 _END = "from"
+_COUPLING = "coupling."
 
 
 def configuration_rows(
@@ -88,7 +90,24 @@ def _family(cell: Cell, grid: Sequence[Cell], others: Mapping[str, Mapping[str, 
     told = [
         f"{human(key.partition('.')[2].replace('.', ' '))} {value}".strip()
         for key, value in own.items()
-        if any(each.get(key) != value for each in alike)
+        if not key.startswith(_COUPLING) and any(each.get(key) != value for each in alike)
     ]
     name = {"cross_stitch": "cross-stitch"}.get(cell.architecture, cell.architecture.replace("_", " "))
-    return ", ".join([name, *told])
+    return ", ".join([name, *told, *_coupling_words(cell, own, alike)])
+
+
+def _coupling_words(cell: Cell, own: Mapping[str, str], alike: Sequence[Mapping[str, str]]) -> list[str]:
+    """That a cell is coupled, where others are not, and in what its coupling differs from other couplings."""
+    coupled = [each for each in alike if any(key.startswith(_COUPLING) for key in each)]
+    settings = {key: value for key, value in own.items() if key.startswith(_COUPLING)}
+    told = [
+        human(
+            key.removeprefix(_COUPLING).replace("co_annotation", "co-annotation").replace(".", " ")
+            + f" {value}"
+        )
+        for key, value in settings.items()
+        if key != f"{_COUPLING}relatedness" and any(each.get(key) != value for each in coupled)
+    ]
+    if cell.coupling is None or not (told or len(coupled) < len(alike)):
+        return []
+    return [f"coupling {human(source_name(cell.coupling['relatedness']))}", *told]

@@ -19,6 +19,7 @@ from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.decisions import label_f1, load_decisions
 from taskloom.study.results import RunRecord, run_folder
 from taskloom.study.verdicts import Groups, gain_between
+from taskloom.study.written_out import written_out
 from taskloom.tasks import Multilabel, TaskSet
 
 Row = dict[str, Any]
@@ -51,7 +52,7 @@ def _is_twin(coupled: Sequence[RunRecord], other: Sequence[RunRecord]) -> bool:
     if not other or "coupling" in other[0].resolved["cell"]:
         return False
     settings = {key: value for key, value in coupled[0].resolved["cell"].items() if key != "coupling"}
-    return bool(settings == other[0].resolved["cell"])
+    return written_out(settings) == written_out(other[0].resolved["cell"])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taskloom.study.verdicts import Comparison, Groups
+from taskloom.study.written_out import written_out
 
 _PLAIN: tuple[Mapping[str, Any], ...] = ({"weighted_sum": {}}, {"mean": {}}, {"gradient_sum": {}})
 """What counts as a plain sum, the first that is there; a cell without `balancing` is the first of them."""
@@ -30,10 +31,10 @@ def plain_sums(facts: Mapping[str, Any], done: Groups) -> list[Comparison]:
     resolved += [(of, cell) for cell, of in facts.get("repeated", []) if trained.get(of)]
     alike: dict[str, dict[str, Mapping[str, Any]]] = {}
     for cell, found in resolved:
-        settings = dict(found)
-        balancing = settings.pop("balancing", None) or _PLAIN[0]
-        balancing = {name: given or {} for name, given in balancing.items()}
-        alike.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(cell, balancing)
+        # Defaults are written out: `stages: 4` and `stages: 4, from: input` differ in nothing.
+        settings = {key: value for key, value in written_out(found).items() if key != "balancing"}
+        balancing = {name: given or {} for name, given in (found.get("balancing") or _PLAIN[0]).items()}
+        alike.setdefault(json.dumps(settings, sort_keys=True, default=str), {}).setdefault(cell, balancing)
     over: dict[str, dict[str, None]] = {}
     for cells in alike.values():
         plain = next((cell for form in _PLAIN for cell, given in cells.items() if given == form), None)

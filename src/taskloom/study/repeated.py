@@ -9,24 +9,20 @@ such a cell would cost its time twice, and count twice among those that Holm's c
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from taskloom.balancing import BALANCERS
-from taskloom.registry import Registry
 from taskloom.sharing import ARCHITECTURES, MultiTaskNetwork, Plan, PlanNetwork
 from taskloom.sharing.architectures import OF_EVERY_PLAN
 from taskloom.sharing.executor import compile_plan
 from taskloom.study.cells import Cell
 from taskloom.study.identity import deciding_settings
 from taskloom.study.runs import RunSpec
+from taskloom.study.written_out import PLAIN_SUM, all_settings, of_name, with_defaults
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 from taskloom.training import CALLBACKS
 from taskloom.wording import counted
-
-_PLAIN_SUM: dict[str, Any] = {"weighted_sum": {}}
-"""What a cell without `balancing` has."""
 
 
 class Repeated(NamedTuple):
@@ -51,8 +47,8 @@ def network_of(spec: RunSpec, network: MultiTaskNetwork) -> dict[str, Any]:
         "encoder": spec.encoder,
         "head": spec.head,
         "training": deciding_settings(cell.training),
-        "balancing": _named(BALANCERS, cell.balancing or _PLAIN_SUM),
-        "callbacks": [_named(CALLBACKS, named) for named in cell.callbacks],
+        "balancing": of_name(BALANCERS, cell.balancing or PLAIN_SUM),
+        "callbacks": [of_name(CALLBACKS, named) for named in cell.callbacks],
         **{key: resolved.get(key) for key in ("warm_start", "teachers", "coupling")},
     }
 
@@ -103,17 +99,10 @@ def _sentence(pairs: Sequence[Repeated], document: Document) -> str:
     )
 
 
-def _named(known: Registry[Any], named: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A name and all its settings, those that were not given too."""
-    ((name, given),) = named.items()
-    written = {("lambda_" if key == "lambda" else key): value for key, value in (given or {}).items()}
-    return name, _with_defaults(known[name], written)
-
-
 def _of_plan(cell: Cell, network: PlanNetwork) -> Any:
     """What a plan comes to, whoever wrote it: its stages, how they run, and what every plan has."""
     plan = _in_order(network.plan)
-    own = _with_defaults(ARCHITECTURES[cell.architecture].__call__, cell.settings)
+    own = with_defaults(ARCHITECTURES[cell.architecture].__call__, cell.settings)
     # `joined` matters where tensors meet, and shows in the calls; read-outs stand in the plan.
     stages = tuple(dataclasses.replace(stage, joined=None) for stage in plan.stages)
     rest = {name: own[name] for name in OF_EVERY_PLAN if name in own and name != "read_out"}
@@ -134,18 +123,4 @@ def _in_order(plan: Plan) -> Plan:
 
 def _of_module(cell: Cell) -> Any:
     """Another architecture: its settings by the names of study files, defaults written out."""
-    architecture = ARCHITECTURES[cell.architecture]
-    function = inspect.unwrap(cast(Callable[..., Any], architecture))
-    declared = list(inspect.signature(function).parameters.values())[2:]
-    defaults = {
-        written: parameter.default
-        for written, parameter in zip(architecture.settings, declared, strict=False)
-        if parameter.default is not parameter.empty
-    }
-    return cell.architecture, {**defaults, **cell.settings}
-
-
-def _with_defaults(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
-    return {**defaults, **given}
+    return cell.architecture, all_settings(cell.architecture, cell.settings)
