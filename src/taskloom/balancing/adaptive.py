@@ -33,7 +33,7 @@ class GradNorm(LossWeighting):
     last stage before they part; with cross-stitch units the last one's matrix). Where tasks share none but
     hear each other's copies (`proportional_addition`), W are the last such copies, one of each task. The
     backward passes for the norms go through the heads and down to W, no further. Over the tasks present; an
-    absent one keeps its w.
+    absent one keeps its w. A task of weight 0 has no norm to compare and may stand apart from the others.
     No weight falls below 0.01: the paper does not say what a negative one should do. Once nothing shared is
     trainable any more (early freeze), there is no W and no rivalry over it: the weights stay as they are, and
     `report_state` says so.
@@ -56,7 +56,7 @@ class GradNorm(LossWeighting):
     def start(self, model: MultiTaskNetwork, *, seed: int = 0) -> None:
         super().start(model, seed=seed)
         if not _may_reach_all(model):
-            raise _no_shared_weights(self._names)
+            raise _no_shared_weights(_compared(model))
         if getattr(model, "may_share_nothing", False):
             raise ConfigError(
                 "balancing.gradnorm: this network may part its first stage while it is trained, and then no "
@@ -86,7 +86,7 @@ class GradNorm(LossWeighting):
         silent = silent_tasks(model)  # a norm of 0 there would pull the mean down, and with it every weight
         heard = {task: here[task] for task in known if task not in silent}
         trainable = {task: loss for task, loss in heard.items() if loss.sum.requires_grad}
-        self._rests = not _kernels(model) and not _heard_kernels(planned_reach(model), model)
+        self._rests = not _kernels(model) and not _heard_kernels(_planned_reach(model), model)
         if len(trainable) > 1 and not self._rests:
             self.follow(self._norms(trainable, model), {task: known[task] for task in trainable})
         return found
@@ -198,9 +198,24 @@ def _heard_kernels(reached: Mapping[str, set[int]] | None, model: MultiTaskNetwo
     return found
 
 
+def _compared(model: MultiTaskNetwork) -> list[str]:
+    """The tasks whose norms may be compared: all but those of weight 0, where two or more are left.
+
+    A reversal that stands at 0 does not stay there, so that its task has to share what the others do.
+    """
+    weighty = [name for name, task in model.tasks.items() if task.weight != 0]
+    return weighty if len(weighty) > 1 else list(model.tasks)
+
+
+def _planned_reach(model: MultiTaskNetwork) -> dict[str, set[int]] | None:
+    """`planned_reach` of the tasks whose norms may be compared."""
+    reached = planned_reach(model)
+    return None if reached is None else {task: reached[task] for task in _compared(model)}
+
+
 def _may_reach_all(model: MultiTaskNetwork) -> bool:
     """Whether the losses of all tasks may have a kernel in common; of a plan it is known."""
-    kernels, reached = _kernels(model), planned_reach(model)
+    kernels, reached = _kernels(model), _planned_reach(model)
     if reached is None:
         return bool(kernels)
     shared = any(all(id(kernel) in inside for inside in reached.values()) for kernel in kernels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -12,20 +13,23 @@ from _planted import planted, planted_encoder
 from taskloom.balancing import build
 from taskloom.balancing.adaptive import GradNorm, last_shared_weights
 from taskloom.errors import ConfigError
-from taskloom.losses import SumCount
+from taskloom.losses import SumCount, weighted
 from taskloom.sharing import MultiTaskNetwork
 from taskloom.training import fit
 
 TASKS = tl.TaskSet(*(tl.Regression(name) for name in "abc"))
 
 
-def network(architecture: str, **settings: Any) -> MultiTaskNetwork:
-    return tl.sharing.build(architecture, tl.encoders.mlp((5,), hidden=[8, 8, 8]), TASKS, **settings)
+REVERSAL = tl.tasks.Reversal(warmup=0.5)
+
+
+def network(architecture: str, tasks: tl.TaskSet = TASKS, **settings: Any) -> MultiTaskNetwork:
+    return tl.sharing.build(architecture, tl.encoders.mlp((5,), hidden=[8, 8, 8]), tasks, **settings)
 
 
 def losses_of(model: MultiTaskNetwork) -> dict[str, SumCount]:
     outputs = model(torch.ones(7, 5))
-    return {task: SumCount((outputs[task] - 1).square().sum(), torch.tensor(7)) for task in TASKS}
+    return {task: SumCount((outputs[task] - 1).square().sum(), torch.tensor(7)) for task in model.tasks}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +84,77 @@ def test_a_refusal_says_what_to_do(architecture: str, settings: dict[str, Any]) 
     )
     with pytest.raises(ConfigError, match=message):
         build("gradnorm").start(network(architecture, **settings))
+
+
+WEIGHTLESS = tl.Regression("c", role="auxiliary", weight=0.0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("plan", {"partition": [[["a", "b"], ["c"]], "alone", "alone"]}),
+        ("hard_sharing", {"stages": 2, "groups": [["a", "b"], ["c"]]}),
+        ("proportional_addition", {"after": [3], "read_out": {"c": 1}}),
+        ("cross_stitch", {"after": [3], "read_out": {"c": 1}}),
+    ],
+)
+def test_a_task_of_weight_0_that_stands_apart_changes_nothing(
+    architecture: str, settings: dict[str, Any]
+) -> None:
+    """Three steps of the others' weights and gradients, as in the network without it."""
+    tasks = tl.TaskSet(TASKS["a"], TASKS["b"], WEIGHTLESS)
+    model = network(architecture, tasks, **settings)
+    rest = {key: value for key, value in settings.items() if key != "read_out"}
+    if "groups" in rest:
+        rest["groups"] = [["a", "b"]]
+    if "partition" in rest:
+        rest["partition"] = ["together", "alone", "alone"]
+    small = network(architecture, TASKS.subset(["a", "b"]), **rest)
+    given = {name.replace(".a+b.", ".shared."): tensor for name, tensor in model.state_dict().items()}
+    own = {name: given.get(name, tensor) for name, tensor in small.state_dict().items()}
+    small.load_state_dict(own)
+    reports = []
+    for each in (model, small):
+        balancer = build("gradnorm", {"lr": 0.1})
+        balancer.start(each)
+        for _ in range(3):
+            each.zero_grad()
+            balancer.backward(weighted(losses_of(each), each.tasks), each)
+            with torch.no_grad():
+                for parameter in each.parameters():
+                    if parameter.grad is not None:
+                        parameter -= 0.05 * parameter.grad
+        reports.append(balancer.report_state())
+    assert reports[0].pop("weight/c") == 1.0
+    assert reports[0] == pytest.approx(reports[1], rel=1e-5)
+    assert abs(reports[1]["weight/a"] - reports[1]["weight/b"]) > 0.01
+    outputs = [each(torch.ones(2, 5)) for each in (model, small)]
+    for task in "ab":
+        torch.testing.assert_close(outputs[0][task], outputs[1][task])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "settings"),
+    [
+        (tl.TaskSet(TASKS["a"], TASKS["b"], dataclasses.replace(WEIGHTLESS, weight=0.1)), {}),
+        (  # heard after its warm-up, by a stage that it shares with b alone
+            tl.TaskSet(TASKS["a"], TASKS["b"], tl.Regression("c", role="adversarial", reversal=REVERSAL)),
+            {
+                "partition": [[["a", "b"], ["c"]], [["a"], ["b", "c"]], "alone"],
+                "joined": True,
+            },
+        ),
+        (  # fewer than two are left to compare
+            tl.TaskSet(TASKS["a"], dataclasses.replace(WEIGHTLESS, name="b"), WEIGHTLESS),
+            {},
+        ),
+    ],
+)
+def test_a_task_apart_that_counts_is_refused(tasks: tl.TaskSet, settings: dict[str, Any]) -> None:
+    model = network("plan", tasks, **({"partition": [[["a", "b"], ["c"]], "alone", "alone"]} | settings))
+    model.set_progress(0.0)
+    with pytest.raises(ConfigError, match="share one stage among all of a, b, c"):
+        build("gradnorm").start(model)
 
 
 @pytest.mark.parametrize("name", ["gradnorm", "mgda_ub"])

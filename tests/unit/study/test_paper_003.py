@@ -13,6 +13,7 @@ from _small_study import Watcher
 from taskloom.coupling import expression_action_units
 from taskloom.data.simulate.expressions import simulate_expressions
 from taskloom.errors import ConfigError
+from taskloom.study.cells import expand_cells
 from taskloom.study.config import load_study
 from taskloom.study.results import ResultsStore
 from taskloom.study.runner import run_study
@@ -28,6 +29,10 @@ def simulate(folder: Path, **sizes: int) -> Path:
 def test_the_papers_settings_are_one_study(tmp_path: Path) -> None:
     folder = simulate(tmp_path / "data", num_expressions=120, num_units=240, num_both=150)
     study = load_study(RECIPE, ["repeats=1", "training.epochs=1", "training.device=cpu"])
+    whole = {cell.name.partition(" ")[0]: cell for cell in expand_cells(load_study(RECIPE))}
+    others, adashare = whole["NC"].training.epochs, whole["adashare"]
+    assert adashare.training.epochs == 2 * others  # after its policies, weights learn as long as everybody's
+    assert adashare.settings["retrain_from"] == others + 1
     assert study.split_of(11) == ({"by": "rows", "folds": 2, "validation": 0.1, "fold": 1}, 5)
     outcome = run_study(study, tmp_path / "out", Watcher(), data=folder)
     assert (outcome.done, outcome.failed) == (12, 0)
@@ -49,6 +54,12 @@ def test_the_papers_settings_are_one_study(tmp_path: Path) -> None:
         "expression": pytest.approx(train[1], abs=1),
         "units": pytest.approx(17 * train[0], abs=17),
     }
+    (retrained,) = (record for name, record in records.items() if name.startswith("adashare"))
+    assert f"before epoch {others + 1}: policies are fixed, weights start anew" in str(
+        retrained.history["notes"]
+    )
+    assert retrained.best_epoch is not None
+    assert retrained.best_epoch > others
     found = {(value.task, value.metric) for value in records["NC MT"].metrics}
     assert {("units", "afa"), ("units", "f1_macro"), ("expression", "balanced_accuracy")} <= found
 
