@@ -18,6 +18,7 @@ from taskloom.data.sources import SOURCES, find_source
 from taskloom.encoders import ENCODERS
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.own_code import CodeFile, run_code
+from taskloom.study.image_size import with_image_size
 from taskloom.study.locate import explain, located, unknown_setting
 from taskloom.study.overrides import apply_overrides
 from taskloom.study.yaml_lines import Document, KeyPath, dotted, read_document
@@ -288,7 +289,8 @@ def check_study(document: Document, name: str = "study") -> Study:
     except ValidationError as error:
         raise ConfigError(explain(error, StudyConfig, document)) from None
     with located(document):
-        config = config.model_copy(update={"data": _with_reader(config.data)})
+        data, encoder = with_image_size(_with_reader(config.data), config.encoder.model_dump())
+        config = config.model_copy(update={"data": data, "encoder": EncoderSettings(**encoder)})
         _check_tasks(config.tasks)
         _check_split(config.split)
     return Study(config, document, name)
