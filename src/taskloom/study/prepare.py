@@ -123,6 +123,7 @@ def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict
     notes = [
         f"{sum(rows.values()):,} rows: {rows['train']:,} train, {rows['validation']:,} validation, "
         f"{rows['test']:,} test{', in the first repeat' if redrawn else ''}."
+        f"{_split_words(study, inspection, splits.about.get('group'))}"
     ]
     names = splits.about.get("features", {}).get("names", ())
     if names:
@@ -143,6 +144,18 @@ def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict
         "warnings": [*map(str, splits.about.get("warnings", [])), *_group_warnings(inspection)],
         "about": json.loads(json.dumps(splits.about, default=str)),
     }
+
+
+def _split_words(study: Study, inspection: Inspection, group: str | None) -> str:
+    """The rule of the split, and on which side how many of its groups are."""
+    rule = study.config.split.get("by")
+    if group is None:
+        return f" Split by {rule}." if isinstance(rule, str) else ""
+    sides = ", ".join(
+        f"{_clusters(inspection.groups[part].count, group)} in {part}"
+        for part in ("train", "validation", "test")
+    )
+    return f" {f'Split by {rule}' if isinstance(rule, str) else 'Groups'}: {sides}."
 
 
 def _group_warnings(inspection: Inspection) -> list[str]:

@@ -135,3 +135,15 @@ def test_an_output_per_sample_and_a_label_per_row_do_not_fit() -> None:
     ):
         check_losses("hard", {"gait": torch.zeros(2, 3, 8)}, labels, tasks)
     check_losses("hard", {"gait": torch.zeros(2, 3)}, labels, tasks)
+
+
+def test_the_report_says_by_what_was_split_and_how_many_groups_stand_where(
+    folder: Path, tmp_path: Path
+) -> None:
+    """30 people of four rows each, 0.3 and 0.2 of whom are held out."""
+    (note, *_) = plan_study(read(), tmp_path / "out", data=folder).prepared.facts["data_notes"]
+    expected = "Split by person: 15 people in train, 6 people in validation, 9 people in test."
+    assert note == f"120 rows: 60 train, 24 validation, 36 test. {expected}"
+    rows = TEXT.replace(", group: person", "").replace("by: person", "by: rows")
+    (note, *_) = plan_study(read(text=rows), tmp_path / "rows", data=folder).prepared.facts["data_notes"]
+    assert note == "120 rows: 60 train, 24 validation, 36 test. Split by rows."
