@@ -10,7 +10,7 @@ from torch import Tensor
 from torchjd import scalarization
 
 from taskloom.balancing.base import BALANCERS, check_names, check_number, check_per_task
-from taskloom.balancing.gradients import add_gradient, leaves, parts, planned_reach, reached_by
+from taskloom.balancing.gradients import add_gradient, flattened, leaves, parts, planned_reach, reached_by
 from taskloom.balancing.numbers import Numbers, Weighed, numbers
 from taskloom.balancing.silence import silent_tasks
 from taskloom.balancing.weights import LossWeighting, check_state_tasks
@@ -130,7 +130,7 @@ class GradNorm(LossWeighting):
             reached = leaves(total)
             parameters = [p for p in model.parameters() if id(p) in reached]
             found = torch.autograd.grad(self.scale(total), parameters, gradient)
-            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for gradient in found]))
+            flat = self.processes.mean(flattened(found, parameters))
             for parameter, gradient in zip(parameters, parts(flat, parameters), strict=True):
                 add_gradient(parameter, gradient)
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from taskloom.sharing.memory import Order, memory_order
 from taskloom.sharing.network import PlanNetwork
 from taskloom.sharing.reach import modules_reached
 
@@ -234,8 +235,8 @@ class Rows:
     def put(self, task: str, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> None:
         """Writes a task's row; None is a gradient of zeros."""
         flat = [
-            tensor.new_zeros(()).expand(tensor.numel()) if gradient is None else gradient.reshape(-1)
-            for gradient, tensor in zip(gradients, tensors, strict=True)
+            like.new_zeros(()).expand(like.numel()) if gradient is None else _in_order_of(like, gradient)
+            for gradient, like in zip(gradients, tensors, strict=True)
         ]
         if task in self.tasks:
             self._memory[self.tasks.index(task)] += torch.cat(flat)
@@ -258,7 +259,11 @@ class Rows:
         count, begin = len(tasks), 0
         for block, tensor in zip(blocks, like, strict=True):
             columns = self._memory[:count, begin : begin + tensor.numel()]
-            columns.zero_() if block is None else columns.copy_(block.reshape(count, -1))
+            if block is None:
+                columns.zero_()
+            else:
+                order = (0, *(axis + 1 for axis in _order_of(tensor)))
+                columns.copy_(block.permute(order).reshape(count, -1))
             begin += tensor.numel()
         self.tasks = list(tasks)
 
@@ -295,17 +300,46 @@ def combine(weights: NDArray[np.float64], matrix: Tensor) -> Tensor:
     return torch.as_tensor(weights, dtype=matrix.dtype, device=matrix.device) @ matrix
 
 
+def flattened(gradients: Iterable[Tensor], tensors: Iterable[Tensor]) -> Tensor:
+    """The gradients one behind the other, as `parts` cuts them; [n]."""
+    pairs = zip(gradients, tensors, strict=True)
+    return torch.cat([_in_order_of(tensor, gradient) for gradient, tensor in pairs])
+
+
 def parts(vector: Tensor, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Cuts [n] into views shaped like the tensors."""
+    """Cuts [n] into views that have the shapes of the tensors and lie in memory as they do."""
     begin = 0
     for tensor in tensors:
-        yield vector[begin : begin + tensor.numel()].view(tensor.shape)
+        order = _order_of(tensor)
+        piece = vector[begin : begin + tensor.numel()].view([tensor.shape[axis] for axis in order])
+        yield piece.permute([order.index(axis) for axis in range(tensor.dim())])
         begin += tensor.numel()
 
 
 def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
-    """Adds to `.grad`; where there is none yet, the gradient itself becomes it."""
-    if parameter.grad is None:
-        parameter.grad = gradient.to(parameter.dtype)
-    else:
+    """Adds to `.grad`; where there is none yet, the gradient itself becomes it.
+
+    It is laid out in memory as its parameter, as a backward pass would do: PyTorch's fused optimisers walk
+    through both memories side by side. With another order they take the wrong numbers on a CPU without a
+    word, and refuse the step on a GPU.
+    """
+    if parameter.grad is not None:
         parameter.grad += gradient
+        return
+    gradient = gradient.to(parameter.dtype)
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+    parameter.grad = gradient
+
+
+def _order_of(tensor: Tensor) -> Order:
+    """The order of the axes in which a row of gradients runs through a tensor.
+
+    That of a parameter's own memory: the filters of images lie with their channels last, and so do their
+    gradients, which are then taken over as they are. A feature is read again in the order of its axes.
+    """
+    return memory_order(tensor) if isinstance(tensor, nn.Parameter) else tuple(range(tensor.dim()))
+
+
+def _in_order_of(tensor: Tensor, gradient: Tensor) -> Tensor:
+    return gradient.permute(_order_of(tensor)).reshape(-1)

@@ -19,6 +19,7 @@ from taskloom.balancing.gradients import (
     add_gradient,
     combine,
     find_seam,
+    flattened,
     leaves,
     parts,
     takes_one_pass,
@@ -87,7 +88,7 @@ class RowBalancer(Balancer):
         pairs = [(p, g) for p, g in zip(parameters, found[len(heard) :], strict=True) if g is not None]
         parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
         if self.processes.count > 1 and parameters:
-            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+            flat = self.processes.mean(flattened(gradients, parameters))
             gradients = list(parts(flat, parameters))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             add_gradient(parameter, gradient)
@@ -328,9 +329,9 @@ class RowBalancer(Balancer):
                 row.copy_(self.processes.mean(row))
         own = [(p, g) for p, g in zip(seam.own[task], found[len(shared) :], strict=True) if g is not None]
         if self.processes.count > 1 and own:
-            flat = self.processes.mean(torch.cat([gradient.reshape(-1) for _, gradient in own]))
-            views = parts(flat, [parameter for parameter, _ in own])
-            own = [(parameter, view) for (parameter, _), view in zip(own, views, strict=True)]
+            parameters = [parameter for parameter, _ in own]
+            flat = self.processes.mean(flattened([gradient for _, gradient in own], parameters))
+            own = list(zip(parameters, parts(flat, parameters), strict=True))
         for parameter, gradient in own:
             add_gradient(parameter, gradient)
 

@@ -58,7 +58,23 @@ def make_optimizer(model: MultiTaskNetwork, config: TrainingConfig, balancer: Ba
     if config.optimizer.name != "rmsprop" and config.precision != "16-mixed":
         settings["fused"] = True
     optimizer: Optimizer = _OPTIMIZERS[config.optimizer.name](groups, **settings)
+    if "fused" in settings:
+        optimizer.register_step_pre_hook(_lay_out_gradients)
     return optimizer
+
+
+def _lay_out_gradients(optimizer: Optimizer, *_: Any) -> None:
+    """Gives every gradient the memory layout of its parameter, which fused updates take for granted.
+
+    PyTorch (2.13) walks through both memories side by side. Where they differ, it updates with the wrong
+    numbers on a CPU without a word, and refuses on a GPU. A backward pass lays gradients out so; what
+    sets `.grad` itself may not.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None and gradient.stride() != parameter.stride():
+                parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
 
 
 def _group_of(

@@ -126,3 +126,25 @@ def test_plateau_in_both_directions_and_after_a_resume() -> None:
 def test_no_schedule() -> None:
     config = TrainingConfig()
     assert make_schedule(make_optimizer(TinyNetwork(), config, WeightedSum()), config) is None
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_gradient_that_lies_otherwise_than_its_parameter_updates_the_right_numbers(name: str) -> None:
+    """A balancer of a user's own may set `.grad` to a transposed view; fused updates do not look."""
+    ours, theirs = TinyNetwork(), TinyNetwork()
+    optimizer = make_optimizer(
+        ours, TrainingConfig(optimizer={name: {"lr": 0.01, "weight_decay": 0.1}}), WeightedSum()
+    )
+    reference = OPTIMIZERS[name](theirs.parameters(), lr=0.01, weight_decay=0.1)
+    for group in reference.param_groups:
+        group["fused"] = group["foreach"] = False
+    draw = torch.Generator().manual_seed(0)
+    for ours_one, theirs_one in zip(ours.parameters(), theirs.parameters(), strict=True):
+        turned = torch.randn(ours_one.shape[::-1], generator=draw)
+        turned = turned.permute(*range(turned.dim())[::-1])
+        ours_one.grad, theirs_one.grad = turned, turned.clone(memory_format=torch.contiguous_format)
+    assert any(parameter.grad.stride() != parameter.stride() for parameter in ours.parameters())
+    optimizer.step()
+    reference.step()
+    found, expected = next(iter(ours.shared.parameters())), next(iter(theirs.shared.parameters()))
+    torch.testing.assert_close(found, expected)
