@@ -21,6 +21,7 @@ from rich.text import Text
 from taskloom.cli_data import DataFolder, Settings, fetch, inspect, load_splits, prepare, relate, stores_of
 from taskloom.cli_explain import explain, own_test, print_cross
 from taskloom.cli_export import export
+from taskloom.cli_init import init
 from taskloom.cli_predict import predict
 from taskloom.cli_simulate import COMMANDS as SIMULATE_COMMANDS
 from taskloom.errors import DataError, TaskloomError
@@ -241,7 +242,7 @@ def evaluate(
     console().print(evaluate_network(loaded.model, part_of(splits, part)).table())
 
 
-for _further in (predict, export, explain, prepare, inspect, relate):
+for _further in (init, predict, export, explain, prepare, inspect, relate):
     app.command()(_guarded(_further))
 
 

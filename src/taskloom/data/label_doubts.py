@@ -34,12 +34,16 @@ def stand_ins(labels: Labels, tasks: TaskSet, missing: tuple[str, ...] = ()) -> 
     for name, task in tasks.items():
         if isinstance(task, Regression) and labels.values[name].ndim == 1:
             values = labels.values[name][labels.present[name]].numpy()
-            found += [_warning(name, *pair, missing) for pair in _apart(values)]
+            found += [_warning(name, *pair, missing) for pair in numbers_apart(values)]
     return found
 
 
-def _apart(values: NDArray[np.floating]) -> list[tuple[float, int, str]]:
-    """Each number that stands apart, how often it does, and where all others lie."""
+def numbers_apart(values: NDArray[np.floating]) -> list[tuple[float, int, str]]:
+    """Each number that stands apart as `stand_ins` says, how often it does, and where all others lie.
+
+    Args:
+        values: The numbers that are there, [n].
+    """
     kept = values[~np.isin(values, (*_BELOW, *_ABOVE))]
     if len(np.unique(kept)) < _LEAST_OTHERS:
         return []

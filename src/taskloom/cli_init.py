@@ -1,0 +1,105 @@
+"""The command that writes a first study file: `taskloom init`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from taskloom.errors import ConfigError
+from taskloom.terminal import console, say
+
+if TYPE_CHECKING:
+    from taskloom.study.draft import Survey
+
+_MOST_COLUMNS = 60
+_STORES = Path("runs/stores")
+"""Where studies without --out keep prepared recordings."""
+
+
+def init(
+    place: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE|FOLDER",
+            help="CSV, TSV or Parquet; or a folder with a table of the files in it.",
+            show_default=False,
+        ),
+    ],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", metavar="A,B,...", help="Columns to predict; without it they are listed."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="DIR", help="Folder of the images that it names.")
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group", metavar="COLUMN", help="Rows of one value stay on one side; `none`: each by itself."
+        ),
+    ] = None,
+    rate_hz: Annotated[
+        float | None,
+        typer.Option("--rate-hz", metavar="HZ", help="Of recordings whose files do not say it."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The study file.")] = Path("study.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file where it is there.")] = False,
+) -> None:
+    """Write a first study file for a table, or a folder of images or recordings, from what stands in it."""
+    if not tasks:
+        _list_columns(place, images, rate_hz)
+        return
+    if out.exists() and not force:
+        raise ConfigError(
+            f"{out}: is there already and stays as it is; name another file with --out, or say --force to "
+            "replace it."
+        )
+    from taskloom.study.draft import draft_study
+    from taskloom.study.runner import writable
+
+    draft = draft_study(place, tasks, images=images, group=group, rate_hz=rate_hz, stores=_STORES)
+    with writable(out.parent):
+        out.write_text(draft.text, encoding="utf-8")
+    kinds = ", ".join(f"{name} ({kind})" for name, kind in draft.tasks.items())
+    say(f"wrote    {out}   {kinds}")
+    say(f"runs     {draft.runs}")
+    for note in draft.notes:
+        say(f"note     {note}")
+    file = shlex.quote(str(out))
+    say(f"next     taskloom inspect {file}\n         taskloom study {file}")
+
+
+def _list_columns(place: Path, images: Path | None, rate_hz: float | None) -> None:
+    """Prints every column with what it looks like, and what to type next; writes nothing."""
+    from taskloom.study.draft import find_source, survey
+
+    found = survey(find_source(place, images=images, rate_hz=rate_hz))
+    table = Table(box=None, pad_edge=False, header_style="")
+    for heading in ("column", "holds", "missing", "likely"):
+        table.add_column(heading, overflow="fold")
+    names = list(found.columns)
+    for name in names[:_MOST_COLUMNS]:
+        column = found.columns[name]
+        table.add_row(*map(Text, (name, column.describe(), f"{100 * column.holes:.0f} %", found.role(name))))
+    console().print(table)
+    if len(names) > _MOST_COLUMNS:
+        say(f"... and {len(names) - _MOST_COLUMNS:,} more columns")
+    say(f"\nnothing was written; name the columns to predict:\n  {_command(found, place, images, rate_hz)}")
+
+
+def _command(found: Survey, place: Path, images: Path | None, rate_hz: float | None) -> str:
+    """What to type next, with the columns that may be tasks."""
+    likely = found.likely_tasks()
+    words = ["taskloom", "init", str(place)]
+    plain = [name for name in likely if "," not in name]
+    words += ["--tasks", ",".join(plain) if len(plain) > 1 else "COLUMN,COLUMN"]
+    if images is not None:
+        words += ["--images", str(images)]
+    if rate_hz is not None:
+        words += ["--rate-hz", f"{rate_hz:g}"]
+    return shlex.join(words)

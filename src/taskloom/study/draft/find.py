@@ -1,0 +1,82 @@
+"""What stands at a place: a table, images, recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taskloom.data.image_source import FILE_COLUMNS
+from taskloom.data.tables import PARQUET_SUFFIXES, Table, read_table
+from taskloom.errors import DataError
+from taskloom.study.draft.image_files import image_source
+from taskloom.study.draft.recording_files import known_layout, recordings_source
+from taskloom.study.draft.sources import Source
+from taskloom.wording import counted
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", *PARQUET_SUFFIXES)
+
+
+def find_source(place: Path, *, images: Path | None = None, rate_hz: float | None = None) -> Source:
+    """Finds out what stands at a place.
+
+    Args:
+        place: A table, or a folder with a table of files beside those files.
+        images: Folder of the images that the table names, where it is not the table's or one below it.
+        rate_hz: Samples per second of recordings whose files do not say it.
+
+    Raises:
+        DataError: There is nothing of that kind; what was found, and what to do, is said.
+    """
+    if place.is_dir():
+        layout = known_layout(place)
+        if layout is not None:
+            return layout
+        path = _table_in(place)
+        folder = place
+    else:
+        path, folder = place, place.parent
+    table = read_table(path)
+    column = next((name for name in FILE_COLUMNS if name in table.columns), None)
+    if images is not None or (column is not None and _names_images(table, column)):
+        found = image_source(table, folder, images, required=place.is_dir() or images is not None)
+        if found is not None:
+            return found
+    elif column is not None:
+        recordings = recordings_source(table, column, folder, rate_hz)
+        if recordings is not None:
+            return recordings
+    if place.is_dir():
+        raise DataError(
+            f"{path}: it names files such as {table.text(str(column))[0]}, and none of them is in {place}; "
+            "name the folder in which they are."
+        )
+    return Source("table", table, {"table": str(path)}, num_inputs=len(table))
+
+
+def _names_images(table: Table, column: str) -> bool:
+    return any(str(name).lower().endswith(IMAGE_SUFFIXES) for name in table.text(column)[:20])
+
+
+def _table_in(folder: Path) -> Path:
+    """The one table of a folder that names files."""
+    candidates = sorted(path for path in folder.iterdir() if path.suffix.lower() in _TABLE_SUFFIXES)
+    found, reasons = [], []
+    for path in candidates[:50]:  # recordings may be CSV files themselves
+        try:
+            columns = read_table(path).columns
+        except DataError as error:
+            reasons.append(str(error))
+            continue
+        if any(name in columns for name in FILE_COLUMNS):
+            found.append(path)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found[:5])
+        raise DataError(f"{folder}: {len(found)} tables with a column of files ({names}); name one of them.")
+    what = f"found {counted(len(candidates), 'table')} without one" if candidates else "found no table"
+    because = f" ({reasons[0].rstrip('.')})" if reasons else ""
+    raise DataError(
+        f"{folder}: a table with a column `file_name` that names the images or recordings beside it "
+        f"expected, {what}{because}; for a table of numbers name the file itself."
+    )

@@ -1,0 +1,232 @@
+"""What goes into the network: the `data` and `split` sections, and what is left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskloom.data.feature_arrays import load_array
+from taskloom.errors import DataError
+from taskloom.study.draft.networks import Network, for_features
+from taskloom.study.draft.roles import why_identifier
+from taskloom.study.draft.survey import Survey
+from taskloom.study.draft.yaml_text import shown
+from taskloom.wording import counted
+
+_MOST_NAMED = 6
+_FRACTIONS = {"test": 0.2, "validation": 0.2}
+_FEW_GROUPS = 10
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a study.
+
+    Args:
+        data: The `data` section.
+        comments: What stands beside its settings.
+        remarks: What stands above it.
+        split, split_comment: The `split` section.
+        network: The encoder.
+        notes: For whoever runs it, one sentence each.
+    """
+
+    data: dict[str, Any]
+    comments: dict[str, str]
+    remarks: tuple[str, ...]
+    split: dict[str, Any]
+    split_comment: str
+    network: Network
+    notes: tuple[str, ...] = ()
+
+
+def choose_inputs(found: Survey, tasks: Sequence[str]) -> Inputs:
+    """Chooses features, group and split.
+
+    Args:
+        found: What was found.
+        tasks: The columns that are predicted.
+
+    Raises:
+        DataError: No feature is left.
+    """
+    data, comments = dict(found.source.data), dict(found.source.comments)
+    remarks: list[str] = []
+    _say_how_read(found, data, comments)
+    network = found.source.network
+    if network is None:
+        network = _features(found, tasks, data, comments, remarks)
+    split, split_comment, notes = _split(found, data, comments)
+    return Inputs(data, comments, tuple(remarks), split, split_comment, network, tuple(notes))
+
+
+def _say_how_read(found: Survey, data: dict[str, Any], comments: dict[str, str]) -> None:
+    if found.table.decimal == ",":
+        data["decimal"] = ","
+        comments["decimal"] = "numbers are written 3,14"
+    if found.marks:
+        data["missing"] = list(found.marks)
+        where = [
+            f"`{shown(mark)}` in {sum(counts.values()):,} cells of {_named(list(counts), 3)}"
+            for mark, counts in found.marks.items()
+        ]
+        comments["missing"] = f"marks of a hole: {'; '.join(where)}"
+
+
+def _features(
+    found: Survey, tasks: Sequence[str], data: dict[str, Any], comments: dict[str, str], remarks: list[str]
+) -> Network:
+    """The features of a table: its numbers, but for those with a reason against them."""
+    group = [found.group[0]] if found.group else []
+    rest = {name: column for name, column in found.free.items() if name not in (*tasks, *group)}
+    against = {name: reason for name in rest if (reason := _reason_against(found, name))}
+    kept = {name: column for name, column in rest.items() if column.is_number and name not in against}
+    if not kept:
+        array = _array_beside(found)
+        if array is None:
+            raise _no_feature(found, tasks, against)
+        settings, width = array
+        data["features"] = settings
+        comments["features"] = f"{width:,} numbers per row, in the order of the table's rows"
+        return for_features(len(found.table), width)
+    data["features"] = "rest"
+    comments["features"] = f"{counted(len(kept), 'column')} of numbers besides tasks, group and split"
+    if against:
+        data["exclude"] = list(against)
+        shown_reasons = [
+            f"`{shown(name)}` ({reason})" for name, reason in list(against.items())[:_MOST_NAMED]
+        ]
+        more = f" and {len(against) - _MOST_NAMED:,} more" if len(against) > _MOST_NAMED else ""
+        comments["exclude"] = f"left out: {', '.join(shown_reasons)}{more}"
+    holes = sum(column.num_rows - column.num_given for column in kept.values())
+    if holes:
+        share = 100 * holes / (len(kept) * len(found.table))
+        data["impute"] = "mean"
+        comments["impute"] = f"of train, for {holes:,} missing feature values ({share:.1f} %)"
+    texts = [name for name, column in rest.items() if not column.is_number and name not in against]
+    dates = [name for name in texts if found.columns[name].is_date]
+    if dates:
+        remarks.append(f"{_named(dates)}: dates, and so no features; days since the first would be.")
+    others = [name for name in texts if name not in dates]
+    if others:
+        remarks.append(f"Not numbers, and so no features: {_named(others)}.")
+    return for_features(len(found.table), len(kept))
+
+
+def _reason_against(found: Survey, name: str) -> str:
+    column = found.columns[name]
+    if column.slip:
+        return "a cell is no number"
+    if column.is_number:
+        return "one value only" if column.num_distinct == 1 else why_identifier(column)
+    return ""
+
+
+def _no_feature(found: Survey, tasks: Sequence[str], against: Mapping[str, str]) -> DataError:
+    out = [f"{shown(name)} ({reason})" for name, reason in list(against.items())[:_MOST_NAMED]]
+    out += [f"{shown(name)} (text)" for name in found.free if name not in (*tasks, *against)][:_MOST_NAMED]
+    listed = f" ({', '.join(out[:_MOST_NAMED])})" if out else ""
+    return DataError(
+        f"{found.table.path}: no input is left to predict the tasks from: no other column holds numbers that "
+        f"describe a row{listed}; add such columns, name the images with --images DIR, or put an array of as "
+        "many rows (.npy, .npz) beside the table."
+    )
+
+
+def _array_beside(found: Survey) -> tuple[dict[str, Any], int] | None:
+    """The one array beside the table with as many rows as it has, and the features it holds per row."""
+    choices = []
+    for path in sorted(found.table.path.parent.glob("*.np[yz]")):
+        try:
+            choices += _arrays_of(path, len(found.table), found.table.path.parent)
+        except DataError:
+            continue
+    return choices[0] if len(choices) == 1 else None
+
+
+def _arrays_of(path: Path, num_rows: int, folder: Path) -> list[tuple[dict[str, Any], int]]:
+    if path.suffix == ".npy":
+        array, _ = load_array(path, "", mapped=True)
+        fits = array.ndim == 2 and len(array) == num_rows
+        return [({"npy": str(path)}, array.shape[1])] if fits else []
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    found = []
+    for name, array in arrays.items():
+        if array.ndim != 2 or len(array) != num_rows or not np.issubdtype(array.dtype, np.number):
+            continue
+        settings: dict[str, Any] = {"npz": str(path), "array": name}
+        width = array.shape[1]
+        bits = [
+            int(value)
+            for key, value in arrays.items()
+            if value.ndim == 0 and "bits" in key.lower() and 8 * (width - 1) < value <= 8 * width
+        ]
+        if array.dtype == np.uint8 and (bits or "bits" in name.lower() or "packed" in name.lower()):
+            width = bits[0] if bits else 8 * width
+            settings["packed_bits"] = width
+        found.append((settings, width))
+    del folder
+    return found
+
+
+def _split(
+    found: Survey, data: dict[str, Any], comments: dict[str, str]
+) -> tuple[dict[str, Any], str, list[str]]:
+    """The `split` section; `data.group` where a column says which rows belong together."""
+    notes: list[str] = []
+    recordings = found.source.kind == "recordings"
+    if found.group is not None:
+        name, why = found.group
+        groups = found.columns[name].num_distinct
+        what = f"{groups:,} values ({why}); rows of one value stay on one side of the split"
+        if groups < _FEW_GROUPS:
+            notes.append(
+                f"`{shown(name)}` has {counted(groups, 'value')} only: a verdict rests on the few that test."
+            )
+        if recordings and name not in ("person", "session", "trial"):
+            data["group_by"] = name
+            comments["group_by"] = what
+        elif not recordings:
+            data["group"] = name
+            comments["group"] = what
+    if found.split is not None:
+        return (*_by_column(found), notes)
+    if found.group is not None:
+        plain = not recordings and "group" not in found.table.columns
+        return {"by": "group" if plain else found.group[0], **_FRACTIONS}, "", notes
+    unit = "recordings" if recordings else "rows"
+    advice = "say `by: COLUMN`" if recordings else "name the column as `data.group` and say `by: group`"
+    comment = (
+        f"no column says which {unit} belong together (of one person, one day): where some do, they stand in "
+        f"train and test, and results look too good; {advice}"
+    )
+    return {"by": "recording" if recordings else "rows", **_FRACTIONS}, comment, notes
+
+
+def _by_column(found: Survey) -> tuple[dict[str, Any], str]:
+    split = found.split
+    assert split is not None
+    settings: dict[str, Any] = {"by": "column", "column": split.name, "test": split.test}
+    settings["validation"] = split.validation or _FRACTIONS["validation"]
+    if found.group is None or found.source.kind == "recordings":
+        return settings, "as the column says"
+    sides = found.table.text(split.name).astype(str)
+    groups = found.table.text(found.group[0]).astype(str)
+    pairs = {(group, side) for group, side in zip(groups, sides, strict=True)}
+    shared = len(pairs) - len(set(groups))
+    if shared or split.validation is None:
+        settings["shared_groups"] = "allowed"
+        return settings, (
+            f"as the column says, though it may part a `{shown(found.group[0])}`; `by: group` does not"
+        )
+    return settings, "as the column says"
+
+
+def _named(names: Sequence[str], most: int = _MOST_NAMED) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more

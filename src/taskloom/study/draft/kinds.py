@@ -1,0 +1,179 @@
+"""What kind of task a column is, from its values: classes, numbers, or levels in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from taskloom.data.label_columns import classes_in_column
+from taskloom.data.label_doubts import numbers_apart
+from taskloom.data.tables import Table
+from taskloom.errors import DataError
+from taskloom.study.draft.columns import FEW_CLASSES, Column
+from taskloom.study.draft.roles import words_of
+from taskloom.study.draft.yaml_text import shown
+from taskloom.wording import counted
+
+_LEVEL_WORDS = frozenset(
+    {"grade", "stage", "level", "rating", "stars", "severity", "likert", "rank", "quality", "degree"}
+)
+_MOST_LEVELS = 11
+_MOST_CLASSES = 1000
+_UNEVEN = 0.2
+"""Share of the rarer of two classes below which accuracy is high for a network that learned nothing."""
+_STAND_IN = (-1.0, -9.0, -99.0, -999.0, -9999.0, 9.0, 99.0, 999.0, 9999.0)
+"""What stands for "unknown" beside two classes."""
+_DECIMALS = r"^([+-]?\d+)\.0*$"
+
+
+@dataclass(frozen=True)
+class TaskDraft:
+    """A task as a study file gives it.
+
+    Args:
+        name: The task, which is its column.
+        settings: `kind` and what goes with it.
+        comment: Labels, holes, values, and what else the column might be.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    comment: str
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind."""
+        return str(self.settings["kind"])
+
+
+def draft_task(table: Table, column: Column, doubts: Mapping[str, str] = MappingProxyType({})) -> TaskDraft:
+    """Chooses the kind of a task by the values of its column.
+
+    Args:
+        table: The table, with its marks of missing values.
+        column: What `look` found.
+        doubts: Numbers that might mean a missing label, and why, where the table does not read them so.
+
+    Raises:
+        DataError: The column cannot be a task: it is blank, constant, dates, or text of which hardly any
+            value stands twice; or a cell is not a number among others that are.
+    """
+    _check(table, column)
+    if column.slip and column.num_distinct > FEW_CLASSES:
+        table.numbers(column.name)  # says which cell is no number
+    if column.is_number:
+        numbers = table.numbers(column.name)
+        given = numbers[~np.isnan(numbers)]
+        settings = _of_numbers(column.name, given)
+    else:
+        settings = {"kind": "binary" if column.num_distinct == 2 else "multiclass"}
+    if settings["kind"] in ("binary", "multiclass"):
+        settings["classes"] = list(classes_in_column(table, column.name, column.name))
+        rows = _rows_of_classes(table, column)
+        if settings["kind"] == "binary" and min(rows.values()) < _UNEVEN * column.num_given:
+            settings["metric"] = "auc"
+        remark = _about_classes(column, settings, rows)
+    else:
+        remark = _about_numbers(column, settings, given)
+    for mark, why in doubts.items():
+        remark += f'; if `{mark}` means missing ({why}), say `missing: ["{mark}"]` in `data`'
+    labels = f"{column.num_given:,} labels, {100 * column.holes:.0f} % missing"
+    return TaskDraft(column.name, settings, f"{labels}; {remark}")
+
+
+def stand_ins(table: Table, column: Column) -> dict[str, str]:
+    """Numbers of a task's column that other tables write for a missing label, and what tells them.
+
+    -1 beside 0 and 1 alone is left a class, as it may be one of three answers.
+    """
+    if not column.is_number:
+        return {}
+    numbers = table.numbers(column.name)
+    given = numbers[~np.isnan(numbers)]
+    values = np.unique(given).tolist()
+    apart = [value for value in values if value in _STAND_IN]
+    others = [value for value in values if value not in _STAND_IN]
+    if len(apart) == 1 and others in ([0, 1], [1, 2]) and [*apart, *others] != [-1, 0, 1]:
+        return {f"{apart[0]:g}": f"all others are {others[0]:g} or {others[1]:g}"}
+    return {f"{number:g}": f"all others are {where}" for number, _, where in numbers_apart(given)}
+
+
+def _check(table: Table, column: Column) -> None:
+    begin = f"{table.path}: column `{shown(column.name)}` cannot be a task: "
+    if not column.num_given:
+        raise DataError(f"{begin}it is blank in all {column.num_rows:,} rows; choose another.")
+    if column.num_distinct == 1:
+        raise DataError(
+            f"{begin}it holds `{shown(column.examples[0])}` wherever it is not blank, so there is nothing to "
+            "learn; choose another."
+        )
+    if column.is_date:
+        raise DataError(
+            f"{begin}it holds dates, such as `{column.examples[0]}`; make a number of them, such as days "
+            "since the first."
+        )
+    many = column.num_distinct > max(FEW_CLASSES, column.num_given // 2)
+    if not column.is_number and not column.slip and (many or column.num_distinct > _MOST_CLASSES):
+        raise DataError(
+            f"{begin}it is text of {column.num_distinct:,} different values in "
+            f"{counted(column.num_given, 'row')}, such as `{shown(column.examples[0])}`: no classes, as "
+            "hardly any stands twice; choose another."
+        )
+
+
+def _of_numbers(name: str, given: NDArray[np.float64]) -> dict[str, Any]:
+    """Kind of a task whose labels are numbers."""
+    values = np.unique(given)
+    whole = bool((values == np.round(values)).all())
+    if len(values) == 2:
+        return {"kind": "binary"}
+    steps = np.diff(values)
+    even = len(values) <= _MOST_LEVELS and bool(np.allclose(steps, steps[0]))
+    if even and _LEVEL_WORDS & set(words_of(name)):
+        levels: dict[str, Any] = {"kind": "ordinal", "range": [_plain(values[0]), _plain(values[-1])]}
+        return levels if steps[0] == 1 else {**levels, "step": _plain(steps[0])}
+    codes = whole and values[0] in (-1, 0, 1) and values[-1] - values[0] == len(values) - 1
+    if codes and len(values) <= 10 and len(given) >= 5 * len(values):
+        return {"kind": "multiclass"}
+    return {"kind": "regression"}
+
+
+def _rows_of_classes(table: Table, column: Column) -> dict[str, int]:
+    texts = pd.Series(table.text(column.name), dtype=object).str.replace(_DECIMALS, r"\1", regex=True)
+    return {str(name): int(count) for name, count in texts[texts != ""].value_counts().items()}
+
+
+def _about_classes(column: Column, draft: Mapping[str, Any], rows: Mapping[str, int]) -> str:
+    classes = draft["classes"]
+    if draft["kind"] == "binary":
+        second = rows[classes[1]]
+        remark = f"{second:,} are `{shown(classes[1])}`"
+        return f"{remark}; accuracy says little there" if draft.get("metric") == "auc" else remark
+    rarest = min(classes, key=lambda name: rows[name])
+    remark = f"{len(classes)} classes, the rarest `{shown(rarest)}` with {counted(rows[rarest], 'row')}"
+    if not column.is_number:
+        return remark
+    if classes == ["-1", "0", "1"]:
+        return f'{remark}; if `-1` means missing: `missing: ["-1"]` in `data` and `kind: binary`'
+    low, high = classes[0], classes[-1]
+    return f"{remark}; levels in order: `{{kind: ordinal, range: [{low}, {high}]}}`"
+
+
+def _about_numbers(column: Column, draft: Mapping[str, Any], given: NDArray[np.float64]) -> str:
+    low, high = _plain(given.min()), _plain(given.max())
+    if draft["kind"] == "ordinal":
+        return "levels in order; without an order: `{kind: multiclass}`"
+    remark = f"{low:.4g} to {high:.4g}; say `unit: ...`, and `range: [low, high]` where they end"
+    if column.whole and len(np.unique(given)) <= FEW_CLASSES:
+        remark += "; codes, not amounts: `{kind: multiclass}`"
+    return remark
+
+
+def _plain(number: float) -> int | float:
+    return int(number) if float(number).is_integer() else float(number)

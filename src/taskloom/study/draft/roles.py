@@ -1,0 +1,144 @@
+"""What a column is likely for: an identifier, the group that rows belong to, the split, or an input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from taskloom.data.tables import Table
+from taskloom.study.draft.columns import Column
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
+_IDENTIFIERS = frozenset({"id", "ids", "uuid", "guid", "uid", "index", "idx"})
+_OF_ONE_ROW = frozenset({"index", "idx"})
+_NUMBERING = frozenset({"row", "nr", "no", "number", "key"})
+_OF_A_NAME = frozenset({*_IDENTIFIERS, *_NUMBERING, "num", "code", "name", "label"})
+_UNITS = frozenset(
+    {
+        *("person", "subject", "patient", "speaker", "participant", "individual", "people", "proband"),
+        *("donor", "user", "client", "customer", "animal", "mouse", "child", "pupil", "student", "family"),
+        *("household", "molecule", "smiles", "group", "cluster", "case"),
+    }
+)
+_SPLIT_NAMES = frozenset({"split", "partition", "subset"})
+_PARTS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+_LEAST_GROUPS = 3
+_LEAST_UNNAMED = 10
+_RULES = ("rows", "column", "files")
+"""Names that mean a rule of `split.by`, and so cannot be a column there."""
+
+
+@dataclass(frozen=True)
+class SplitColumn:
+    """A column that says which rows are for what.
+
+    Args:
+        name: The column.
+        test, validation: The values that mean these parts; no validation: it is drawn from train.
+    """
+
+    name: str
+    test: str
+    validation: str | None
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a column's name in small letters.
+
+    Example:
+        >>> words_of("subject#"), words_of("patientID"), words_of("mol_id")
+        (['subject'], ['patient', 'id'], ['mol', 'id'])
+    """
+    return [word.lower() for word in _WORDS.findall(name)]
+
+
+def is_unit_name(name: str) -> bool:
+    """Whether a name says whom or what rows are of, `patient` or `subject_id`, and not something of theirs.
+
+    Example:
+        >>> is_unit_name("Patient ID"), is_unit_name("patient_age")
+        (True, False)
+    """
+    words = [word for word in words_of(name) if word not in _OF_A_NAME]
+    return len(words) == 1 and words[0] in _UNITS
+
+
+def is_identifier_name(name: str) -> bool:
+    """Whether a name says that the column identifies something.
+
+    Example:
+        >>> is_identifier_name("mol_id"), is_identifier_name("humidity")
+        (True, False)
+    """
+    words = words_of(name)
+    return bool(words) and (words[-1] in _IDENTIFIERS or words[0] in _IDENTIFIERS)
+
+
+def why_identifier(column: Column) -> str:
+    """Why a column of numbers identifies rows instead of describing them; "" where nothing says so."""
+    if not column.is_number or not column.whole:
+        return ""
+    mostly_unique = 10 * column.num_distinct >= 9 * column.num_given
+    words = words_of(column.name)
+    if column.name.startswith("__index_level_"):
+        return "the index of a data frame"
+    if is_identifier_name(column.name):
+        return "an identifier by its name"
+    if len(words) == 1 and words[0] in _NUMBERING and mostly_unique:
+        return "numbers the rows"
+    if column.num_given < 3 or not column.is_unique:
+        return ""
+    if column.ascending:
+        return "rises from row to row"
+    if column.high - column.low == column.num_distinct - 1:
+        return "numbers the rows"
+    return ""
+
+
+def may_group(column: Column) -> bool:
+    """Whether every row has a value of the column, some rows the same, and there are enough values."""
+    complete = column.num_given == column.num_rows and not column.slip
+    return complete and _LEAST_GROUPS <= column.num_distinct < column.num_rows and column.name not in _RULES
+
+
+def find_group(columns: Iterable[Column]) -> tuple[str, str] | None:
+    """The column that says which rows belong together, and how that is told; None where none does.
+
+    By its name (a person, a subject, a molecule); else an identifier that stands in several rows; else text
+    that repeats, of too many values for classes.
+    """
+    candidates = [column for column in columns if may_group(column)]
+    for column in candidates:
+        if is_unit_name(column.name):
+            return column.name, "by its name"
+    for column in candidates:
+        of_several = is_identifier_name(column.name) and not _OF_ONE_ROW & set(words_of(column.name))
+        if of_several and column.repeats and (column.whole or not column.is_number):
+            return column.name, "an identifier that stands in several rows"
+    for column in candidates:
+        least = max(_LEAST_UNNAMED, np.sqrt(column.num_rows))
+        if not column.is_number and not column.is_date and column.repeats and column.num_distinct >= least:
+            return column.name, "text whose values repeat"
+    return None
+
+
+def find_split(table: Table, columns: Sequence[Column]) -> SplitColumn | None:
+    """The column that names every row's part, where there is one."""
+    for column in columns:
+        if column.name.lower() not in _SPLIT_NAMES or column.num_given < column.num_rows:
+            continue
+        values = sorted({str(text) for text in table.text(column.name)})
+        found = {part: [v for v in values if v.lower() in names] for part, names in _PARTS.items()}
+        named = sum(map(len, found.values()))
+        if named == len(values) and all(len(found[part]) == 1 for part in ("train", "test")):
+            validation = found["validation"]
+            if len(validation) <= 1:
+                return SplitColumn(column.name, found["test"][0], next(iter(validation), None))
+    return None
