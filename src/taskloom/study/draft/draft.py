@@ -26,6 +26,8 @@ from taskloom.wording import counted
 
 REPEATS = 5
 _SEEDS = (1, 2, 3)
+_RARE = 50
+"""Rows of a class below which it is spread evenly over the parts."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,11 @@ def draft_study(
     split, warnings = _split_that_works(sections, Path(stores), found)
     sections = replace(sections, split=split, warnings=tuple(warnings))
     if split != inputs.split:
-        why = "`stratify` or `seed`: the first draw by which every part has labels of every task"
+        why = (
+            f"spread evenly, as `{shown(split['stratify'])}` has a rare class"
+            if "stratify" in split
+            else "the first draw by which every part has labels of every task"
+        )
         sections = replace(sections, split_comment="; ".join(filter(None, [why, inputs.split_comment])))
     study = _study(sections)
     cells, alone = len(expand_cells(study)), len(baselines(study))
@@ -126,14 +132,15 @@ def _check_names(names: Sequence[str], reserved: Mapping[str, str], path: Path) 
 
 
 def _drafted(found: Survey, names: Sequence[str]) -> tuple[Survey, list[TaskDraft]]:
-    """The tasks; numbers that stand for missing labels become marks where no feature holds them too."""
+    """The tasks; numbers that stand for missing labels become marks where no other column means them."""
     table, columns = found.table, dict(found.columns)
     marks = {mark: dict(counts) for mark, counts in found.marks.items()}
     doubts: dict[str, dict[str, str]] = {}
-    for name in names:
-        for mark, why in stand_ins(table, columns[name]).items():
-            elsewhere = [other for other in found.free if other not in names and _holds(found, other, mark)]
-            if elsewhere or not found.source.label_table:
+    apart = {name: stand_ins(table, columns[name]) for name in names if found.source.label_table}
+    for name, reasons in apart.items():
+        for mark, why in reasons.items():
+            meant = [other for other in found.free if mark not in apart.get(other, ())]
+            if any(_holds(found, other, mark) for other in meant):  # there it is a number like others
                 doubts.setdefault(name, {})[mark] = why
             else:
                 count = int((table.numbers(name) == float(mark)).sum())
@@ -206,8 +213,10 @@ def _draws(sections: Sections) -> list[dict[str, Any]]:
     split = dict(sections.split)
     if split["by"] == "column":
         return [split]
-    classes = [task.name for task in sections.tasks if task.kind in ("binary", "multiclass")]
-    spread = [{**split, "stratify": name} for name in classes[:3]]
+    counts = {task.rarest: task.name for task in reversed(sections.tasks) if task.rarest is not None}
+    spread = [{**split, "stratify": counts[rows]} for rows in sorted(counts)][:3]
+    if spread and split["by"] == "rows" and min(counts) < _RARE:  # a part without the class cannot test it
+        return [*spread, split]
     return [split, *spread, *({**split, "seed": seed} for seed in _SEEDS)]
 
 

@@ -183,7 +183,9 @@ def _split(
     if found.group is not None:
         name, why = found.group
         groups = found.columns[name].num_distinct
-        what = f"{groups:,} values ({why}); rows of one value stay on one side of the split"
+        what = f"{groups:,} values ({why})"
+        if found.split is None:
+            what += "; rows of one value stay on one side of the split"
         if groups < _FEW_GROUPS:
             notes.append(
                 f"`{shown(name)}` has {counted(groups, 'value')} only: a verdict rests on the few that test."
@@ -209,22 +211,22 @@ def _split(
 
 
 def _by_column(found: Survey) -> tuple[dict[str, Any], str]:
+    """The split that a column names; where it parts no group, what is drawn from train is whole groups."""
     split = found.split
     assert split is not None
     settings: dict[str, Any] = {"by": "column", "column": split.name, "test": split.test}
     settings["validation"] = split.validation or _FRACTIONS["validation"]
-    if found.group is None or found.source.kind == "recordings":
+    if found.group is None:
         return settings, "as the column says"
-    sides = found.table.text(split.name).astype(str)
-    groups = found.table.text(found.group[0]).astype(str)
-    pairs = {(group, side) for group, side in zip(groups, sides, strict=True)}
-    shared = len(pairs) - len(set(groups))
-    if shared or split.validation is None:
+    name = found.group[0]
+    groups = found.table.text(name).astype(str)
+    pairs = set(zip(groups, found.table.text(split.name).astype(str), strict=True))
+    if len(pairs) == len(set(groups)):
+        plain = found.source.kind != "recordings" and "group" not in found.table.columns
+        return {**settings, "by": "group" if plain else name}, "as the column says"
+    if found.source.kind != "recordings":
         settings["shared_groups"] = "allowed"
-        return settings, (
-            f"as the column says, though it may part a `{shown(found.group[0])}`; `by: group` does not"
-        )
-    return settings, "as the column says"
+    return settings, f"as the column says, though it parts values of `{shown(name)}`"
 
 
 def _named(names: Sequence[str], most: int = _MOST_NAMED) -> str:

@@ -40,11 +40,13 @@ class TaskDraft:
         name: The task, which is its column.
         settings: `kind` and what goes with it.
         comment: Labels, holes, values, and what else the column might be.
+        rarest: Rows of the rarest class; None where there are no classes.
     """
 
     name: str
     settings: Mapping[str, Any]
     comment: str
+    rarest: int | None = None
 
     @property
     def kind(self) -> str:
@@ -65,26 +67,31 @@ def draft_task(table: Table, column: Column, doubts: Mapping[str, str] = Mapping
             value stands twice; or a cell is not a number among others that are.
     """
     _check(table, column)
+    rarest = None
     if column.slip and column.num_distinct > FEW_CLASSES:
         table.numbers(column.name)  # says which cell is no number
     if column.is_number:
         numbers = table.numbers(column.name)
         given = numbers[~np.isnan(numbers)]
         settings = _of_numbers(column.name, given)
+        if doubts and column.num_distinct <= 3:
+            settings = {"kind": "multiclass"}
     else:
         settings = {"kind": "binary" if column.num_distinct == 2 else "multiclass"}
     if settings["kind"] in ("binary", "multiclass"):
         settings["classes"] = list(classes_in_column(table, column.name, column.name))
         rows = _rows_of_classes(table, column)
-        if settings["kind"] == "binary" and min(rows.values()) < _UNEVEN * column.num_given:
+        rarest = min(rows.values())
+        if settings["kind"] == "binary" and rarest < _UNEVEN * column.num_given:
             settings["metric"] = "auc"
         remark = _about_classes(column, settings, rows)
     else:
         remark = _about_numbers(column, settings, given)
-    for mark, why in doubts.items():
+    # Of a regression the data source warns itself.
+    for mark, why in doubts.items() if settings["kind"] != "regression" else ():
         remark += f'; if `{mark}` means missing ({why}), say `missing: ["{mark}"]` in `data`'
     labels = f"{column.num_given:,} labels, {100 * column.holes:.0f} % missing"
-    return TaskDraft(column.name, settings, f"{labels}; {remark}")
+    return TaskDraft(column.name, settings, f"{labels}; {remark}", rarest)
 
 
 def stand_ins(table: Table, column: Column) -> dict[str, str]:
@@ -169,8 +176,8 @@ def _about_numbers(column: Column, draft: Mapping[str, Any], given: NDArray[np.f
     low, high = _plain(given.min()), _plain(given.max())
     if draft["kind"] == "ordinal":
         return "levels in order; without an order: `{kind: multiclass}`"
-    remark = f"{low:.4g} to {high:.4g}; say `unit: ...`, and `range: [low, high]` where they end"
-    if column.whole and len(np.unique(given)) <= FEW_CLASSES:
+    remark = f"{low:.4g} to {high:.4g}; `unit: ...` and `range: [low, high]` may be added"
+    if column.whole and column.num_distinct <= min(FEW_CLASSES, len(given) // 5):
         remark += "; codes, not amounts: `{kind: multiclass}`"
     return remark
 
