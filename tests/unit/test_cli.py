@@ -23,6 +23,7 @@ import taskloom.cli
 import taskloom.cli_data
 import taskloom.cli_explain
 import taskloom.cli_export
+import taskloom.cli_init
 import taskloom.cli_predict
 import taskloom.cli_simulate
 import taskloom.terminal
@@ -102,6 +103,7 @@ class TestCommands:
     def test_help_names_every_command_without_importing_pytorch(self) -> None:
         output = call("--help").output
         for command in (
+            "init",
             "study",
             "train",
             "evaluate",
@@ -118,6 +120,7 @@ class TestCommands:
             taskloom.cli_data,
             taskloom.cli_explain,
             taskloom.cli_export,
+            taskloom.cli_init,
             taskloom.cli_predict,
             taskloom.cli_simulate,
         )
