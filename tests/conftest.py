@@ -16,8 +16,12 @@ torch.set_num_threads(1)
 @pytest.fixture
 def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it: others hold the registries equal to their tables."""
+    from taskloom.balancing import BALANCERS
+    from taskloom.data.sources import SOURCES, find_source
     from taskloom.encoders import ENCODERS
     from taskloom.sharing import ARCHITECTURES
+    from taskloom.sharing.ties import TIES
 
-    for registry in (ENCODERS, ARCHITECTURES):
+    find_source("table")  # readers are registered when first asked for: not within the test
+    for registry in (ENCODERS, ARCHITECTURES, TIES, BALANCERS, SOURCES):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))

@@ -225,13 +225,15 @@ def evaluate(
     from taskloom.study.single import part_of
     from taskloom.training import evaluate as evaluate_network
 
+    # The study first: files of its `code` may register what the bundle is built of.
+    study = None if file.is_dir() else load_study(file, settings or ())
     loaded = load_bundle(bundle)
     names = NameMap.read(maps or (), loaded.tasks)
-    if file.is_dir():
+    if study is None:
         other = other_store(loaded, file, names)
         print_cross(loaded, other, evaluate_network(loaded.model, other.dataset))
         return
-    splits = load_splits(load_study(file, settings or ()), data)
+    splits = load_splits(study, data)
     same = _same_inputs(loaded, splits)
     unlike = maps or not same or _unlike_classes(loaded, splits) is not None
     if unlike and (same or isinstance(splits.test, ImageDataset | WindowDataset)):

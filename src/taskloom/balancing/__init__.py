@@ -26,16 +26,23 @@ from taskloom.balancing import adaptive, epochs, famo, methods
 from taskloom.balancing.aggregation import GradientAggregation
 from taskloom.balancing.base import BALANCERS, Balancer, Processes, build
 from taskloom.balancing.learned import LearnedWeights
+from taskloom.balancing.method import MatrixMethod, Weighting
+from taskloom.balancing.numbers import Weighed
+from taskloom.balancing.weightings import Formula
 from taskloom.balancing.weights import LossWeighting, WeightedSum
 
 __all__ = [
     "BALANCERS",
     "Balancer",
+    "Formula",
     "GradientAggregation",
     "LearnedWeights",
     "LossWeighting",
+    "MatrixMethod",
     "Processes",
+    "Weighed",
     "WeightedSum",
+    "Weighting",
     "adaptive",
     "build",
     "epochs",

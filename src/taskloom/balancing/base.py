@@ -314,7 +314,12 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Balancer:
     for key, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and key not in given:
             raise ConfigError(f"balancing.{name}.{key.removesuffix('_')}: this setting is required.")
-    return factory(**given)
+    balancer: object = factory(**given)
+    if not isinstance(balancer, Balancer):
+        raise ConfigError(
+            f"balancing.{name} gave {type(balancer).__name__}; a taskloom.balancing.Balancer is expected."
+        )
+    return balancer
 
 
 def check_number(

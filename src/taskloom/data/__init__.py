@@ -9,15 +9,19 @@ if TYPE_CHECKING:
     from taskloom.data.batch import Batch, DataSplits, TaskDataset, make_loader
     from taskloom.data.image_source import images
     from taskloom.data.recordings import RecordingStore, RecordingWriter
+    from taskloom.data.rows_source import RowsSource
+    from taskloom.data.sources import SOURCES
     from taskloom.data.table_source import table
     from taskloom.data.windows import WindowDataset
 
 # Imported when first used: a table needs no OpenCV, a command line no PyTorch.
 _HOMES = {
+    "SOURCES": "sources",
     "Batch": "batch",
     "DataSplits": "batch",
     "RecordingStore": "recordings",
     "RecordingWriter": "recordings",
+    "RowsSource": "rows_source",
     "TaskDataset": "batch",
     "WindowDataset": "windows",
     "images": "image_source",
@@ -26,10 +30,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "SOURCES",
     "Batch",
     "DataSplits",
     "RecordingStore",
     "RecordingWriter",
+    "RowsSource",
     "TaskDataset",
     "WindowDataset",
     "images",

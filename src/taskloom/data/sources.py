@@ -102,7 +102,11 @@ def load(
     source = find_source(name)
     removal = settings.get(SETTING)
     own = {key: value for key, value in settings.items() if key != SETTING}
-    splits = source(own, tasks, split, seed=seed, folder=folder, stores=stores)
+    splits: object = source(own, tasks, split, seed=seed, folder=folder, stores=stores)
+    if not isinstance(splits, DataSplits):
+        raise ConfigError(
+            f"data.reader: {name} gave {type(splits).__name__}; a reader returns taskloom.data.DataSplits."
+        )
     return splits if removal is None else remove_labels(splits, removal, seed=seed)
 
 

@@ -254,7 +254,28 @@ def load_table(
     check_settings("data", settings, TABLE_SETTINGS)
     settings = given_settings(settings)
     root = data_folder(settings, folder)
-    labelled = read_labelled_table(settings, tasks, split, root)
+    return load_labelled(read_labelled_table(settings, tasks, split, root), settings, root, seed=seed)
+
+
+def load_labelled(
+    labelled: LabelledTable,
+    settings: Mapping[str, Any],
+    root: Path,
+    *,
+    seed: int,
+    reader: str = "table",
+    sources: Mapping[str, str] | None = None,
+) -> DataSplits:
+    """Features, split and datasets of a table whose labels are known; the second half of `load_table`.
+
+    Args:
+        labelled: The table.
+        settings: The `data` section: those of `load_table` that are about features.
+        root: Where files of features are looked for.
+        seed: Decides a drawn split.
+        reader: Who read the table, for reports.
+        sources: Checksums of the files that it was read from, where it is not one.
+    """
     table = labelled.table
     if not isinstance(settings.get("features"), Mapping):  # beside an array, a row may be without any label
         refuse_blank_rows(table)
@@ -281,7 +302,7 @@ def load_table(
         notes.append(f"Not used as features: {', '.join(features.left_out)} (text or blank).")
     features, fitted = _standardized(features, parts.train, settings, impute)
     beside = feature_files(settings.get("features", "rest"), root)
-    about = labelled.about("table", labelled.labels, parts, notes, warnings, beside=beside)
+    about = labelled.about(reader, labelled.labels, parts, notes, warnings, beside=beside, sources=sources)
     about["features"] = {"count": features.num_features, "standardized": fitted is not None}
     if not isinstance(settings.get("features", "rest"), Mapping):
         about["features"]["names"] = list(features.names)

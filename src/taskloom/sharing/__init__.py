@@ -26,6 +26,7 @@ from taskloom.sharing.modules import (
     sluice,
     task_routing,
 )
+from taskloom.sharing.modules.registration import register_module
 from taskloom.sharing.network import MultiTaskNetwork, ParameterGroup, PlanNetwork
 from taskloom.sharing.plan import CrossStitchSpec, MixingSpec, Plan, StagePlan, TieSpec
 from taskloom.sharing.proportional import ProportionalAddition, proportional_addition
@@ -64,6 +65,7 @@ __all__ = [
     "ple",
     "proportional_addition",
     "register",
+    "register_module",
     "reverse_gradient",
     "single_task",
     "sluice",

@@ -104,7 +104,13 @@ class PlanArchitecture:
             if parameter.default is parameter.empty and name not in resolved:
                 raise ConfigError(f"{self.name}.{name} is missing; give it a value.")
         check_encoder(encoder)
-        return self._function(encoder, tasks, **resolved)
+        plan: object = self._function(encoder, tasks, **resolved)
+        if not isinstance(plan, Plan):  # a function of somebody's own without a `return`
+            raise ConfigError(
+                f"{self.name} gave {type(plan).__name__}; a way of sharing returns a taskloom.sharing.Plan, "
+                "with a StagePlan per stage."
+            )
+        return plan
 
     def __call__(
         self,

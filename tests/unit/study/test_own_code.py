@@ -111,6 +111,23 @@ def test_a_bundle_needs_the_code_and_says_so(folder: Path, monkeypatch: pytest.M
     assert "taskloom --code FILE.py" in " ".join(refused.output.split())
 
 
+def test_a_bundle_is_evaluated_by_the_code_of_the_study_it_is_evaluated_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from taskloom.encoders import ENCODERS
+    from taskloom.sharing import ARCHITECTURES
+
+    one_epoch = ("--set", "training.epochs=1")
+    trained = _call("train", "people.yaml", "--cell", "hard sharing 2", "--out", "own.bundle", *one_epoch)
+    monkeypatch.delitem(ENCODERS._entries, "own")  # as in a new process, where the file has not run yet
+    monkeypatch.delitem(ARCHITECTURES._entries, "first")
+    (folder / "networks.py").rename(folder / "moved.py")
+    evaluated = _call("evaluate", "own.bundle", "people.yaml", "--set", "code=moved.py")
+    rows = [line for line in evaluated.splitlines() if line.startswith("│ age")]
+    assert rows
+    assert all(row in trained for row in rows)
+
+
 def test_the_resolved_study_file_finds_its_code_from_elsewhere(folder: Path) -> None:
     study = load_study(Path("people.yaml"))
     (folder / "runs").mkdir()

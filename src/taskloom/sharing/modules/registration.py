@@ -52,7 +52,13 @@ class ModuleArchitecture:
             if name in self.settings and parameter.default is parameter.empty and name not in settings:
                 raise ConfigError(f"{self.name}.{name} is missing; give it a value.")
         check_encoder(encoder)
-        return self._function(encoder, tasks, head=head, **settings)
+        network: object = self._function(encoder, tasks, head=head, **settings)
+        if not isinstance(network, MultiTaskNetwork):
+            raise ConfigError(
+                f"{self.name} gave {type(network).__name__}; a way of sharing that is registered as a module "
+                "returns a taskloom.sharing.MultiTaskNetwork."
+            )
+        return network
 
     def __repr__(self) -> str:
         return f"ModuleArchitecture({self.name}: {', '.join(self.settings)})"

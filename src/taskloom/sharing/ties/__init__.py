@@ -66,6 +66,11 @@ def build(name: str, *, every: int = 1, **settings: Any) -> Tie:
         >>> build("trace_norm", weight=0.01, every=8)
         TraceNorm(weight=0.01, every=8, unfolding=tucker)
     """
+    if name not in TIES:
+        raise ConfigError(
+            f"`{name}` is not a known tie.{did_you_mean(name, TIES)} Known: {', '.join(TIES)}; your own by "
+            "`code: FILE.py` in a study, and `taskloom --code FILE.py` before other commands."
+        )
     make = TIES[name]
     known = [*inspect.signature(make).parameters, "every"]
     check_every(every, f"{name}.every")
@@ -75,7 +80,9 @@ def build(name: str, *, every: int = 1, **settings: Any) -> Tie:
                 f"`{setting}` is not a setting of tie {name}.{did_you_mean(setting, known)} "
                 f"Settings: {', '.join(known)}."
             )
-    tie = make(**settings)
+    tie: object = make(**settings)
+    if not isinstance(tie, Tie):
+        raise ConfigError(f"tie {name} is a {type(tie).__name__}; a taskloom.sharing.ties.Tie is expected.")
     tie.every = every
     return tie
 

@@ -91,6 +91,11 @@ class Tie(nn.Module, ABC):
         total = self.measure_at(0, groups[0])
         for position, group in enumerate(groups[1:], start=1):
             total = total + self.measure_at(position, group)
+        if total.dim():
+            raise ConfigError(
+                f"Tie {type(self).__name__} measures a tensor of shape {tuple(total.shape)}; one number is "
+                "expected of `measure`."
+            )
         return weight * total
 
     def _left_out(self, example: Tensor) -> Tensor:
