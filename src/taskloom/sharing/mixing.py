@@ -38,6 +38,14 @@ _MOST_SCALARS = 4
 class MixingUnit(nn.Module, ABC):
     """What stands after a mixed stage: takes the T copies' outputs and gives every task its combination."""
 
+    @property
+    def has_own_rows(self) -> bool:
+        """Whether each output has parameters of its own, which make no other output.
+
+        In the last unit they are then their task's alone, and an adversarial task's learn to predict it.
+        """
+        return False
+
     @abstractmethod
     def matrix(self) -> Tensor:
         """The mixing matrix, [T, T] or [C, T, T]; row = receiving task, column = donor."""
@@ -110,6 +118,10 @@ class CrossStitch(MixingUnit):
 
     def matrix(self) -> Tensor:
         return self.alpha
+
+    @property
+    def has_own_rows(self) -> bool:
+        return True
 
     def forward(self, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Mixes T tensors [N, C, ...] of one shape; returns T tensors of that shape, in the same order."""

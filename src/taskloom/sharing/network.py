@@ -18,6 +18,7 @@ from taskloom.sharing.checks import (
 )
 from taskloom.sharing.depth import ReadOut, build_head, check_samples, resolve_supervision, without_tasks
 from taskloom.sharing.executor import Flow, Stream, compile_plan, run_step, stage_copies
+from taskloom.sharing.forgetting import ReversalPlaces, mix_before_adversaries, reversal_places
 from taskloom.sharing.grouped import Execution, why_not
 from taskloom.sharing.heads import HeadChoice, head_specs
 from taskloom.sharing.keys import module_keys
@@ -250,7 +251,7 @@ class PlanNetwork(MultiTaskNetwork):
 
     def entrance(self, task: str) -> nn.Module:
         name = self.tasks[task].name
-        number = self._goes_alone_after(name)
+        number = self._reversal_places(name).alone_after
         if number == 0:
             raise ConfigError(
                 f"tasks.{name}.role: adversarial: the task shares, mixes and ties no stage with another "
@@ -259,24 +260,33 @@ class PlanNetwork(MultiTaskNetwork):
         return self.task_copies(name)[number]
 
     def put_reversals(self) -> None:
-        super().put_reversals()
-        for head in self._deep:
-            if head.task in self.reversals and self._deep[head] < self._goes_alone_after(head.task):
-                self.reversals[head.task].stand_before(self.deep_heads[self._deep_key(head)])
+        self._places = {task: self._reversal_places(task) for task in self.reversals}
+        for task, reversal in self.reversals.items():
+            entrance, places = self.entrance(task), self._places[task]
+            if not places.in_unit:
+                reversal.stand_before(entrance)
+            copies = self.task_copies(task)
+            for index in places.own_below:
+                reversal.stand_around(copies[index])
+            for head, index in self._deep.items():
+                if head.task == task and places.turned_at(index):
+                    reversal.stand_before(self.deep_heads[self._deep_key(head)])
 
-    def _goes_alone_after(self, task: str) -> int:
-        """Number of stages after which the task has copies of its own: none mixed, none tied to others."""
-        number = self.plan.depth(task)
-        while number and not self._has_part_in(number - 1, task):
-            number -= 1
-        return number
+    def _reversal_places(self, task: str) -> ReversalPlaces:
+        keys = list(enumerate(self._stage_keys))
+        units = {index: self._unit(key) for index, key in keys if key in self.mixing}
+        pulling = {key for key, tie in self.ties.items() if isinstance(tie, Tie) and tie.weight > 0}
+        return reversal_places(self.plan, task, units, [index for index, key in keys if key in pulling])
 
-    def _has_part_in(self, index: int, task: str) -> bool:
-        """Whether others hear, use, or are pulled towards what the task has at a stage."""
-        stage, key = self.plan.stages[index], self._stage_keys[index]
-        if stage.mixing is not None or stage.partition[stage.group_of(task)] != (task,):
-            return True
-        return any(name == key and isinstance(tie, Tie) and tie.weight > 0 for name, tie in self.ties.items())
+    def _mixed(self, index: int, streams: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The streams after the mixing of a stage."""
+        unit, stage = self._unit(self._stage_keys[index]), self.plan.stages[index]
+        own = {
+            stage.group_of(task): (reversal, not self._places[task].in_unit)
+            for task, reversal in self.reversals.items()
+            if self._places[task].unit == index
+        }
+        return mix_before_adversaries(unit, streams, own) if own else unit(streams)
 
     def drop_tasks(self, names: Sequence[str]) -> None:
         """Takes tasks out of a trained network: their heads, and the copies that no other task needs.
@@ -376,7 +386,7 @@ class PlanNetwork(MultiTaskNetwork):
             copies = list(self.stages[key].children())
             flow = run_step(step, copies, flow, self.execution, self._sizes[index])
             if key in self.mixing:
-                mixed = self.mixing[key]([flow.stream(stream) for stream in step.outputs])
+                mixed = self._mixed(index, [flow.stream(stream) for stream in step.outputs])
                 flow = Flow(mixed, [1] * len(mixed))
             for task in step.tasks:
                 if self.plan.depth(task) == index + 1 and task in self.tasks:

@@ -59,6 +59,11 @@ class ProportionalAddition(MixingUnit):
         own = torch.eye(self.num_tasks, dtype=self.shares.dtype, device=self.shares.device)
         return own + (1.0 - own) * self.shares
 
+    @property
+    def has_own_rows(self) -> bool:
+        """Of two tasks each hears one share, which nobody else does; of more, shares are for several."""
+        return self.num_tasks == 2
+
     def forward(self, copies: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Adds to each of T tensors [N, C, ...] of one shape the shares of the others; see the class."""
         shapes = [tuple(copy.shape) for copy in copies]

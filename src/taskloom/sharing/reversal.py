@@ -80,17 +80,47 @@ class GradientReversal:
         """Reverses what reaches the module's input."""
         module.register_forward_pre_hook(self)
 
+    def stand_around(self, module: nn.Module) -> None:
+        """Puts the gradient back for a module below the reversal, and reverses what goes further down."""
+        self.stand_before(module)
+        module.register_forward_hook(self.restored_output)
+
     def leave(self, network: nn.Module) -> None:
         """Stands nowhere in the network any more."""
         for module in network.modules():
             for key in [key for key, hook in module._forward_pre_hooks.items() if hook is self]:
                 del module._forward_pre_hooks[key]
+            for key in [
+                key for key, hook in module._forward_hooks.items() if getattr(hook, "__self__", None) is self
+            ]:
+                del module._forward_hooks[key]
 
     def reverse(self, tensor: Tensor) -> Tensor:
         """The tensor, behind the reversal where a gradient may come back."""
         return reverse_gradient(tensor, self.factor) if tensor.requires_grad else tensor
 
+    def restore(self, tensor: Tensor) -> Tensor:
+        """The tensor; a gradient that was reversed further up comes back as it was, 0 where it was lost.
+
+        A copy, as the next stage may work in place, which the output of a function of one's own forbids.
+
+        Example:
+            >>> reversal, weight = GradientReversal(Reversal(lambda_=0.5)), torch.ones(1, requires_grad=True)
+            >>> reversal.reverse(reversal.restore(3 * weight)).backward()
+            >>> weight.grad
+            tensor([3.])
+        """
+        if not tensor.requires_grad:
+            return tensor
+        return reverse_gradient(tensor, 1 / self.factor if self.factor else 0.0).clone()
+
+    def restored_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """A forward hook; see `stand_around`."""
+        del module, inputs
+        return self.restore(output)
+
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         del module
         first, *others = inputs
-        return (self.reverse(first), *others)
+        # A copy, as the module may work in place, which the output of a function of one's own forbids.
+        return (self.reverse(first).clone() if first.requires_grad else first, *others)

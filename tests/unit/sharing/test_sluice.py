@@ -315,16 +315,12 @@ def test_refused_settings(settings: dict[str, Any], message: str) -> None:
         build("sluice", blank((4,)), planted_tasks(2), **settings)
 
 
-def test_where_an_adversarial_task_leaves_what_it_shares() -> None:
+def test_an_adversarial_task_needs_something_mixed() -> None:
     encoder = tl.encoders.mlp((5,), hidden=[8, 8])
     tasks = tl.TaskSet(tl.Regression("a"), tl.Binary("who", role="adversarial"))
-    network = build("sluice", encoder, tasks)
-    assert network.entrance("who") is network.heads["who"]
-    network = build("sluice", encoder, tasks, after=[1], skips="none")
-    assert network.entrance("who") is network.stages["dense_1"].who
-    for settings in ({"after": [1]}, {"after": [1], "skips": "concatenate"}):
-        with pytest.raises(ConfigError, match=r"tasks\.\w+\.role: .* name the last stage in `sluice.after`"):
-            build("sluice", encoder, tasks, **settings)
+    with pytest.raises(ConfigError, match=r"tasks\.who\.role: .* use another way of sharing"):
+        SluiceNetwork(encoder, tasks, mixed=())
+    SluiceNetwork(encoder, tasks, mixed=(0,), skipped=(0,))  # mixed and unmixed stages in one head
 
 
 def test_stages_that_cannot_be_brought_together() -> None:

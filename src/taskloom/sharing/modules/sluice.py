@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.checks import check_copies_alike
+from taskloom.sharing.forgetting import mix_before_adversaries
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.mixing import Start
 from taskloom.sharing.modules.base import (
@@ -117,7 +118,7 @@ class SluiceNetwork(ModuleNetwork):
         self.subspaces, self.orthogonality = subspaces, orthogonality
         self.join, self.lr_multiplier = skips, lr_multiplier
         self._heard = () if skips == "none" else (*(i for i in skipped if i < total - 1), total - 1)
-        self._mixed = tuple(mixed)
+        self._mixed = tuple(sorted(mixed))
         self._positions = encoder.stage_shapes[-1][1:]
         self._num_channels = [shape[0] for shape in encoder.stage_shapes]
         check_subspaces(encoder, mixed, subspaces)
@@ -157,9 +158,9 @@ class SluiceNetwork(ModuleNetwork):
         for index, key in enumerate(self._stage_keys):
             streams = self.run_each([index], streams)
             if key in self.mixing:
-                streams = self.mixing[key](streams)
+                streams = self._after_mixing(index, streams)
             if index in self._heard:
-                heard.append(streams)
+                heard.append(self._read(index, streams))
         if not heard:
             return self.by_task(streams)
         return self.by_task(
@@ -168,6 +169,23 @@ class SluiceNetwork(ModuleNetwork):
                 for beta, outputs in zip(self._betas(), zip(*heard, strict=True), strict=True)
             ]
         )
+
+    def _after_mixing(self, index: int, streams: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The streams after a unit; in the last one an adversary's row is its own, behind its reversal."""
+        last = index == self._mixed[-1]
+        own = {self.tasks.index(task): (reversal, False) for task, reversal in self.reversals.items() if last}
+        unit = self.mixing[self._stage_keys[index]]
+        assert isinstance(unit, SubspaceMixing)
+        return mix_before_adversaries(unit, streams, own)
+
+    def _read(self, index: int, streams: Sequence[Tensor]) -> Sequence[Tensor]:
+        """A stage as the heads read it: an adversary's through its reversal, up to where that stands."""
+        if not self._mixed or index >= self._mixed[-1]:
+            return streams
+        return [
+            self.reversals[task].reverse(stream) if task in self.reversals else stream
+            for task, stream in zip(self.tasks, streams, strict=True)
+        ]
 
     def _betas(self) -> list[Tensor]:
         return [weights.beta for weights in self.skips.children() if isinstance(weights, StageWeights)]
@@ -208,24 +226,14 @@ class SluiceNetwork(ModuleNetwork):
         place = self.tasks.index(task)
         return [self.copies_of(index)[place] for index in range(max(self._mixed, default=-1) + 1)]
 
-    def entrance(self, task: str) -> nn.Module:
-        """The task's first copy that no other task hears, or its head.
+    def put_reversals(self) -> None:
+        """Reversals stand in the last mixing, and where an adversary's head reads stages below it.
 
         Raises:
-            ConfigError: The head hears mixed stages and stages of the task's own at once; nothing is mixed.
+            ConfigError: Nothing is mixed.
         """
-        last = max(self._mixed, default=None)
-        if last is None:
-            return MultiTaskNetwork.entrance(self, task)
-        if self._heard and last + 1 < len(self._stage_keys):
-            raise ConfigError(
-                f"tasks.{task}.role: adversarial: heads hear mixed stages and stages of their own at once, "
-                "so there is no one place for the reversal; name the last stage in `sluice.after` too, or "
-                "set `sluice.skips: none`."
-            )
-        if last + 1 == len(self._stage_keys):
-            return self.head_of(task)
-        return self.copies_of(last + 1)[list(self._task_keys).index(task)]
+        for task in self.reversals if not self._mixed else ():
+            MultiTaskNetwork.entrance(self, task)  # refuses
 
     def special_groups(self) -> list[ParameterGroup]:
         learned = trainable([self.mixing, self.skips])
