@@ -23,6 +23,7 @@ from taskloom.cli_explain import explain, own_test, print_cross
 from taskloom.cli_export import export
 from taskloom.cli_init import init
 from taskloom.cli_predict import predict
+from taskloom.cli_serve import serve
 from taskloom.cli_simulate import COMMANDS as SIMULATE_COMMANDS
 from taskloom.errors import DataError, TaskloomError
 from taskloom.terminal import announce, console, print_dry_run, print_verdicts, say
@@ -244,7 +245,7 @@ def evaluate(
     console().print(evaluate_network(loaded.model, part_of(splits, part)).table())
 
 
-for _further in (init, predict, export, explain, prepare, inspect, relate):
+for _further in (init, predict, serve, export, explain, prepare, inspect, relate):
     app.command()(_guarded(_further))
 
 

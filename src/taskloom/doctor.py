@@ -13,6 +13,7 @@ from taskloom.wording import counted
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "serve": ("fastapi", "uvicorn", "python_multipart"),
     "backbones": ("timm",),
     "balancing": ("quadprog", "qpsolvers", "cvxpy", "clarabel"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +96,7 @@ def open_source(name: str, *, most_frames: int | None = None) -> Source:
     if name.isdigit() and not path.exists():
         return Camera(name, int(name), most_frames)
     if path.is_dir():
-        return Images(name, path, _images_of(path))
+        return Images(name, {file: path / file for file in _images_of(path)})
     if not path.is_file():
         raise DataError(
             f"{name}: an image, a folder of images, a video or the number of a camera expected, found no "
@@ -110,12 +110,18 @@ def open_source(name: str, *, most_frames: int | None = None) -> Source:
 
 
 class Still(Source):
-    """One image file, decoded as stores decode it; it is read when it is opened."""
+    """One image file, decoded as stores decode it; it is read when it is opened.
 
-    def __init__(self, name: str, path: Path) -> None:
+    Args:
+        name: What it is called in messages.
+        path: The file.
+        file: What it is called in tables; by the path's name where None.
+    """
+
+    def __init__(self, name: str, path: Path, file: str | None = None) -> None:
         super().__init__(name, "image", expected=1)
         try:
-            self._frame = Frame(0, None, path.name, decode(read_file(path)))
+            self._frame = Frame(0, None, file or path.name, decode(read_file(path)))
         except DataError as error:
             raise DataError(f"{name}: an image expected; {error}.") from error
 
@@ -124,17 +130,22 @@ class Still(Source):
 
 
 class Images(Source):
-    """The images of a folder by name; one that cannot be read is a frame with a problem."""
+    """Several images; one that cannot be read is a frame with a problem.
 
-    def __init__(self, name: str, folder: Path, files: list[str]) -> None:
+    Args:
+        name: What was asked for.
+        files: Where each is, by what it is called.
+    """
+
+    def __init__(self, name: str, files: Mapping[str, Path]) -> None:
         super().__init__(name, "folder", expected=len(files))
-        self.folder, self.files = folder, files
+        self.files = files
 
     def frames(self) -> Iterator[Frame]:
         failed = []
-        for number, file in enumerate(self.files):
+        for number, (file, path) in enumerate(self.files.items()):
             try:
-                yield Frame(number, None, file, decode(read_file(self.folder / file)))
+                yield Frame(number, None, file, decode(read_file(path)))
             except (DataError, OSError) as error:
                 failed.append((file, str(error)))
                 yield Frame(number, None, file, None, str(error))

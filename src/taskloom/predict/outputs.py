@@ -21,7 +21,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from taskloom.errors import ConfigError, DataError
-from taskloom.predict.readings import Column
+from taskloom.predict.readings import Column, State
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".pq", ".jsonl", ".ndjson")
 VIDEO_SUFFIXES = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
@@ -83,6 +83,65 @@ class RowWriter(Protocol):
     def close(self) -> None: ...
 
 
+class RowSink(Protocol):
+    """Takes the rows of predictions."""
+
+    def write(self, cells: Sequence[Any], state: State | None = None) -> None:
+        """Takes a row: a cell per column, None where there is nothing; and the state it was read off."""
+
+    def finish(self) -> None:
+        """All rows were taken."""
+
+    def discard(self) -> None:
+        """Leaves nothing."""
+
+
+class HeldRows:
+    """Rows of predictions in memory, with the cells that a `TableFile` would write.
+
+    Args:
+        most: How many rows it takes at most.
+
+    Attributes:
+        columns: Of the table; empty until rows are predicted.
+        rows: A cell per column.
+        states: The state that each row was read off; None where nothing was predicted.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.columns: tuple[Column, ...] = ()
+        self.rows: list[list[Any]] = []
+        self.states: list[State | None] = []
+
+    def write(self, cells: Sequence[Any], state: State | None = None) -> None:
+        """Takes a row. Raises DataError where that is one too many."""
+        if len(self.rows) == self.most:
+            raise DataError(
+                f"more than {self.most:,} rows of predictions are not held in memory; have them written to a "
+                "file, or give less at a time."
+            )
+        self.rows.append(list(cells))
+        self.states.append(state)
+
+    def finish(self) -> None:
+        """Nothing is left to be done."""
+
+    def discard(self) -> None:
+        """Forgets all rows."""
+        self.rows, self.states = [], []
+
+
+def row_sink(
+    table: Path | HeldRows, columns: Sequence[Column], about: Mapping[str, Any] | None = None
+) -> RowSink:
+    """What takes the rows of a table of these columns: a `TableFile`, or the one that was given."""
+    if isinstance(table, Path):
+        return TableFile(table, columns, about)
+    table.columns = tuple(columns)
+    return table
+
+
 class TableFile:
     """A table of predictions, row by row: CSV, Parquet or JSON lines by suffix.
 
@@ -115,7 +174,7 @@ class TableFile:
         else:
             self._writer = _Parquet(self._partial.path, columns, about or {})
 
-    def write(self, cells: Sequence[Any]) -> None:
+    def write(self, cells: Sequence[Any], state: State | None = None) -> None:  # noqa: ARG002
         """Writes a row: a cell per column, None where there is nothing."""
         try:
             self._writer.write(cells)

@@ -34,6 +34,15 @@ class SourceFile:
     path: Path
     name: str
 
+    def told(self, error: DataError) -> DataError:
+        """An error that calls the file by its name, where it lies under another."""
+        if self.path.name == Path(self.name).name:
+            return error
+        text = str(error).replace(str(self.path), self.name)
+        return DataError(
+            text.replace(self.path.name, self.name).replace(self.path.stem, Path(self.name).stem)
+        )
+
 
 @dataclass(frozen=True)
 class Persons:
@@ -149,7 +158,7 @@ def _own_normalizer(
             try:
                 recordings = preparation.read(file.path, None)
             except DataError as error:
-                problems[file.name] = error
+                problems[file.name] = file.told(error)
                 continue
             for recording in recordings:
                 yield recording.covered()
@@ -172,7 +181,7 @@ def _person_of(preparation: Preparation, files: Sequence[SourceFile], persons: P
         found = {file: table.identity_of(key).get("person") for file, key in keys.items()}
         advice = f"{persons.table} says of no person in its column `person`; add a row"
     else:
-        found = {file.name: preparation.files.person_of(file.path) for file in files}
+        found = {file.name: preparation.files.person_of(Path(file.name)) for file in files}
         advice = (
             "its name does not say whom it is of; say it with --person NAME (of all that is given) or with "
             "--people TABLE (columns `file` and `person`)"

@@ -31,7 +31,15 @@ from taskloom.predict.faces import (
 )
 from taskloom.predict.following import Seen, Tracker, followed, found_alone
 from taskloom.predict.frames import USUAL_RATE_HZ, Source
-from taskloom.predict.outputs import Overlay, OverlayFolder, OverlayStill, OverlayVideo, TableFile
+from taskloom.predict.outputs import (
+    HeldRows,
+    Overlay,
+    OverlayFolder,
+    OverlayStill,
+    OverlayVideo,
+    RowSink,
+    row_sink,
+)
 from taskloom.predict.readings import Column, Readings, digits
 from taskloom.predict.smoothing import Smoother
 
@@ -98,7 +106,7 @@ def predict_faces(
     bundle: Bundle,
     source: Source,
     *,
-    table: Path | None = None,
+    table: Path | HeldRows | None = None,
     overlay: Path | None = None,
     settings: PredictSettings | None = None,
     finder: FaceFinder | None = None,
@@ -109,7 +117,8 @@ def predict_faces(
     Args:
         bundle: A bundle of images.
         source: What `open_source` gave.
-        table: A .csv, .parquet or .jsonl file: a row per frame and face, and one per frame without faces.
+        table: A .csv, .parquet or .jsonl file, or what holds rows in memory: a row per frame and face, and
+            one per frame without faces.
         overlay: A video, an image or (for a folder of images) a folder.
         settings: How faces are found and followed.
         finder: Finds faces in place of the detector that the settings name.
@@ -146,14 +155,14 @@ def predict_faces(
     network = FaceNetwork(bundle, crop, settings.device)
     finder = finder or make_finder(crop, settings, moves=source.moves)
     every = (settings.detect_every or VIDEO_EVERY) if source.moves else 1
-    summary = Summary(str(network.device), _how(crop, finder, every, source), notes=notes)
+    summary = Summary(str(network.device), how_found(crop, finder, every, moves=source.moves), notes=notes)
     readings = Readings(bundle.tasks, [column.name for column in (*FRAME_COLUMNS, PROBLEM)])
-    sinks: list[TableFile | Overlay] = []
+    sinks: list[RowSink | Overlay] = []
     run = _Run(source, network, finder, every, settings, readings, summary)
     try:
         if table is not None:
             about = {"bundle": bundle.versions, "device": summary.device, "source": source.name}
-            run.table = TableFile(table, (*FRAME_COLUMNS, *readings.columns, PROBLEM), about)
+            run.table = row_sink(table, (*FRAME_COLUMNS, *readings.columns, PROBLEM), about)
             sinks.append(run.table)
         if overlay is not None:
             run.overlay = _overlay(overlay, source)
@@ -187,7 +196,7 @@ class _Run:
         patience = max(2 * every, round(_PATIENCE_SECONDS * (source.rate_hz or 1)))
         self.tracker = Tracker(patience)
         self.smoother = Smoother(settings.half_life if source.moves else 0.0)
-        self.table: TableFile | None = None
+        self.table: RowSink | None = None
         self.overlay: Overlay | None = None
 
     def go(self, report: Report | None) -> None:
@@ -277,7 +286,7 @@ class _Run:
             cells = nothing
             if face.state is not None and face.cut is not None:
                 cells = self.readings.cells(self.readings.in_picture(face.state, face.cut.transform))
-            self.table.write([*head, *place, *cells, face.problem])
+            self.table.write([*head, *place, *cells, face.problem], face.state)
 
     def _drawn(self, picture: NDArray[np.uint8], faces: Sequence[_CutFace]) -> NDArray[np.uint8]:
         drawn = picture.copy()
@@ -314,10 +323,11 @@ def _overlay(place: Path, source: Source) -> Overlay:
     return OverlayVideo(place, source.rate_hz or USUAL_RATE_HZ)
 
 
-def _how(crop: CropSettings, finder: FaceFinder, every: int, source: Source) -> str:
+def how_found(crop: CropSettings, finder: FaceFinder, every: int = 1, *, moves: bool = False) -> str:
+    """How faces are found, in words; in a video (`moves`) in every `every`-th frame."""
     if crop.detector == "none":
         return "every picture taken as one face (detector none)"
-    rhythm = f" in every {_ordinal(every)} frame" if source.moves and every > 1 else ""
+    rhythm = f" in every {_ordinal(every)} frame" if moves and every > 1 else ""
     cut = "aligned by five points" if crop.align else f"margin {crop.margin:g}"
     return f"detector {crop.detector}{rhythm}, in pictures of at most {finder.side} pixels; {cut}"
 

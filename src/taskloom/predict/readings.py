@@ -42,6 +42,7 @@ class Reading:
         cells: From a state to the cells of `columns`; points are in pixels of the cut face.
         words: From a state to what is written beside a face; "" for nothing.
         points: Whether the state holds points, x and y in turn, in pixels of the cut face.
+        chances: From a state to the probability of every class; nothing where the state holds none.
     """
 
     width: int
@@ -50,6 +51,7 @@ class Reading:
     cells: Callable[[State], list[Any]]
     words: Callable[[State], str]
     points: bool = False
+    chances: Callable[[State], dict[str, float]] = lambda _: {}
 
 
 READINGS: Registry[Callable[[Any], Reading]] = Registry("kind of task")
@@ -62,7 +64,11 @@ def _binary(task: Binary) -> Reading:
         second = bool(state[0] >= 0.5)
         return [task.class_names[second], digits(state[0] if second else 1 - state[0])]
 
-    return Reading(1, _with_confidence(task.name, "text"), _decoded(task), cells, _best_class(task, cells))
+    def chances(state: State) -> dict[str, float]:
+        return dict(zip(task.class_names, (digits(1 - state[0]), digits(state[0])), strict=True))
+
+    columns = _with_confidence(task.name, "text")
+    return Reading(1, columns, _decoded(task), cells, _best_class(task, cells), chances=chances)
 
 
 @READINGS.register("multiclass")
@@ -72,7 +78,12 @@ def _multiclass(task: Multiclass) -> Reading:
         return [task.class_names[best], digits(state[best])]
 
     return Reading(
-        task.width, _with_confidence(task.name, "text"), _decoded(task), cells, _best_class(task, cells)
+        task.width,
+        _with_confidence(task.name, "text"),
+        _decoded(task),
+        cells,
+        _best_class(task, cells),
+        chances=_by_class(task),
     )
 
 
@@ -90,7 +101,7 @@ def _multilabel(task: Multilabel) -> Reading:
         more = f" and {len(sure) - _MOST_LABELS} more" if len(sure) > _MOST_LABELS else ""
         return f"{task.name}: {', '.join(said) or 'none'}{more}"
 
-    return Reading(task.width, tuple(columns), _decoded(task), cells, words)
+    return Reading(task.width, tuple(columns), _decoded(task), cells, words, chances=_by_class(task))
 
 
 @READINGS.register("regression")
@@ -196,6 +207,11 @@ class Readings:
             cell for name, reading in self.by_task.items() for cell in reading.cells(state[self._parts[name]])
         ]
 
+    def chances(self, state: State) -> dict[str, dict[str, float]]:
+        """Probability of every class of a state [K], of the tasks whose state holds them."""
+        found = {name: reading.chances(state[self._parts[name]]) for name, reading in self.by_task.items()}
+        return {name: chances for name, chances in found.items() if chances}
+
     def words(self, state: State) -> list[str]:
         """A line per task that has something to say."""
         said = [reading.words(state[self._parts[name]]) for name, reading in self.by_task.items()]
@@ -232,6 +248,10 @@ def _decoded(task: Task) -> Callable[[Tensor], State]:
 
 def _with_confidence(name: str, kind: CellKind) -> tuple[Column, ...]:
     return Column(name, kind), Column(f"{name}_confidence", "float")
+
+
+def _by_class(task: Task) -> Callable[[State], dict[str, float]]:
+    return lambda state: dict(zip(task.class_names, map(digits, state), strict=True))
 
 
 def _best_class(task: Task, cells: Callable[[State], list[Any]]) -> Callable[[State], str]:

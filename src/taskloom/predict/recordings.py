@@ -22,7 +22,7 @@ from taskloom.deploy import Bundle
 from taskloom.errors import DataError
 from taskloom.predict.faces import device_of
 from taskloom.predict.native_recordings import NATIVE
-from taskloom.predict.outputs import TableFile
+from taskloom.predict.outputs import HeldRows, row_sink
 from taskloom.predict.people import Normalization, Persons, PersonStatistics, SourceFile, normalization
 from taskloom.predict.readings import Column, Readings, State, digits
 from taskloom.predict.windowing import Preparation, ReadWindows
@@ -52,8 +52,8 @@ class RecordingSummary:
 
 def predict_recordings(
     bundle: Bundle,
-    source: Path | Sequence[Path],
-    table: Path,
+    source: Path | Sequence[Path | SourceFile],
+    table: Path | HeldRows,
     *,
     device: str = "auto",
     persons: Persons | None = None,
@@ -62,12 +62,14 @@ def predict_recordings(
 
     Args:
         bundle: A bundle of recordings, of one of `RECORDING_READERS`.
-        source: A file of the kind of the training's files, a folder of them, or several of both. Of several
-            files, one that cannot be predicted is a row with a `problem`.
-        table: A .csv, .parquet or .jsonl file: `file`; `trial`, from 1, where a file holds several
-            recordings; `person`, where the bundle was normalised person by person; `window` (0, 1, ...; empty
-            in the row of the whole recording) or `sample`, where the network labels every sample of a window;
-            `start_s` and `end_s` in seconds of the recording, the tasks, `problem`.
+        source: A file of the kind of the training's files, a folder of them, or several of both; or files
+            with the names they are called by. Of several files, one that cannot be predicted is a row with
+            a `problem`.
+        table: A .csv, .parquet or .jsonl file, or what holds rows in memory: `file`; `trial`, from 1, where a
+            file holds several recordings; `person`, where the bundle was normalised person by person;
+            `window` (0, 1, ...; empty in the row of the whole recording) or `sample`, where the network
+            labels every sample of a window; `start_s` and `end_s` in seconds of the recording, the tasks,
+            `problem`.
         device: auto, cpu or cuda.
         persons: What is known of the people, for a bundle that was normalised person by person.
 
@@ -79,14 +81,14 @@ def predict_recordings(
     preparation = Preparation.of(bundle)
     persons = persons or Persons()
     files = _files(source, preparation, without=persons.table)
-    alone = isinstance(source, Path) and source.is_file()
+    alone = source.is_file() if isinstance(source, Path) else [*source] == files[:1]
     where = device_of(device)
     model = bundle.model.to(where).eval()
     problems: dict[str, DataError] = {}
     normalized = normalization(preparation, files, persons, problems)
-    rows = _Rows.of(bundle, preparation)
+    rows = RecordingRows.of(bundle, preparation)
     about = {"bundle": bundle.versions, "device": str(where), "source": str(source)}
-    out = TableFile(table, rows.columns, {**about, "people": _plain(normalized)})
+    out = row_sink(table, rows.columns, {**about, "people": _plain(normalized)})
     count = windows = 0
     try:
         for file in files:
@@ -95,15 +97,16 @@ def predict_recordings(
                     raise problems[file.name]
                 recordings = preparation.read(file.path, normalized.of(file))
             except DataError as error:
+                told = file.told(error)
                 if alone:
-                    raise
-                problems[file.name] = error
-                out.write(rows.problem(file, str(error)))
+                    raise told from error
+                problems[file.name] = told
+                out.write(rows.problem(file, str(told)))
                 continue
             for recording in recordings:
                 states = _states(model, recording, rows.readings, where)
-                for cells in rows.of_recording(file, recording, states, normalized):
-                    out.write(cells)
+                for cells, state in rows.of_recording(file, recording, states, normalized):
+                    out.write(cells, state)
                 count, windows = count + 1, windows + len(states)
         if len(problems) == len(files):
             first = next(iter(problems.values()))
@@ -117,7 +120,7 @@ def predict_recordings(
 
 
 @dataclass(frozen=True)
-class _Rows:
+class RecordingRows:
     """The table's columns and rows.
 
     Args:
@@ -131,7 +134,7 @@ class _Rows:
     samples: bool
 
     @classmethod
-    def of(cls, bundle: Bundle, preparation: Preparation) -> _Rows:
+    def of(cls, bundle: Bundle, preparation: Preparation) -> RecordingRows:
         shape = bundle.settings["input_shape"]
         device = next(bundle.model.parameters()).device
         with torch.inference_mode():
@@ -165,8 +168,9 @@ class _Rows:
 
     def of_recording(
         self, file: SourceFile, recording: ReadWindows, states: State, normalized: Normalization
-    ) -> Iterator[list[Any]]:
-        """Rows of one recording, whose windows have `states` [N, K], or their samples [N, W, K]."""
+    ) -> Iterator[tuple[list[Any], State]]:
+        """Rows of one recording with the states they are read off; its windows have `states` [N, K], or their
+        samples [N, W, K]."""
         head: list[Any] = [file.name]
         head += [recording.trial] if self.trials else []
         head += [normalized.person_of[file.name]] if self.people else []
@@ -178,9 +182,9 @@ class _Rows:
             numbers = list(range(len(spans)))
         for number, (start, stop), state in zip(numbers, spans, states, strict=True):
             times = digits(recording.time(start)), digits(recording.time(stop))
-            yield [*head, number, *times, *self.readings.cells(state), None]
-        whole = self.readings.cells(states.mean(axis=0))
-        yield [*head, None, 0.0, digits(recording.seconds), *whole, None]
+            yield [*head, number, *times, *self.readings.cells(state), None], state
+        mean = states.mean(axis=0)
+        yield [*head, None, 0.0, digits(recording.seconds), *self.readings.cells(mean), None], mean
 
 
 def _of_samples(recording: ReadWindows, states: State) -> tuple[list[int], State]:
@@ -221,7 +225,9 @@ def _plain(normalized: Normalization) -> dict[str, str]:
     return {one.person: "training" if one.from_training else "own files" for one in normalized.statistics}
 
 
-def _files(source: Path | Sequence[Path], preparation: Preparation, without: Path | None) -> list[SourceFile]:
+def _files(
+    source: Path | Sequence[Path | SourceFile], preparation: Preparation, without: Path | None
+) -> list[SourceFile]:
     """All files, each once; those of folders by their path below it, after the folder's where it is one of
     several sources."""
     sources = [source] if isinstance(source, Path) else list(source)
@@ -229,13 +235,15 @@ def _files(source: Path | Sequence[Path], preparation: Preparation, without: Pat
     tables = {path.absolute() for path in ([] if without is None else [without])}
     found: dict[Path, SourceFile] = {}
     for one in sources:
-        if one.is_file():
-            if one.suffix.lower() not in suffixes:
+        if isinstance(one, SourceFile) or one.is_file():
+            name = one.name if len(sources) == 1 or isinstance(one, SourceFile) else one.as_posix()
+            file = one if isinstance(one, SourceFile) else SourceFile(one, name)
+            if Path(name).suffix.lower() not in suffixes:
+                where = name if isinstance(one, SourceFile) else one
                 raise DataError(
-                    f"{one}: a recording ({', '.join(suffixes)}) expected, as this bundle was trained on."
+                    f"{where}: a recording ({', '.join(suffixes)}) expected, as this bundle was trained on."
                 )
-            name = one.name if len(sources) == 1 else one.as_posix()
-            found.setdefault(one.absolute(), SourceFile(one, name))
+            found.setdefault(file.path.absolute(), file)
             continue
         if not one.is_dir():
             raise DataError(

@@ -23,21 +23,24 @@ from taskloom.data.tables import PARQUET_SUFFIXES, Table, read_table, sniff_sepa
 from taskloom.deploy import Bundle
 from taskloom.errors import DataError
 from taskloom.predict.faces import device_of
-from taskloom.predict.outputs import TableFile
+from taskloom.predict.outputs import HeldRows, row_sink
 from taskloom.predict.readings import Column, Readings
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 _BLOCK_ROWS = 1024
 
 
-def predict_table(bundle: Bundle, source: Path, table: Path, *, device: str = "auto") -> tuple[int, str]:
+def predict_table(
+    bundle: Bundle, source: Path, table: Path | HeldRows, *, device: str = "auto"
+) -> tuple[int, str]:
     """Predicts every row of a table of features, or of an array of them.
 
     Args:
         bundle: A bundle of a table.
         source: CSV, TSV or Parquet with the columns that were its features; others are ignored. Where they
             were an array beside the table: .npy or .npz with such an array (packed bits where those were).
-        table: A .csv, .parquet or .jsonl file: `row` (0, 1, ... in the source's order), then the tasks.
+        table: A .csv, .parquet or .jsonl file, or what holds rows in memory: `row` (0, 1, ... in the
+            source's order), then the tasks.
         device: auto, cpu or cuda.
 
     Returns:
@@ -69,7 +72,7 @@ def predict_table(bundle: Bundle, source: Path, table: Path, *, device: str = "a
     model = bundle.model.to(where).eval()
     readings = Readings(bundle.tasks, ["row"])
     about = {"bundle": bundle.versions, "device": str(where), "source": str(source)}
-    out = TableFile(table, (Column("row", "int"), *readings.columns), about)
+    out = row_sink(table, (Column("row", "int"), *readings.columns), about)
     try:
         for start in range(0, len(features), _BLOCK_ROWS):
             rows = np.arange(start, min(start + _BLOCK_ROWS, len(features)))
@@ -77,7 +80,7 @@ def predict_table(bundle: Bundle, source: Path, table: Path, *, device: str = "a
                 outputs = model(torch.from_numpy(features.gather(rows)).to(where))
             states = readings.states({name: output.float().cpu() for name, output in outputs.items()})
             for row, state in zip(rows.tolist(), states, strict=True):
-                out.write([row, *readings.cells(state)])
+                out.write([row, *readings.cells(state)], state)
         out.finish()
     except BaseException:
         out.discard()
@@ -102,7 +105,7 @@ def _check_bundle(bundle: Bundle, source: Path) -> None:
         )
 
 
-def _from_array(bundle: Bundle) -> bool:
+def trained_on_array(bundle: Bundle) -> bool:
     """Whether the features stood in an array beside the training's table."""
     known, about = bundle.preprocessing, bundle.about.get("data", {}).get("features")
     if known["packed_bits"] is not None:
@@ -116,7 +119,7 @@ def _array_features(bundle: Bundle, source: Path) -> FeatureRows:
     """Rows of an array like the one that the network was trained on."""
     known = bundle.preprocessing
     names = list(known["features"])
-    if not _from_array(bundle):
+    if not trained_on_array(bundle):
         raise DataError(
             f"{source}: a table with the {len(names)} features of this bundle as columns ({names[0]}, ...) "
             "expected, as it was trained on one; an array has no names."
@@ -171,7 +174,7 @@ def _features(bundle: Bundle, table: Table) -> FeatureRows:
     known = bundle.preprocessing
     names = tuple(str(name) for name in known["features"])
     missing = [name for name in names if name not in table.columns]
-    if known["packed_bits"] is not None or (_from_array(bundle) and missing):
+    if known["packed_bits"] is not None or (trained_on_array(bundle) and missing):
         kind = f"{len(names)} packed bits" if known["packed_bits"] is not None else f"{len(names)} numbers"
         raise DataError(
             f"{table.path}: the features of this bundle were an array beside the table, {kind} a row; give "

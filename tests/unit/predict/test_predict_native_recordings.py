@@ -7,23 +7,29 @@ data source cut, or with sums written out here.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.io
 import torch
 from torch import nn
 from typer.testing import CliRunner
 
 import taskloom as tl
+from _recording_bundles import (
+    DEAP,
+    FEELINGS,
+    bundle_of,
+    opportunity,
+    write_dat,
+    write_deap,
+    write_walk,
+)
 from taskloom import encoders, sharing
 from taskloom.cli import app
 from taskloom.data.batch import DataSplits
-from taskloom.data.readers.opportunity_codes import NUM_COLUMNS
 from taskloom.data.simulate.deap import write_python2_pickle
 from taskloom.data.sources import load
 from taskloom.deploy import Bundle, load_bundle, save_bundle
@@ -32,77 +38,6 @@ from taskloom.predict import Persons, predict_recordings
 
 RUNNER = CliRunner()
 EEGMAT = Path(__file__).parents[4] / "shared" / "data" / "eegmat"
-
-
-def write_dat(
-    path: Path,
-    seed: int,
-    *,
-    rate_hz: float = 30.0,
-    length: int = 150,
-    labelled: bool = True,
-    changes: Mapping[tuple[int, int], str] | None = None,
-) -> Path:
-    """A file of OPPORTUNITY: 250 columns, a few lost values, lost packets at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw = np.random.default_rng(seed)
-    values = draw.normal(10 * (seed % 5), 300, (length, NUM_COLUMNS)).round(2)
-    values[:, 0] = np.rint(np.arange(length) * 1000 / rate_hz)
-    values[:, 243:] = 0
-    values[:, 243] = np.where(np.arange(length) < length // 2, 1, 2)
-    values[:, 244] = np.where(np.arange(length) < length // 3, 0, 101)
-    cells = values.astype(object)
-    cells[:, [0, *range(243, 250)]] = cells[:, [0, *range(243, 250)]].astype(int)
-    cells[draw.random((length, NUM_COLUMNS)) < 0.02] = "NaN"
-    cells[50:70, 2] = "NaN"  # two thirds of a second
-    cells[-4:, 1:243] = "NaN"
-    cells[:, 0], cells[:, 243:] = values[:, 0].astype(int), values[:, 243:].astype(int)
-    if not labelled:
-        cells[:, 243:] = "NaN"
-    for (row, column), text in (changes or {}).items():
-        cells[row, column] = text
-    path.write_text("".join(" ".join(map(str, row)) + "\n" for row in cells))
-    return path
-
-
-def write_deap(path: Path, seed: int, *, rated: bool = True) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw = np.random.default_rng(seed)
-    trials = 2
-    arrays = {"data": draw.normal(0, 20, (trials, 40, 8064)) + np.arange(40)[:, None]}
-    if rated:
-        arrays["labels"] = np.stack(
-            [draw.uniform(1, 9, trials), [2.0, 8.0], *draw.uniform(1, 9, (2, trials))], axis=1
-        )
-    if path.suffix == ".mat":
-        scipy.io.savemat(path, arrays)
-    else:
-        write_python2_pickle(path, arrays)
-
-
-def write_walk(path: Path, seed: int, length: int = 100) -> pd.DataFrame:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame(np.random.default_rng(seed).normal(seed, 1 + seed, (length, 2)), columns=["x", "y"])
-    frame = frame.astype(np.float32)
-    frame.insert(0, "time", np.arange(length) / 20)
-    frame.to_csv(path, index=False)
-    return frame
-
-
-def bundle_of(splits: DataSplits, folder: Path) -> Path:
-    """A network with random weights on the data."""
-    torch.manual_seed(3)
-    how = {"name": "conv1d", "filters": [6], "kernel": 3}
-    encoder = encoders.build("conv1d", splits.train.input_shape, filters=[6], kernel=3)
-    return save_bundle(
-        folder / "net.bundle",
-        sharing.build("hard_sharing", encoder, splits.tasks, stages=1),
-        input_shape=splits.train.input_shape,
-        encoder=how,
-        sharing={"name": "hard_sharing", "stages": 1},
-        preprocessing=splits.preprocessing,
-        about={"data": splits.about},
-    )
 
 
 def run(*arguments: object) -> str:
@@ -121,27 +56,6 @@ def outputs_of(bundle: Path, windows: Any) -> dict[str, list[np.ndarray[Any, Any
 
 
 # -- OPPORTUNITY
-
-OPPORTUNITY = {
-    "channels": [2, 40, 1, 133],
-    "window": {"samples": 20, "stride": 7, "null": "own_class", "last": "shift"},
-    "carry_forward_seconds": 0.4,
-    "normalize": {"per": "channel", "clip": 2},
-}
-GAIT = {
-    "gait": {"kind": "multiclass", "column": "Locomotion"},
-    "rest": {"kind": "multiclass", "column": "HL_Activity"},
-}
-RUNS = {"by": "files", "files": {"train": ["*ADL1"], "validation": ["*ADL2"], "test": ["*ADL3"]}}
-
-
-def opportunity(folder: Path, **changes: Any) -> tuple[Path, DataSplits]:
-    data = folder / "data"
-    for number, name in enumerate(f"S{person}-ADL{run}" for person in (1, 2) for run in (1, 2, 3)):
-        write_dat(data / f"{name}.dat", number)
-    settings = {**OPPORTUNITY, **changes}
-    splits = load("opportunity", settings, GAIT, RUNS, folder=data, stores=folder / "stores")
-    return bundle_of(splits, folder), splits
 
 
 @pytest.mark.parametrize("per", ["channel", "person"])
@@ -241,16 +155,6 @@ def test_files_of_opportunity_that_do_not_fit(tmp_path: Path) -> None:
 
 
 # -- DEAP
-
-DEAP = {
-    "trials": 2,
-    "channels": ["GSR", "Fp1", "O2"],
-    "baseline": "subtract",
-    "band_pass": {"low_hz": 1, "high_hz": 20},
-    "resample_hz": 64,
-    "window": {"seconds": 2, "stride_seconds": 1},
-}
-FEELINGS = {"valence": {"kind": "regression"}, "arousal": {"kind": "binary"}}
 
 
 @pytest.mark.parametrize("suffix", [".dat", ".mat"])

@@ -7,112 +7,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyedflib
 import pytest
 import torch
-from scipy.io import wavfile
 from typer.testing import CliRunner
 
-from taskloom import encoders, sharing
+from _recording_bundles import WORDS, trained, write_edf, write_wav
 from taskloom.cli import app
-from taskloom.data.batch import DataSplits
-from taskloom.data.sources import load
-from taskloom.deploy import load_bundle, save_bundle
+from taskloom.deploy import load_bundle
 from taskloom.errors import DataError
 from taskloom.predict import predict_recordings
 from taskloom.predict.windowing import ReadWindows
 
 RUNNER = CliRunner()
-PATTERN = r"(?P<digit>\d)_(?P<index>\d+)"
-SPLIT = {"by": "column", "column": "index", "test": [0], "validation": [1]}
-TASKS = {"digit": {"kind": "binary"}, "loudness": {"kind": "regression", "unit": "dB"}}
-
-
-def write_wav(path: Path, seed: int, length: int = 700, rate_hz: int = 1000) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.random.default_rng(seed).normal(0, 3000, length)
-    wavfile.write(path, rate_hz, values.astype(np.int16))
-
-
-def write_edf(path: Path, seed: int, rate_hz: int = 50, unit: str = "uV", length: int = 400) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = {
-        "label": "", "dimension": unit, "sample_frequency": rate_hz, "physical_max": 200.0,
-        "physical_min": -200.0, "digital_max": 32767, "digital_min": -32768, "transducer": "",
-        "prefilter": "",
-    }  # fmt: skip
-    signals = np.random.default_rng(seed).normal(0, 40, (2, length)).clip(-199, 199)
-    with pyedflib.EdfWriter(str(path), 2, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
-        file.setSignalHeaders([{**header, "label": label} for label in ("Fz", "Pz")])
-        file.writeSamples([np.ascontiguousarray(signal) for signal in signals])
-
-
-def write_csv(path: Path, seed: int, length: int = 90) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.random.default_rng(seed).normal(size=(length, 2))
-    frame = pd.DataFrame(values, columns=["x", "y"])
-    frame.insert(0, "time", np.arange(length) / 30)
-    frame.to_csv(path, index=False)
-
-
-def names() -> list[str]:
-    return [f"{digit}_{index}" for digit in (3, 7) for index in range(4)]
-
-
-def recordings(folder: Path, suffix: str) -> Path:
-    """Eight recordings and a table of them."""
-    write = {".wav": write_wav, ".edf": write_edf, ".csv": write_csv}[suffix]
-    place = folder / "data"
-    for number, name in enumerate(names()):
-        write(place / f"{name}{suffix}", number)
-    lines = [f"{name}{suffix},{name[0]},{name[2]},{number}" for number, name in enumerate(names())]
-    table = ["file,digit,index,loudness" if suffix == ".csv" else "file,number,place,loudness", *lines]
-    (place / "files.csv").write_text("\n".join(table) + "\n")
-    return place
-
-
-SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".wav": (
-        "wav",
-        {"file_pattern": PATTERN, "table": "files.csv", "window": {"samples": 100, "stride": 60}},
-    ),
-    ".edf": (
-        "edf",
-        {
-            "file_pattern": PATTERN, "table": "files.csv", "resample_hz": 25, "channels": ["Pz", "Fz"],
-            "band_pass": {"low_hz": 0.5, "high_hz": 10}, "window": {"seconds": 2, "last": "shift"},
-        },
-    ),
-    ".csv": (
-        "recordings",
-        {"files": "*_*.csv", "table": "files.csv", "channels": ["y", "x"], "window": {"samples": 20}},
-    ),
-}  # fmt: skip
-WORDS = {
-    "file_pattern": PATTERN, "table": "files.csv", "fit_seconds": 0.5, "crop": "centre",
-    "spectrogram": {"window_seconds": 0.032, "hop_seconds": 0.016, "mel_bands": 8},
-}  # fmt: skip
-
-
-def trained(folder: Path, suffix: str, settings: dict[str, Any] | None = None) -> tuple[Path, DataSplits]:
-    """A bundle of a network with random weights, and the data that it would be evaluated on."""
-    reader, usual = SETTINGS[suffix]
-    data = recordings(folder, suffix)
-    splits = load(reader, settings or usual, TASKS, SPLIT, folder=data, stores=folder / "stores")
-    torch.manual_seed(3)
-    encoder = encoders.build("conv1d", splits.train.input_shape, filters=[6], kernel=3)
-    model = sharing.build("single_task", encoder, splits.tasks)
-    path = save_bundle(
-        folder / "words.bundle",
-        model,
-        input_shape=splits.train.input_shape,
-        encoder={"name": "conv1d", "filters": [6], "kernel": 3},
-        sharing={"name": "single_task"},
-        head={},
-        preprocessing=splits.preprocessing,
-        about={"data": splits.about},
-    )
-    return path, splits
 
 
 def predicted(folder: Path, source: Path, bundle: Path) -> pd.DataFrame:

@@ -1,0 +1,93 @@
+"""`taskloom serve` as a user types it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from typer.testing import CliRunner
+
+from _predict import image_bundle
+from _web import table_bundle
+from taskloom.cli import app
+
+RUNNER = CliRunner()
+
+
+def test_it_serves_until_ctrl_c_and_says_nothing_of_what_it_saw(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "taskloom", "serve", str(table_bundle(tmp_path)), "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert server.stdout is not None
+        first, second = server.stdout.readline(), server.stdout.readline()
+        assert first.split() == ["people.bundle", "age,", "sex,", "mood", "device", "cpu"]
+        assert second.startswith("page     http://127.0.0.1:")
+        with httpx2.Client(base_url=second.split()[1], trust_env=False) as web:
+            files = [("files", ("secret.csv", b"a,b,c\n12345,2,3\n"))]
+            assert web.post("/predict", files=files).json()["rows"][0]["row"] == 0
+            wrong = [("files", ("secret.csv", b"a,b\n12345,2\n"))]
+            assert web.post("/predict", files=wrong).status_code == 422
+            assert web.get("/health").json() == {"status": "ok"}
+        server.send_signal(signal.SIGINT)
+        output, errors = server.communicate(timeout=30)
+    finally:
+        server.kill()
+    assert (server.returncode, output, errors) == (0, "Stopped.\n", "")
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.fixture
+def not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskloom.serve.server.run", lambda app, taken: None)
+
+
+def invoked(*arguments: object) -> tuple[int, str]:
+    result = RUNNER.invoke(app, ["serve", *map(str, arguments), "--device", "cpu"])
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.mark.usefixtures("not_run")
+def test_what_it_says_before(tmp_path: Path) -> None:
+    bundle = table_bundle(tmp_path)
+    note = "note everybody in this network can open it"
+    code, output = invoked(bundle, "--port", 0)
+    assert (code, note in output) == (0, False)
+    code, output = invoked(bundle, "--port", 0, "--host", "0.0.0.0")
+    assert (code, note in output) == (0, True)
+    assert "page http://127.0.0.1:" in output
+    code, output = invoked(image_bundle(tmp_path), "--port", 0, "--margin", 0.3)
+    assert code == 0
+    assert "note the network was trained on faces that no detector had cut" in output
+
+
+@pytest.mark.usefixtures("not_run")
+def test_what_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = table_bundle(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert invoked(bundle, "--port", port) == (
+            2,
+            f"--port {port}: another program has this port; name another one, or 0 for any that is free.",
+        )
+    code, output = invoked(bundle, "--port", 0, "--host", "192.0.2.1")  # of nobody
+    assert (code, output.startswith("--host 192.0.2.1: an address of this machine expected")) == (2, True)
+    code, output = invoked(bundle, "--port", 0, "--choose", "some")
+    assert (code, output) == (2, "--choose: all or largest expected, found `some`.")
+    code, output = invoked(tmp_path / "no.bundle", "--port", 0)
+    assert (code, "a bundle (a folder with bundle.json" in output) == (2, True)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert invoked(bundle) == (
+        2,
+        "uvicorn is not installed; it comes with an extra: pip install 'taskloom[serve]'.",
+    )
