@@ -25,6 +25,7 @@ import taskloom.cli_explain
 import taskloom.cli_export
 import taskloom.cli_init
 import taskloom.cli_predict
+import taskloom.cli_serve
 import taskloom.cli_simulate
 import taskloom.terminal
 from taskloom.data.simulate import simulate_opportunity
@@ -108,6 +109,7 @@ class TestCommands:
             "train",
             "evaluate",
             "predict",
+            "serve",
             "export",
             "prepare",
             "inspect",
@@ -122,6 +124,7 @@ class TestCommands:
             taskloom.cli_export,
             taskloom.cli_init,
             taskloom.cli_predict,
+            taskloom.cli_serve,
             taskloom.cli_simulate,
         )
         modules = (taskloom.cli, taskloom.terminal, *parts)
