@@ -104,39 +104,17 @@ def print_dry_run(study: Study, file: Path, folder: Path, data: Path | None) -> 
 
 def print_verdicts(summary: dict[str, Any]) -> None:
     """Prints the verdict per task, in the cell that was best on validation, by the report's wording."""
-    from taskloom.report import words
-    from taskloom.report.load import gain_row
-    from taskloom.report.model import TaskRow
+    from taskloom.study.verdict_table import HEADINGS, verdict_rows
 
-    names = {cell["id"]: cell["name"] for cell in summary["cells"]}
     table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("task")
-    table.add_column("alone", no_wrap=True)
-    table.add_column("chosen on validation")
-    table.add_column("test", no_wrap=True)
-    table.add_column("gain, 95 % interval", no_wrap=True)
+    for heading in HEADINGS[:-1]:
+        table.add_column(heading, no_wrap=heading not in ("task", "chosen on validation"))
     table.add_column("", no_wrap=True)
-    unshown = "no difference shown" if summary["num_repeats"] >= words.LEAST_REPEATS else "no verdict"
-    overall = summary["overall"] or {"gains": []}
-    gains = {(gain["task"], gain["cell"]): gain for gain in (*summary["gains"], *overall["gains"])}
-    judged = [entry for entry in summary["tasks"] if not entry["auxiliary"]]
-    for entry in (*judged, *([overall["task"]] if "task" in overall else [])):
-        task = TaskRow(**entry)
-        gain = gains.get((task.name, task.chosen_cell))
-        if gain is None:
-            table.add_row(Text(task.name), "–", "no finished cell to compare with", "", "", "")
-            continue
-        row = gain_row(gain)
-        colour = {"helped": "green", "hurt": "red"}.get(row.verdict, "")
-        cells = (
-            task.name,
-            f"{words.with_unit(row.baseline, task.metric, task.unit)} {words.metric_name(task.metric)}",
-            names[row.cell],
-            words.number(row.value, task.metric),
-            words.interval(row, task.metric),
-        )
+    for row in verdict_rows(summary):
+        *cells, verdict = row.texts
+        colour = {"helped": "green", "hurt": "red"}.get(verdict, "")
         # as Text, not as markup, of which "[no interval]" or a unit "[mm]" would be taken for
-        table.add_row(*map(Text, cells), Text(row.verdict, colour) if colour else unshown)
+        table.add_row(*map(Text, cells), Text(verdict, colour))
     console().print(table)
     for line in _beside(summary):
         say(line)

@@ -12,6 +12,7 @@ import pandas as pd
 import pyedflib
 import pytest
 import yaml
+from tests._measurements import measurements
 from typer.testing import CliRunner
 
 from taskloom.cli import app
@@ -43,16 +44,16 @@ def _run(folder: Path, study: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_own_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = np.random.default_rng(0)
-    rows = 120
-    table = pd.DataFrame(draw.normal(size=(rows, 4)), columns=["x1", "x2", "x3", "temperature"])
-    table["patient"] = [f"P{row // 4:02d}" for row in range(rows)]
-    table["severity"] = (table.x1 + 3).where(draw.random(rows) < 0.5)
-    table["relapse"] = (table.x2 > 0).astype(int).where(draw.random(rows) < 0.7).astype("Int64")
-    table.to_csv(tmp_path / "measurements.csv", index=False)
+    measurements().to_csv(tmp_path / "measurements.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    command = next(line for line in _block("Your own CSV", "").splitlines() if " init " in line)
+    words = command.partition("#")[0].split()
+    result = CliRunner().invoke(app, words[1:], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "study.yaml").read_text(encoding="utf-8") == _block("Your own CSV", "yaml")
     page = _run(tmp_path, _study("Your own CSV"), monkeypatch)
     assert "hard sharing 2" in page
-    assert "cross-stitch per channel" in page
+    assert "cross-stitch per layer" in page
 
 
 def test_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from taskloom.own_code import CodeFile, run_code
 from taskloom.study.image_size import with_image_size
 from taskloom.study.locate import explain, located, unknown_setting
 from taskloom.study.overrides import apply_overrides
+from taskloom.study.plain_settings import document_of
 from taskloom.study.yaml_lines import Document, KeyPath, dotted, read_document
 from taskloom.tasks import KINDS, Binary
 from taskloom.training.config import TrainingConfig
@@ -251,19 +252,38 @@ class Study:
         return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Reads and checks a study file.
+def load_study(
+    source: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), *, name: str | None = None
+) -> Study:
+    """Reads and checks a study file, or the settings that such a file would hold.
 
     Args:
-        path: The file.
+        source: The file, or its settings as plain values, as a notebook has them.
         overrides: "key=value" each, as `--set` gives them.
+        name: Name of the study and of its folder under `runs/`; where None a file's stem, else "study".
 
     Raises:
-        ConfigError: One sentence with file and line: what was expected, what was found.
+        ConfigError: One sentence, of a file with its line: what was expected, what was found.
+
+    Example:
+        >>> study = load_study({
+        ...     "data": {"table": "people.csv"},
+        ...     "tasks": {"age": {"kind": "regression"}, "sex": {"kind": "binary", "classes": ["f", "m"]}},
+        ...     "split": {"by": "rows"},
+        ...     "encoder": {"name": "mlp", "hidden": [16, 16]},
+        ...     "cells": [{"hard_sharing": {"stages": [1, 2]}}],
+        ... })
+        >>> study.reader, study.config.repeats
+        ('table', 5)
     """
-    document = apply_overrides(read_document(path), overrides)
-    code = _run_own_code(document, path.parent)  # first: the rest is checked against what it registers
-    study = check_study(document, path.stem)
+    if isinstance(source, Mapping):
+        read, folder, usual = document_of(source), Path(), "study"
+    else:
+        path = Path(source)
+        read, folder, usual = read_document(path), path.parent, path.stem
+    document = apply_overrides(read, overrides)
+    code = _run_own_code(document, folder)  # first: the rest is checked against what it registers
+    study = check_study(document, usual if name is None else name)
     placed = study.config.model_copy(update={"code": tuple(str(file.path) for file in code)})
     return replace(study, config=placed, code=code)
 

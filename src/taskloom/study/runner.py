@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from rich.console import Console
+
 from taskloom.errors import DataError
 from taskloom.study.cells import Cell, baselines, expand_cells
 from taskloom.study.config import Study
@@ -17,12 +20,13 @@ from taskloom.study.earlier import Earlier, earlier_report
 from taskloom.study.lock import study_lock
 from taskloom.study.pool import do_runs
 from taskloom.study.prepare import Prepared, prepare_data, study_facts
-from taskloom.study.progress import Progress
+from taskloom.study.progress import ConsoleProgress, Progress
 from taskloom.study.repeated import Repeated, find_repeated, say_repeated
 from taskloom.study.results import ResultsStore, run_folder, storage_error
 from taskloom.study.runs import RunSpec, plan_runs
 from taskloom.study.summary import write_summary
 from taskloom.study.test_rows import save_columns
+from taskloom.study.verdict_table import as_frame, as_html, as_text
 from taskloom.study.worker import DataCache, storage_reason
 from taskloom.study.worst_mistakes import keep_worst_mistakes
 from taskloom.training.checkpoints import write_atomically
@@ -55,7 +59,10 @@ class Outcome:
         folder: The study's folder.
         planned, done, failed: Numbers of runs.
         ran: Runs of this sitting.
-        summary: What `summary.json` holds; {} after a dry run.
+        summary: What `summary.json` holds.
+
+    Printed, or as the last line of a notebook's cell, it is the table of verdicts; `to_frame` has their
+    numbers, `taskloom.report.render_report(outcome.folder)` writes the page.
     """
 
     folder: Path
@@ -63,7 +70,17 @@ class Outcome:
     done: int
     failed: int
     ran: int
-    summary: dict[str, Any]
+    summary: dict[str, Any] = field(repr=False)
+
+    def __str__(self) -> str:
+        return as_text(self.summary)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.summary)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per task: metric, alone, chosen cell, test, gain with its interval, p-value, verdict."""
+        return as_frame(self.summary)
 
 
 def plan_study(study: Study, out: Path, *, data: Path | None = None, stores: Path | None = None) -> Plan:
@@ -101,10 +118,10 @@ def stores_beside(out: Path) -> Path:
 
 def run_study(
     study: Study,
-    out: Path,
-    progress: Progress,
+    out: Path | str | None = None,
+    progress: Progress | None = None,
     *,
-    data: Path | None = None,
+    data: Path | str | None = None,
     jobs: int = 1,
     retry_failed: bool = False,
     announce: Callable[[Plan], None] | None = None,
@@ -116,8 +133,8 @@ def run_study(
 
     Args:
         study: The study.
-        out: Its folder, made where there is none.
-        progress: Told when runs begin and end.
+        out: Its folder, made where there is none; `runs/<name of the study>` where None.
+        progress: Told when runs begin and end; where None, a line per run is printed.
         data: Where relative files are looked for.
         jobs: Runs at a time; more than one get processes of their own, which share the cores.
         retry_failed: Whether runs that failed are run again.
@@ -126,7 +143,21 @@ def run_study(
     Raises:
         ConfigError, DataError: Something is wrong before the first run; a results store of another version
             or another study; a full disk or a folder that cannot be written.
+
+    Example:
+        >>> rows = [f"{i % 7},{i % 5},{20 + i % 7},{'no yes'.split()[i % 3 % 2]}" for i in range(60)]
+        >>> _ = Path("people.csv").write_text("\\n".join(["a,b,age,smokes", *rows]))
+        >>> settings = tl.study.draft_study("people.csv", ["age", "smokes"]).settings
+        >>> settings |= {"repeats": 3, "cells": [{"hard_sharing": {"stages": 2}}]}
+        >>> settings["training"]["epochs"] = 2
+        >>> outcome = run_study(tl.study.load_study(settings))
+        runs 1/9  failed 0 ...
+        >>> outcome.to_frame()[["task", "metric", "cell"]].values.tolist()
+        [['age', 'mae', 'hard sharing 2'], ['smokes', 'accuracy', 'hard sharing 2']]
     """
+    out = Path("runs") / study.name if out is None else Path(out)
+    data = None if data is None else Path(data)
+    progress = ConsoleProgress(Console(highlight=False)) if progress is None else progress
     with writable(out):
         # Whatever is wrong with file or data is found before the study's folder is touched.
         check_store(out)

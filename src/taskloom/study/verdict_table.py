@@ -1,0 +1,124 @@
+"""The verdict per task, in the cell that was best on validation: for a terminal, a notebook, a program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from taskloom.report import words
+from taskloom.report.load import gain_row
+from taskloom.report.model import TaskRow
+
+HEADINGS = ("task", "alone", "chosen on validation", "test", "gain, 95 % interval", "verdict")
+_COLOURS = {"helped": "green", "hurt": "firebrick"}
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """What a study says of one task.
+
+    Args:
+        task, metric, unit: The task, the metric it is judged by, and that metric's unit.
+        alone, test: Mean test metric of the task alone, and in the cell chosen on validation.
+        cell: Name of that cell, "" where none has finished.
+        gain, low, high: Paired gain over training alone with its 95 % interval; positive is better.
+        p_value: Two-sided, adjusted for the cells of the task.
+        verdict: helped, hurt, "no difference shown" or "no verdict".
+        texts: The row as it is printed, one text for each of `HEADINGS`.
+    """
+
+    task: str
+    metric: str
+    unit: str
+    alone: float
+    cell: str
+    test: float
+    gain: float
+    low: float
+    high: float
+    p_value: float
+    verdict: str
+    texts: tuple[str, ...]
+
+
+def verdict_rows(summary: Mapping[str, Any]) -> list[VerdictRow]:
+    """The verdicts of a summary, by the report's wording; the mean of the tasks last, where there is one.
+
+    Args:
+        summary: What `summary.json` holds.
+    """
+    names = {cell["id"]: cell["name"] for cell in summary["cells"]}
+    unshown = "no difference shown" if summary["num_repeats"] >= words.LEAST_REPEATS else "no verdict"
+    overall = summary["overall"] or {"gains": []}
+    gains = {(gain["task"], gain["cell"]): gain for gain in (*summary["gains"], *overall["gains"])}
+    judged = [entry for entry in summary["tasks"] if not entry["auxiliary"]]
+    rows = []
+    for entry in (*judged, *([overall["task"]] if "task" in overall else [])):
+        task = TaskRow(**entry)
+        gain = gains.get((task.name, task.chosen_cell))
+        rows.append(_without_cell(task) if gain is None else _row(task, gain, names, unshown))
+    return rows
+
+
+def as_text(summary: Mapping[str, Any]) -> str:
+    """The verdicts as a table of text, with how they were made and what to know beside them."""
+    rows = [HEADINGS, *(row.texts for row in verdict_rows(summary))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([*lines, *_remarks(summary)])
+
+
+def as_html(summary: Mapping[str, Any]) -> str:
+    """The same for a notebook."""
+    cells = "".join(f"<th>{escape(name)}</th>" for name in HEADINGS)
+    body = "".join(_html_row(row) for row in verdict_rows(summary))
+    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in _remarks(summary))
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{remarks}"
+
+
+def as_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """The same as numbers, one row per task."""
+    columns = [name for name in VerdictRow.__dataclass_fields__ if name != "texts"]
+    rows = [{name: getattr(row, name) for name in columns} for row in verdict_rows(summary)]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _row(task: TaskRow, values: Mapping[str, Any], names: Mapping[str, str], unshown: str) -> VerdictRow:
+    row = gain_row(values)
+    verdict = row.verdict if row.verdict in _COLOURS else unshown
+    texts = (
+        task.name,
+        f"{words.with_unit(row.baseline, task.metric, task.unit)} {words.metric_name(task.metric)}",
+        names[row.cell],
+        words.number(row.value, task.metric),
+        words.interval(row, task.metric),
+        verdict,
+    )
+    numbers = (row.gain, row.low, row.high, row.p_value)
+    return VerdictRow(
+        task.name, task.metric, task.unit, row.baseline, names[row.cell], row.value, *numbers, verdict, texts
+    )
+
+
+def _without_cell(task: TaskRow) -> VerdictRow:
+    texts = (task.name, "–", "no finished cell to compare with", "", "", "")
+    none = (math.nan,) * 5
+    return VerdictRow(task.name, task.metric, task.unit, math.nan, "", *none, "no verdict", texts)
+
+
+def _html_row(row: VerdictRow) -> str:
+    *first, verdict = row.texts
+    colour = f' style="color: {_COLOURS[verdict]}"' if verdict in _COLOURS else ""
+    cells = "".join(f"<td>{escape(text)}</td>" for text in first)
+    return f"<tr>{cells}<td{colour}>{escape(verdict)}</td></tr>"
+
+
+def _remarks(summary: Mapping[str, Any]) -> Sequence[str]:
+    return [summary["design"], *summary["failed"], *summary["warnings"]]
