@@ -22,7 +22,7 @@ from taskloom.encoders import Encoder
 from taskloom.encoders.thesis_002 import TABLES
 from taskloom.encoders.vgg5 import HEAD_HIDDEN
 from taskloom.errors import ConfigError
-from taskloom.sharing import HeadSpec, MultiTaskNetwork, mixing
+from taskloom.sharing import HeadSpec, MultiTaskNetwork, mixing_kernel
 from taskloom.sharing.modules.experts import ExpertNetwork
 from taskloom.sharing.modules.gates import Gate
 from taskloom.sharing.ties import products
@@ -248,14 +248,14 @@ def flops_of(step: Step, network: nn.Module | None = None, problem: Problem | No
             run is nobody's business, and PyTorch would count them in some forms and not in others.
         problem: What it was built on.
     """
-    written, large = mixing._MOST_SCALARS, products._LARGE
-    mixing._MOST_SCALARS = sys.maxsize  # as scaled additions, which PyTorch does not count
+    written, large = mixing_kernel._MOST_SCALARS, products._LARGE
+    mixing_kernel._MOST_SCALARS = sys.maxsize  # as scaled additions, which PyTorch does not count
     products._LARGE = sys.maxsize  # as matrix products, which it does
     try:
         with FlopCounterMode(display=False) as counter:
             step()
     finally:
-        mixing._MOST_SCALARS, products._LARGE = written, large
+        mixing_kernel._MOST_SCALARS, products._LARGE = written, large
     found = int(counter.get_total_flops())
     if network is not None and problem is not None:
         found += len(problem.inputs) * sums_of(network, problem.encoder)

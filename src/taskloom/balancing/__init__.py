@@ -3,9 +3,11 @@
 | module | what is in it |
 |---|---|
 | `base` | `Balancer`, the registry `BALANCERS`, `build(name, settings)` |
+| `checks` | what a balancer refuses: settings, losses |
 | `weights` | `WeightedSum`, mean, random, and the base of all weights on losses |
 | `learned` | a number per task learned with the network: thesis 001, uncertainty, IMTL-L |
-| `epochs` | weights per epoch: DWA, dynamic task prioritisation, self-paced, curriculum |
+| `epochs` | weights per epoch: DWA, dynamic task prioritisation |
+| `entering` | weights per epoch with which tasks enter one after the other: self-paced, curriculum |
 | `famo`, `adaptive` | weights per step: FAMO, GradNorm, TorchJD's scalarisations (STCH, ...) |
 | `numbers` | a few numbers per step: Python's own or arrays on a CPU, tensors on a GPU |
 | `methods` | gradient aggregation by name: UPGrad, MGDA, PCGrad, CAGrad, Nash-MTL, ... |

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torchjd import scalarization
 
-from taskloom.balancing.base import BALANCERS, check_names, check_number, check_per_task
+from taskloom.balancing.base import BALANCERS
+from taskloom.balancing.checks import check_names, check_number, check_per_task
 from taskloom.balancing.gradients import add_gradient, flattened, leaves, parts, planned_reach, reached_by
 from taskloom.balancing.numbers import Numbers, Weighed, numbers
 from taskloom.balancing.silence import silent_tasks

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taskloom.balancing.base import check_number, unscaled
+from taskloom.balancing.base import unscaled
+from taskloom.balancing.checks import check_number
 from taskloom.balancing.conflicts import Conflicts
 from taskloom.balancing.features import check_has_feature, on_parameters
 from taskloom.balancing.gradients import gramian, tasks_that_share

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from taskloom.balancing.base import BALANCERS, check_number
+from taskloom.balancing.base import BALANCERS
+from taskloom.balancing.checks import check_number
 from taskloom.balancing.numbers import Numbers, Weighed, at_least, module_of, numbers, softmax, softmax_of_few
 from taskloom.balancing.weights import LossWeighting, check_state_tasks
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from taskloom.balancing.base import Balancer, check_gradients
+from taskloom.balancing.base import Balancer
+from taskloom.balancing.checks import check_gradients
 from taskloom.errors import ConfigError
 from taskloom.losses import SumCount
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from taskloom.balancing.base import BALANCERS, check_number
+from taskloom.balancing.base import BALANCERS
+from taskloom.balancing.checks import check_number
 from taskloom.balancing.gradients import add_gradient
 from taskloom.balancing.in_parts import InParts
 from taskloom.balancing.numbers import (

@@ -18,7 +18,8 @@ import torchjd.aggregation as torchjd
 from torch import Tensor
 
 from taskloom.balancing.aggregation import GradientAggregation
-from taskloom.balancing.base import BALANCERS, check_count, check_number
+from taskloom.balancing.base import BALANCERS
+from taskloom.balancing.checks import check_count, check_number
 from taskloom.balancing.method import Drawn, MatrixMethod
 from taskloom.balancing.row_balancer import Place
 from taskloom.balancing.solvers import Array, Solver, fair

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from taskloom.balancing.base import Balancer, check_gradients, check_known
+from taskloom.balancing.base import Balancer
 from taskloom.balancing.chains import Link, chain_of, gramian_of
+from taskloom.balancing.checks import check_gradients, check_known
 from taskloom.balancing.features import SharedFeature
 from taskloom.balancing.gradients import (
     Rows,

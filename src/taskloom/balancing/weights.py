@@ -14,16 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taskloom.balancing.base import (
-    BALANCERS,
-    Balancer,
-    Draw,
-    check_gradients,
-    check_known,
-    check_names,
-    check_number,
-    check_per_task,
-)
+from taskloom.balancing.base import BALANCERS, Balancer, Draw
+from taskloom.balancing.checks import check_gradients, check_known, check_names, check_number, check_per_task
 from taskloom.balancing.in_parts import InParts
 from taskloom.balancing.numbers import FEW, Numbers, Weighed, as_tensor, at_least, numbers, softmax
 from taskloom.errors import ConfigError

@@ -13,6 +13,7 @@ from taskloom.data.face_table import FaceTable, with_known_columns
 from taskloom.data.image_splits import read_standardize, split_images
 from taskloom.data.image_store import ImageStore, prepare_images
 from taskloom.data.image_writer import Progress
+from taskloom.data.labelled_table import LabelledTable, label_table
 from taskloom.data.readers.aff_wild2 import read_aff_wild2
 from taskloom.data.readers.affectnet import read_affectnet
 from taskloom.data.readers.celeba import read_celeba
@@ -30,7 +31,6 @@ from taskloom.data.sources import (
     data_folder,
     store_folder,
 )
-from taskloom.data.table_source import LabelledTable, label_table
 from taskloom.errors import ConfigError
 
 FACE_SETTINGS = ("folder", "standardize", "group", "columns")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from taskloom.data.batch import DataSplits
 from taskloom.data.equal_images import equal_images, equal_images_found
 from taskloom.data.image_store import ImageDataset, ImageStandardization, ImageStore
-from taskloom.data.table_source import LabelledTable
+from taskloom.data.labelled_table import LabelledTable
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError
 from taskloom.tasks import Labels, Landmarks, TaskSet

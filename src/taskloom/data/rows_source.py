@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 
 from taskloom.data.batch import DataSplits
+from taskloom.data.labelled_table import given_settings, label_table
 from taskloom.data.sources import TaskSettings, check_settings, checksums, data_folder
-from taskloom.data.table_source import given_settings, label_table, load_labelled
+from taskloom.data.table_source import load_labelled
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError
 

@@ -1,4 +1,4 @@
-"""Tables of plain rows: CSV, TSV and Parquet with every mistake located, and the dataset over feature rows.
+"""Tables of plain rows: CSV, TSV and Parquet with every mistake located.
 
 Cells are kept as the text that stands in the file until a column is asked for as numbers or as classes, so
 that a class code `007` stays what it is and a message can quote the cell it is about.
@@ -18,16 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
-import torch
 from numpy.typing import NDArray
 
-from taskloom.data.batch import Batch
 from taskloom.data.cell_texts import has_decimal_comma, looks_missing, way_out
-from taskloom.data.feature_rows import FeatureRows
 from taskloom.data.quotes import check_quotes, unclosed_quote
-from taskloom.data.row_dataset import RowDataset, fingerprints
+from taskloom.data.table_dataset import TableDataset
 from taskloom.errors import ConfigError, DataError, did_you_mean
-from taskloom.tasks import Labels, TaskSet
+
+__all__ = [
+    "PARQUET_SUFFIXES",
+    "SEPARATORS",
+    "SPREADSHEETS",
+    "Table",
+    "TableDataset",
+    "read_table",
+    "sniff_separator",
+]
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 """The separators that are looked for in the header line, with their names for reports."""
@@ -127,6 +133,10 @@ class Table:
 
     def _parsed(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
         """Values (NaN where there is no number), which cells are given, and which of them are numbers."""
+        stored = self._stored_numbers(name)
+        if stored is not None:
+            given = ~np.isnan(stored)
+            return stored, given, given
         cells = self._trimmed(name)
         if self.decimal == ",":  # a point groups thousands there: "1.234" is not read as 1.234
             cells = pc.replace_substring(pc.replace_substring(cells, ".", "?"), ",", ".")
@@ -139,6 +149,16 @@ class Table:
             texts = pd.Series(np.asarray(cells.to_numpy(zero_copy_only=False), dtype=object))
             values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, copy=True)
             return values, given, ~np.isnan(values)
+
+    def _stored_numbers(self, name: str) -> NDArray[np.float64] | None:
+        """A Parquet column's numbers without the way through text, where that gives the same ones.
+
+        Not of marks for missing values, which are texts, nor of narrower floats: 0.1 stays 0.1 by its text.
+        """
+        cells = self._data.column(name)
+        if self.missing or not (pa.types.is_float64(cells.type) or pa.types.is_integer(cells.type)):
+            return None
+        return np.array(cells.to_numpy(), dtype=np.float64)
 
     def _check_finite(
         self, name: str, values: NDArray[np.float64], given: NDArray[np.bool_], otherwise: str
@@ -315,13 +335,14 @@ def _header(path: Path, separator: str) -> list[str]:
 def _checked_header(path: Path, header: Sequence[str]) -> tuple[str, ...]:
     """Column names without surrounding blanks; refuses names that stand twice and columns without a name."""
     columns = tuple(name.strip() for name in header)
+    places: dict[str, int] = {}
     for position, name in enumerate(columns):
         if not name:
             raise DataError(
                 f"{path}:1: column {position + 1} of {len(columns)} has no name; name it or remove it "
                 "(pandas writes such a column unless told `index=False`)."
             )
-        first = columns.index(name)
+        first = places.setdefault(name, position)
         if first != position:
             raise DataError(
                 f"{path}:1: column `{name}` stands twice ({first + 1} and {position + 1}); rename one."
@@ -344,62 +365,3 @@ def _first_line(error: Exception) -> str:
 
 def _shortened(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
-
-
-class TableDataset(RowDataset):
-    """Rows of a table: features [N, F] float32 and labels with holes.
-
-    Args:
-        features: Features of all rows of the table, M >= N; shared by the three parts of a split.
-        rows: Which rows of the table these are, [N].
-        tasks: What is predicted.
-        labels: Labels of all M rows of the table.
-        groups: Name of the group (person, molecule) of each of the M rows; None makes every row its own.
-
-    Raises:
-        ValueError: Features, labels or groups of different lengths, or rows outside the table.
-
-    Example:
-        >>> from taskloom.tasks import Regression
-        >>> tasks = TaskSet(Regression("age"))
-        >>> ages = Labels({"age": torch.tensor([36.0, 41.0])}, {"age": torch.tensor([True, True])})
-        >>> features = FeatureRows(np.eye(2, dtype=np.float32))
-        >>> dataset = TableDataset(features, np.array([1]), tasks, ages)
-        >>> batch = dataset.__getitems__([0])
-        >>> batch.inputs, batch.labels.values["age"]
-        (tensor([[0., 1.]]), tensor([41.]))
-    """
-
-    def __init__(
-        self,
-        features: FeatureRows,
-        rows: NDArray[np.int64],
-        tasks: TaskSet,
-        labels: Labels,
-        groups: Sequence[str] | NDArray[Any] | None = None,
-    ) -> None:
-        lengths = {len(features), len(labels)} | ({len(groups)} if groups is not None else set())
-        if len(lengths) > 1:
-            raise ValueError(f"features, labels and groups differ in their number of rows: {sorted(lengths)}")
-        rows = np.asarray(rows, dtype=np.int64)
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(features):
-            raise ValueError(f"rows outside 0..{len(features) - 1}: {rows.min()}..{rows.max()}")
-        super().__init__(rows, tasks, labels, groups)
-        self.features = features
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """(F,)."""
-        return (self.features.num_features,)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Gathers rows `indices` (0..N-1) in one indexed read: inputs [B, F] float32."""
-        index = np.asarray(indices, dtype=np.int64)
-        positions = torch.from_numpy(index)
-        return Batch(
-            torch.from_numpy(self.features.gather(self.rows[index])), self._labels[positions], positions
-        )
-
-    def fingerprints(self) -> NDArray[np.bytes_]:
-        """Checksum of every row's features, [N]: equal rows have equal ones."""
-        return fingerprints(self.features.array[row] for row in self.rows)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.sharing.architectures import register
-from taskloom.sharing.mixing import MixingUnit, mix
+from taskloom.sharing.mixing import MixingUnit
+from taskloom.sharing.mixing_kernel import mix
 from taskloom.sharing.plan import MixingSpec, Plan, check_lr_multiplier
 from taskloom.sharing.settings import Stages, alone, stage_plans, stage_set
 from taskloom.tasks import TaskSet

@@ -324,3 +324,34 @@ def test_parkinsons_reads_as_pandas_reads_it() -> None:
     assert features.num_features == 16
     expected = frame.loc[:, "Jitter(%)":"PPE"].to_numpy(np.float32)  # type: ignore[misc]
     np.testing.assert_array_equal(features.gather(np.arange(5875)), expected)
+
+
+def test_numbers_of_a_parquet_file_are_those_of_their_texts(tmp_path: Path) -> None:
+    """By the way through text, which a mark for missing values asks for."""
+    rows = pd.DataFrame(
+        {
+            "double": [0.1, -0.0, 1e300, np.nan, 3.0],
+            "whole": [1.0, 2.0, np.nan, -4.0, 2.0**60],
+            "large": np.array([2**53 + 1, 2**62 + 3, -(2**53) - 1, 0, 7]),
+            "unsigned": np.array([2**64 - 1, 0, 1, 2, 3], dtype=np.uint64),
+            "holes": pd.array([1, None, 3, None, 5], dtype="Int64"),
+            "single": np.array([0.1, 2.5, np.nan, 1e-7, 3], dtype=np.float32),
+            "yes": [True, False, True, True, False],
+        }
+    )
+    rows.to_parquet(tmp_path / "rows.parquet")
+    direct = read_table(tmp_path / "rows.parquet")
+    by_text = read_table(tmp_path / "rows.parquet", missing=["no such mark"])
+    for name in rows:
+        found = direct.numbers(name)
+        assert found.dtype == np.float64
+        np.testing.assert_array_equal(found, by_text.numbers(name))
+        np.testing.assert_array_equal(found, direct.numbers_or_none(name))
+        assert direct.is_numeric(name) is by_text.is_numeric(name) is True
+    assert direct.numbers("single")[0] == 0.1
+    rows.loc[2, "double"] = np.inf
+    rows.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"row 3, column `double`: a number expected, found `inf`"):
+        read_table(tmp_path / "rows.parquet").numbers("double")
+    pd.DataFrame({"none": np.array([np.nan] * 3)}).to_parquet(tmp_path / "none.parquet")
+    assert read_table(tmp_path / "none.parquet").is_numeric("none") is False
