@@ -183,11 +183,15 @@ class SharedFeature:
         if self._tails is None:
             copies_of: Any = getattr(model, "task_copies")  # noqa: B009  of networks with a plan
             self._tails = {task: copies_of(task)[plan.num_shared_stages :] for task in model.tasks}
+        # Stage by stage, then the heads: what draws, draws in the order of a plain forward pass. A task that
+        # is read out at a lower stage has fewer of them.
         tails = self._tails
         flow = dict(self.taps)
-        for number in range(len(plan.stages) - plan.num_shared_stages + 1):
-            flow = {task: tails[task][number](tensor) for task, tensor in flow.items()}
-        return flow
+        for number in range(len(plan.stages) - plan.num_shared_stages):
+            for task, (*copies, _) in tails.items():
+                if number < len(copies):
+                    flow[task] = copies[number](flow[task])
+        return {task: tails[task][-1](tensor) for task, tensor in flow.items()}
 
     def __getstate__(self) -> dict[str, object]:
         return vars(SharedFeature(self.name))
@@ -230,9 +234,14 @@ def _are_tied(model: MultiTaskNetwork, num_shared: int) -> bool:
 
 
 def _may_run_apart(model: MultiTaskNetwork, features: Tensor) -> bool:
-    """Where copies behind the feature may run as one grouped kernel, they are left to."""
+    """Whether nothing else is to happen behind the feature.
+
+    There heads of deep supervision read what passes by, and copies may run as one grouped kernel.
+    """
     plan: Any = vars(model).get("plan")
-    return plan.num_shared_stages == len(plan.stages) or not features.is_cuda
+    if plan.num_shared_stages == len(plan.stages):
+        return True
+    return not (features.is_cuda or getattr(model, "deeply_supervised", False))
 
 
 def check_has_feature(model: MultiTaskNetwork, name: str) -> None:

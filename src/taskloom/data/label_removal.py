@@ -108,7 +108,13 @@ class Removal:
         if not isinstance(groups, list | tuple):
             raise ConfigError(f"{_WHERE}.disjoint: lists of tasks expected, found {groups!r}.")
         values["disjoint"] = tuple(_names(group, "disjoint") for group in groups)
-        values["shares"] = tuple(_number(value, "shares") for value in values.get("shares") or ())
+        shares = values.get("shares") or ()
+        if not isinstance(shares, list | tuple):
+            raise ConfigError(
+                f"{_WHERE}.shares: a list of numbers, one per group of `disjoint`, expected, found {shares!r}"
+                "; a share of one task's labels is a step of its own: [{share: 0.3, tasks: a}, ...]."
+            )
+        values["shares"] = tuple(_number(value, "shares") for value in shares)
         return cls(**values)
 
 

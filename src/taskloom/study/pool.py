@@ -140,12 +140,13 @@ def _work(connection: Connection, threads: int) -> None:
     while True:
         try:
             spec = connection.recv()
-        except EOFError:
+            try:
+                answer: RunRecord | str = execute(spec, cache)
+            except StorageError as error:
+                answer = str(error)
+            connection.send(answer)
+        except (EOFError, ConnectionResetError, BrokenPipeError):  # the parent has ended, or was killed
             return
-        try:
-            connection.send(execute(spec, cache))
-        except StorageError as error:
-            connection.send(str(error))
 
 
 def _end_with_parent() -> None:

@@ -124,6 +124,10 @@ def test_report_and_identity_know_of_it(folder: Path) -> None:
         ({"disjoint": [["age"], ["sex"]], "tasks": ["hair"]}, "goes with `share`"),
         ({"disjoint": [["age"], ["sex"]], "shares": [0.5, 0.6]}, "positive shares with the sum 1"),
         ({"disjoint": [["age"], ["sex"]], "shares": [1]}, "one per group of `disjoint` (2) expected"),
+        (
+            {"shares": {"age": 0.3}},
+            "a list of numbers, one per group of `disjoint`, expected, found {'age': 0.3}; a",
+        ),
         ({"disjoint": "age"}, "lists of tasks expected, found 'age'"),
     ],
 )

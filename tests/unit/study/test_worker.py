@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from _small_study import NUM_RUNS, Watcher, read, run, write_table
 from taskloom import Labels
 from taskloom.data.batch import Batch, DataSplits, TaskDataset
-from taskloom.study import worker
+from taskloom.study import pool, worker
 from taskloom.study.results import RunRecord
 from taskloom.study.runner import plan_study
 from taskloom.study.runs import RunSpec
@@ -124,3 +125,29 @@ def test_ctrl_c_is_no_failed_run(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(KeyboardInterrupt):
         run(folder, progress=watcher)
     assert watcher.ended == []
+
+
+class Closed:
+    """The pipe of a parent that was killed: what it had not read yet makes it a reset, not an end."""
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = list(answers)
+
+    def recv(self) -> object:
+        if not self._answers:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return self._answers.pop(0)
+
+    def send(self, record: object) -> None:
+        del record
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("received", [(), ("a run",)])
+def test_a_worker_ends_quietly_where_its_parent_was_killed(
+    received: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("signal.signal", "threading.Thread", "torch.set_num_threads", "keep_freed_memory"):
+        monkeypatch.setattr(f"taskloom.study.pool.{name}", Mock())
+    monkeypatch.setattr("taskloom.study.pool.execute", Mock())
+    pool._work(Closed(*received), 1)  # type: ignore[arg-type]
