@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from taskloom.sharing.ties import TraceNorm, matrix_trace_norm, stacks, tucker_trace_norm
-from taskloom.sharing.ties.products import inverse_root, times_transposed
+from taskloom.sharing.ties.products import inverse_root, symmetric_times, times_transposed
 from taskloom.sharing.ties.stacks import Axes, Stack
 
 
@@ -97,12 +97,12 @@ def test_one_direction_far_above_the_others(squared_in: list[torch.dtype]) -> No
 
 
 def test_a_kernel_of_a_backbone_equals_the_svd(squared_in: list[torch.dtype]) -> None:
-    """[256, 128, 3, 3] of two tasks: axes of 256 and 128 in float32, kernel and tasks in float64."""
+    """[256, 128, 3, 3] of two tasks: axes of 256 and 128, and kernel and tasks together, in float32."""
     draw = torch.Generator().manual_seed(3)
     copies = [(0.05 * torch.randn(256, 128, 3, 3, generator=draw)).requires_grad_() for _ in range(2)]
     value = TraceNorm(weight=1.0).measure(copies)
     (0.5 * value).backward()
-    assert squared_in == [torch.float32, torch.float32, torch.float64]
+    assert squared_in == [torch.float32] * 3
     stack = torch.stack([copy.detach() for copy in copies], dim=-1).double()
     expected, gradient = 0.0, torch.zeros_like(stack)
     for mode in range(stack.dim()):
@@ -116,6 +116,33 @@ def test_a_kernel_of_a_backbone_equals_the_svd(squared_in: list[torch.dtype]) ->
         torch.testing.assert_close(copy.grad.double(), 0.5 * gradient[..., number], rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(("apart", "precisions"), [(1.0, 1), (0.3, 1), (0.2, 2), (1e-4, 2), (0.0, 2)])
+def test_kernel_and_tasks_take_float64_where_copies_are_close(
+    apart: float, precisions: int, squared_in: list[torch.dtype]
+) -> None:
+    """Copies W and W + apart N, N of W's size: their singular values along the tasks lie apart."""
+    draw = torch.Generator().manual_seed(8)
+    first, noise = torch.randn(2, 96, 64, 3, 3, generator=draw)
+    copies = [first.clone().requires_grad_(), (first + apart * noise).requires_grad_()]
+    value = TraceNorm(weight=1.0).measure(copies)
+    value.backward()
+    assert squared_in[-precisions:] == [torch.float32, torch.float64][:precisions]
+    assert squared_in.count(torch.float32) == 1
+    expected, gradient = 0.0, torch.zeros(2, 96, 64, 3, 3, dtype=torch.float64)
+    stack = torch.stack([copy.detach() for copy in copies]).double()
+    for axis in range(5):
+        moved = stack.movedim(axis, 0)
+        left, singular, right = torch.linalg.svd(moved.flatten(1), full_matrices=False)
+        kept = singular > 1e-6 * singular[0]
+        expected += singular[kept].sum().item()
+        gradient += (left[:, kept] @ right[kept]).reshape(moved.shape).movedim(0, axis)
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+    largest = gradient.abs().max().item()
+    for copy, one in zip(copies, gradient, strict=True):
+        assert copy.grad is not None
+        torch.testing.assert_close(copy.grad.double(), one, rtol=0, atol=1e-5 * largest)
+
+
 def test_identical_copies_of_a_large_kernel() -> None:
     """Along the tasks rank one, along the outputs the copy's own directions: sqrt(2) times its norms."""
     draw = torch.Generator().manual_seed(4)
@@ -125,6 +152,23 @@ def test_identical_copies_of_a_large_kernel() -> None:
     expected = math.sqrt(2) * (sum(norms) + copy.double().norm())
     assert TraceNorm().measure(list(pair)).item() == pytest.approx(expected.item(), rel=1e-6)
     assert tucker_trace_norm(pair).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.mkldnn, "matmul"), reason="this PyTorch has the older switch alone"
+)
+@pytest.mark.parametrize(("asked", "dtype"), [("bf16", torch.float64), ("ieee", torch.float32)])
+def test_the_newer_switch_of_precision_is_read(
+    asked: str, dtype: torch.dtype, squared_in: list[torch.dtype]
+) -> None:
+    """Where it was used PyTorch's older getter may answer with an error."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        torch.backends.mkldnn.matmul.fp32_precision = asked
+        matrix_trace_norm(with_condition(1.5))
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+    assert squared_in == [dtype]
 
 
 @pytest.mark.usefixtures("_lower_precision_allowed")
@@ -160,6 +204,7 @@ def test_products_of_unfoldings_by_pieces(
     piece: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stacks, "_PIECE", piece)
+    monkeypatch.setattr(stacks, "_VIEWED", 2 * piece)
     monkeypatch.setattr(stacks, "_ROWS", 3)
     draw = torch.Generator().manual_seed(5)
     copies = tuple(torch.randn(4, 3, 2, dtype=dtype, generator=draw) for _ in range(3))
@@ -175,6 +220,9 @@ def test_products_of_unfoldings_by_pieces(
             torch.testing.assert_close(stack.gram(axes).tril(), gram)
             factor = torch.randn(rows, rows, dtype=dtype, generator=draw)
             factor = factor + factor.T
+            if dtype == torch.float32:
+                in_float32 = stack.gram(axes, torch.float32).tril()
+                torch.testing.assert_close(in_float32, gram, rtol=0, atol=1e-4)
             targets = [torch.full_like(copy, math.nan) for copy in copies]
             stack.add_product(targets, axes, factor, first=True)
             stack.add_product(targets, axes, factor, first=False)
@@ -190,9 +238,36 @@ def test_a_product_is_the_product(shapes: tuple[int, int, int]) -> None:
     first, second = (torch.randn(count, inner, generator=draw) for count in (rows, columns))
     expected = first.double() @ second.double().T
     torch.testing.assert_close(times_transposed(first, second).double(), expected, rtol=0, atol=1e-4)
-    strided = torch.randn(inner, columns, generator=draw).T
-    expected = first.double() @ strided.double().T
-    torch.testing.assert_close(times_transposed(first, strided).double(), expected, rtol=0, atol=1e-4)
+    turned = torch.randn(inner, columns, generator=draw).T
+    with_gaps = torch.randn(columns, 2 * inner, generator=draw)[:, ::2]
+    beside = torch.randn(columns, inner + 5, generator=draw)[:, 5:]
+    for strided in (turned, with_gaps, beside):
+        expected = first.double() @ strided.double().T
+        for left in (first, first.T.contiguous().T):
+            found = times_transposed(left, strided)
+            torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+            assert found.is_contiguous()
+
+
+def test_a_symmetric_product_lies_as_the_matrix_does() -> None:
+    draw = torch.Generator().manual_seed(9)
+    for rows, columns in ((5, 7), (70, 130)):
+        factor = torch.randn(rows, rows, generator=draw)
+        factor = factor + factor.T
+        for matrix in (
+            torch.randn(rows, columns, generator=draw),
+            torch.randn(columns, rows, generator=draw).T,
+        ):
+            found = symmetric_times(factor, matrix)
+            assert found.stride() == matrix.stride()
+            torch.testing.assert_close(found.double(), factor.double() @ matrix.double(), rtol=0, atol=1e-4)
+
+
+def test_without_onednn_products_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = with_condition(2.0)
+    with_it = matrix_trace_norm(matrix).item()
+    monkeypatch.setattr("taskloom.sharing.ties.products._has_onednn", lambda: False)
+    assert matrix_trace_norm(matrix).item() == pytest.approx(with_it, rel=1e-6)
 
 
 def test_inverse_root_equals_the_eigenvectors() -> None:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
@@ -26,14 +25,18 @@ _POWERS = 12
 
 def float32_is_exact() -> bool:
     """Whether products of float32 run in float32, and not in TF32 or bfloat16 as a user may have asked."""
-    return torch.get_float32_matmul_precision() == "highest"
+    # The older getter raises an error where the newer switches were used.
+    switches = getattr(torch.backends.mkldnn, "matmul", None)
+    asked = getattr(switches, "fp32_precision", None)
+    return torch.get_float32_matmul_precision() == "highest" if asked is None else asked in ("none", "ieee")
 
 
 def times_transposed(first: Tensor, second: Tensor) -> Tensor:
     """The product A B^T of A [n, k] and B [m, k], [n, m].
 
     Large float32 products on a CPU go through oneDNN, as convolutions do: on processors of AMD, MKL leaves
-    their widest registers unused and takes twice as long.
+    their widest registers unused and takes twice as long. The operator is the one that PyTorch's compiler
+    calls; through `to_mkldnn` and `torch.nn.functional.linear` results would be copied once more.
 
     Example:
         >>> times_transposed(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]))
@@ -41,9 +44,24 @@ def times_transposed(first: Tensor, second: Tensor) -> Tensor:
     """
     large = min(first.shape[0], second.shape[0], first.shape[1]) >= _LARGE
     if large and first.dtype == torch.float32 and first.device.type == "cpu" and _has_onednn():
-        product: Tensor = F.linear(first.to_mkldnn(), second).to_dense()
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            _without_gaps(first), _without_gaps(second), None, "none", [], ""
+        )
         return product
     return first @ second.T
+
+
+def symmetric_times(factor: Tensor, matrix: Tensor) -> Tensor:
+    """The product of a symmetric matrix [n, n] with a matrix [n, m], which lies in memory as that one."""
+    matrix = _without_gaps(matrix)
+    if matrix.is_contiguous():
+        return times_transposed(factor, matrix.T)
+    return times_transposed(matrix.T, factor).T
+
+
+def _without_gaps(matrix: Tensor) -> Tensor:
+    """The matrix, row by row or column by column; oneDNN takes a hundred times as long for one with gaps."""
+    return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()
 
 
 def inverse_root(gram: Tensor) -> Tensor | None:
@@ -75,7 +93,9 @@ def inverse_root(gram: Tensor) -> Tensor | None:
     if not (math.isfinite(mean) and mean > 0.0):
         return None
     lower = (gram / mean).float().tril_()
-    matrix = lower + lower.tril(-1).T
+    matrix = lower.add_(
+        lower.tril(-1).T.contiguous()
+    )  # to add a matrix as it lies turned is three times slower
     largest = _largest_size(matrix)
     smallest = 1.1 * largest - _largest_size(matrix, away_from=1.1 * largest)
     if not (math.isfinite(largest) and largest <= _WIDEST * smallest):
@@ -91,16 +111,17 @@ def inverse_root(gram: Tensor) -> Tensor | None:
         step = 0.5 * rest
         if 0.375 * size**2 > _REST:
             step.add_(times_transposed(rest, rest), alpha=0.375)
-        z = z + times_transposed(step, z)
+        z = times_transposed(step, z).add_(z)
         if 0.3125 * size**3 < _REST:
             # The smallest eigenvalue stands out here more than it did above.
             narrow = largest * _largest_size(z) ** 2 <= _WIDEST
-            return (z + z.T) / (2.0 * math.sqrt(mean)) if narrow else None
+            return (z + z.T.contiguous()).div_(2.0 * math.sqrt(mean)) if narrow else None
     return None
 
 
 def _has_onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _largest_size(matrix: Tensor, away_from: float = 0.0) -> float:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from taskloom.sharing.memory import empty_in_order, memory_order
-from taskloom.sharing.ties.products import times_transposed
+from taskloom.sharing.ties.products import symmetric_times, times_transposed
 
 _PIECE = 2**19
 """Numbers of a piece: 2 MiB of float32, so that its copies for each product stay in the processor's cache."""
+_VIEWED = 2**22
+"""Numbers of a piece that is read as it lies: of the kernels of most networks, all of a copy."""
 _ROWS = 128
 """Rows of a Gram matrix that are made at once; what lies above the diagonal is left out by as many."""
 
@@ -100,13 +102,12 @@ class Stack:
         """
         rows = self.size(axes)
         total = torch.zeros(rows, rows, dtype=torch.float64, device=self.device)
-        axes = self._placed(axes)
-        for window in self._windows(axes):
-            piece = self._unfold(axes, window).to(dtype)
+        for columns in self._pieces(self._placed(axes), converted=dtype != self.dtype):
+            piece = columns.to(dtype).contiguous()
             for start in range(0, rows, _ROWS):
-                block = times_transposed(piece[start : start + _ROWS], piece[start:])
-                total[start : start + _ROWS, start:] += block
-        return total.T
+                block = times_transposed(piece[start:], piece[start : start + _ROWS])
+                total[start:, start : start + _ROWS] += block
+        return total
 
     def add_product(self, targets: Sequence[Tensor], axes: Axes, factor: Tensor, *, first: bool) -> None:
         """Adds a symmetric matrix times an unfolding, folded back, to tensors shaped like the copies.
@@ -119,9 +120,19 @@ class Stack:
         """
         axes = self._placed(axes)
         lying = [target.permute(self._order) for target in targets]
+        sources, places = self._viewed(self._lying, axes), self._viewed(lying, axes)
+        if sources and places:
+            step = self._columns(sources[0], converted=factor.dtype != self.dtype)
+            for source, place in zip(sources, places, strict=True):
+                for piece, target in zip(
+                    torch.split(source, step, 1), torch.split(place, step, 1), strict=True
+                ):
+                    product = symmetric_times(factor, piece.to(factor.dtype))
+                    target.copy_(product) if first else target.add_(product)
+            return
         for window in self._windows(axes):
             piece = self._unfold(axes, window).to(factor.dtype)
-            self._add_folded(lying, axes, times_transposed(factor, piece.T), window, first=first)
+            self._add_folded(lying, axes, symmetric_times(factor, piece), window, first=first)
 
     def add_unfolding(self, targets: Sequence[Tensor], axes: Axes, matrix: Tensor, *, first: bool) -> None:
         """Adds an unfolding [n, m], folded back, to tensors shaped like the copies; see `add_product`."""
@@ -146,6 +157,41 @@ class Stack:
         """The axes' places in the copies as they lie."""
         task = len(self._order)
         return tuple(task if axis == task else self._order.index(axis) for axis in axes)
+
+    def _pieces(self, axes: Axes, *, converted: bool) -> Iterator[Tensor]:
+        """Columns [n, some] of an unfolding, each of them once; `axes` are places, as in all that follows.
+
+        Args:
+            axes: Axes of the rows.
+            converted: Whether each piece will be copied for another precision.
+        """
+        matrices = self._viewed(self._lying, axes)
+        if not matrices:
+            yield from (self._unfold(axes, window) for window in self._windows(axes))
+        for matrix in matrices:
+            yield from torch.split(matrix, self._columns(matrix, converted=converted), 1)
+
+    def _viewed(self, lying: Sequence[Tensor], axes: Axes) -> list[Tensor]:
+        """Each copy's columns [n, m / T] as they lie; empty where they do not follow each other in memory.
+
+        They do where the rows' axes are the slowest ones or the fastest ones.
+        """
+        task, count = len(self._order), len(axes)
+        if task in axes or count == task or not all(tensor.is_contiguous() for tensor in lying):
+            return []
+        rows = math.prod(lying[0].shape[axis] for axis in axes)
+        if axes == tuple(range(count)):
+            return [tensor.view(rows, -1) for tensor in lying] if lying[0].numel() else []
+        if axes == tuple(range(task - count, task)):
+            return [tensor.view(-1, rows).T for tensor in lying] if lying[0].numel() else []
+        return []
+
+    def _columns(self, matrix: Tensor, *, converted: bool) -> int:
+        """Columns of such a matrix that make a piece."""
+        if self.device.type != "cpu":
+            return matrix.shape[1]
+        pieces = max(1, round(matrix.numel() / (_PIECE if converted else _VIEWED)))
+        return -(-matrix.shape[1] // pieces)
 
     def _windows(self, axes: Axes) -> Iterator[_Window]:
         """Windows that hold every number of the stack once, each a set of whole columns."""

@@ -8,7 +8,8 @@ sqrt(eps) s_max are noise. Therefore:
 - large float32 unfoldings on a CPU (n >= 128, m >= 2 n) are tried in float32 first, pieces added up in
   float64, which leaves an error of about 4 eps s_max^2. Where the singular values lie within a factor of 8,
   which leaves the subgradient an error of about 100 eps and the value less, products alone make
-  (W W^T)^(-1/2) (`inverse_root`); else the unfolding is squared once more, in float64;
+  (W W^T)^(-1/2) (`inverse_root`); else the unfolding is squared once more, in float64. The small axes of
+  large kernels are tried so, too;
 - float64 whose smallest eigenvalue is below 1e-8 of the largest goes through the triangular factor instead
   (QR, then the SVD of the n x n factor), which squares nothing;
 - a singular value counts as 0 where s <= s_max max(4 sqrt(n) eps, sqrt(eps64 (n + sqrt(m)))), eps that of the
@@ -25,7 +26,7 @@ Kronecker products: the tensor is read once for all of them instead of once for 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,10 @@ _LEAST_EIGENVALUE = 1e-8
 """Smallest over largest eigenvalue of a float64 Gram matrix that still serves: 8 of 16 digits are left."""
 _WELL_CONDITIONED = 1e-2
 """Smallest over largest singular value from which on the data's own precision serves for the product."""
+_NARROW = 8.0
+"""Largest over smallest singular value up to which a Gram matrix made in float32 serves."""
+_LARGE_STACK = 2**16
+"""Numbers of a stack from which on float32 is tried for its small axes: below, float64 costs little."""
 _SMALL_GROUP = 64
 """Largest product of the axes that are taken together."""
 _LARGE_ROWS = 128
@@ -113,23 +118,47 @@ def _small_axes(stack: Stack, unfoldings: Unfoldings) -> Axes:
 
 def _solve_together(stack: Stack, axes: Axes) -> Part:
     """The unfoldings along each of these axes of a float32 stack."""
+    if stack.numel() >= _LARGE_STACK and _float32_serves(stack):
+        solved = _solve_each(stack, axes, stack.gram(axes, torch.float32))
+        if solved is not None and all(one.narrow for one in solved):
+            return _together(stack, axes, solved)
+    joint = stack.gram(axes)
+    solved = _solve_each(stack, axes, joint)
+    return _nothing(axes, joint, stack.dtype) if solved is None else _together(stack, axes, solved)
+
+
+def _solve_each(stack: Stack, axes: Axes, joint: Tensor) -> list[_Solved] | None:
+    """The unfolding along each of several axes, from the Gram matrix of all of them as rows."""
     sizes = [stack.shape[axis] for axis in axes]
-    lower = stack.gram(axes).tril()
+    lower = joint.tril()
     joint = lower + lower.tril(-1).T
-    value = 0.0
-    product, exact = torch.zeros_like(joint), False
-    for position, size in enumerate(sizes):
-        before, after = math.prod(sizes[:position]), math.prod(sizes[position + 1 :])
+    found: list[_Solved] = []
+    for before, size, after in _positions(sizes):
         gram = torch.einsum("aibajb->ij", joint.view(before, size, after, before, size, after))
         solved = _solve(gram, stack.numel() // max(size, 1), stack.dtype)
         if solved is None:
-            return _nothing(axes, joint, stack.dtype)
-        value += float(solved.singular_values.sum())
-        exact = exact or not solved.well_conditioned
-        identity = torch.eye(before, dtype=gram.dtype, device=gram.device)
-        others = torch.eye(after, dtype=gram.dtype, device=gram.device)
-        product += torch.kron(torch.kron(identity, solved.factor()), others)
+            return None
+        found.append(solved)
+    return found
+
+
+def _together(stack: Stack, axes: Axes, solved: Sequence[_Solved]) -> Part:
+    """The sum of such unfoldings."""
+    sizes = [stack.shape[axis] for axis in axes]
+    product = torch.zeros(stack.size(axes), stack.size(axes), dtype=torch.float64, device=stack.device)
+    for (before, _, after), one in zip(_positions(sizes), solved, strict=True):
+        factor = one.factor()
+        identity, others = (factor.new_ones(count).diag() for count in (before, after))
+        product += torch.kron(torch.kron(identity, factor), others)
+    value = sum(float(one.singular_values.sum()) for one in solved)
+    exact = not all(one.well_conditioned for one in solved)
     return Part(axes, value, product if exact else product.to(stack.dtype))
+
+
+def _positions(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Each size between the product of those before it and of those after it."""
+    for position, size in enumerate(sizes):
+        yield math.prod(sizes[:position]), size, math.prod(sizes[position + 1 :])
 
 
 def _nothing(axes: Axes, gram: Tensor, dtype: torch.dtype) -> Part:
@@ -148,6 +177,12 @@ class _Solved:
     @property
     def well_conditioned(self) -> bool:
         return bool(self.singular_values[0] >= _WELL_CONDITIONED * self.singular_values[-1])
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a Gram matrix made in float32 served: all directions are there, within a factor of 8."""
+        complete = len(self.singular_values) == len(self.vectors)
+        return complete and bool(_NARROW * self.singular_values[0] >= self.singular_values[-1])
 
     def factor(self) -> Tensor:
         """[n, n] matrix whose product with the unfolding is the subgradient."""
@@ -194,9 +229,13 @@ def _solve_unfolding(stack: Stack, axes: Axes, times: int, *, subgradient: bool)
     return Part(axes, norm, factor.to(stack.dtype) if solved.well_conditioned else factor)
 
 
+def _float32_serves(stack: Stack) -> bool:
+    return stack.device.type == "cpu" and float32_is_exact()
+
+
 def _solve_in_float32(stack: Stack, axes: Axes, times: int) -> Part | None:
     """The same of a well-conditioned unfolding on a CPU; None where it is another one."""
-    if stack.device.type != "cpu" or not float32_is_exact():
+    if not _float32_serves(stack):
         return None
     gram = stack.gram(axes, torch.float32)
     root = inverse_root(gram)
