@@ -54,6 +54,8 @@ def init(
     if not tasks:
         _list_columns(place, images, rate_hz)
         return
+    if out.is_dir():
+        raise ConfigError(f"{out}: a file expected, found a folder; name the study file with --out.")
     if out.exists() and not force:
         raise ConfigError(
             f"{out}: is there already and stays as it is; name another file with --out, or say --force to "
@@ -64,6 +66,7 @@ def init(
 
     draft = draft_study(place, tasks, images=images, group=group, rate_hz=rate_hz, stores=_STORES)
     with writable(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(draft.text, encoding="utf-8")
     kinds = ", ".join(f"{name} ({kind})" for name, kind in draft.tasks.items())
     say(f"wrote    {out}   {kinds}")

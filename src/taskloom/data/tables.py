@@ -187,6 +187,9 @@ class Table:
     def _trimmed(self, name: str) -> Any:
         """The column as a pyarrow string array without nulls."""
         cells = self._data.column(name).combine_chunks()
+        if pa.types.is_nested(cells.type) or pa.types.is_binary(cells.type):
+            # Parquet may hold them in any column; none is a number, a class or a name.
+            cells = pc.if_else(pc.is_valid(cells), f"<{cells.type}>", "")
         if pa.types.is_boolean(cells.type):
             cells = pc.cast(cells, pa.int8())
         if pa.types.is_floating(cells.type):

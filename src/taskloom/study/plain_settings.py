@@ -30,6 +30,20 @@ def document_of(settings: Mapping[Any, Any]) -> Document:
     return Document("settings", value)
 
 
+def refuse_frame(value: Any, where: str) -> None:
+    """Says how a frame becomes a file that every process and every later sitting reads.
+
+    Raises:
+        ConfigError: It is a DataFrame.
+    """
+    if isinstance(value, pd.DataFrame):
+        raise ConfigError(
+            f"{where}: the name of a file expected, found a DataFrame; write it with "
+            '`frame.to_parquet("table.parquet", index=False)` and name that file, so that every process and '
+            "every later sitting reads the same rows."
+        )
+
+
 def _plain(value: Any, path: KeyPath) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(entry, (*path, str(key))) for key, entry in value.items()}
@@ -41,12 +55,7 @@ def _plain(value: Any, path: KeyPath) -> Any:
         return str(value)
     if value is None or isinstance(value, str | int | float):
         return value
-    if isinstance(value, pd.DataFrame):
-        raise ConfigError(
-            f"{dotted(path)}: the name of a file expected, found a DataFrame; write it with "
-            '`frame.to_parquet("table.parquet", index=False)` and name that file, so that every process and '
-            "every later sitting reads the same rows."
-        )
+    refuse_frame(value, dotted(path))
     raise ConfigError(
         f"{dotted(path)}: text, a number, a list or settings by name expected, found a "
         f"{type(value).__name__}."

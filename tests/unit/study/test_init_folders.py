@@ -105,6 +105,18 @@ def test_own_recordings(here: Path) -> None:
     _run(draft.text)
 
 
+def test_marks_of_missing_labels_in_a_table_of_recordings(here: Path) -> None:
+    _recordings(here / "walks", time=True)
+    whole = pd.read_csv(here / "walks/labels.csv", dtype=str)
+    for column, row in (("age", 3), ("state", 5)):
+        marked = whole.copy()
+        marked.loc[row, column] = "unknown" if column == "age" else "?"
+        marked.to_csv(here / "walks/labels.csv", index=False)
+        place = rf"labels\.csv:{row + 2}: column `{column}`: `(unknown|\?)` seems to mean a missing label"
+        with pytest.raises(DataError, match=place):
+            draft_study("walks", ["state", "age"])
+
+
 def test_a_rate_that_no_file_says(here: Path) -> None:
     _recordings(here / "walks")
     with pytest.raises(DataError, match=r"r00\.csv: its rate is not known; say it with --rate-hz HZ"):

@@ -209,7 +209,7 @@ def test_a_group_is_found_and_kept_whole(here: Path, name: str, values: list[Any
 
 def test_ages_and_treatments_are_no_groups(here: Path) -> None:
     frame = _frame().assign(age=np.arange(ROWS) % 40, arm=np.resize(["placebo", "drug"], ROWS))
-    frame["patient_age"] = frame.age
+    frame["patient_age"], frame["group"] = frame.age, np.resize(["control", "drug A", "drug B"], ROWS)
     frame.to_csv("people.csv", index=False)
     assert draft_study("people.csv", ["ill", "score"]).settings["split"]["by"] == "rows"
 
@@ -231,6 +231,36 @@ def test_a_column_called_split_may_be_a_feature_or_a_task(here: Path) -> None:
     _frame().assign(split=np.random.default_rng(0).normal(size=ROWS)).to_csv("people.csv", index=False)
     assert "split" in _loaded(draft_study("people.csv", ["ill", "score"]).text).about["features"]["names"]
     assert draft_study("people.csv", ["ill", "split"]).tasks["split"] == "regression"
+
+
+def test_lists_and_bytes_of_parquet_are_left_out_as_text_is(here: Path) -> None:
+    frame = _frame().assign(tags=[["u", "v"]] * ROWS, raw=[b"\xff\x00"] * ROWS, both=[{"a": 1}] * ROWS)
+    frame.loc[3, "tags"] = None
+    frame.to_parquet("people.parquet")
+    splits = _loaded(draft_study("people.parquet", ["ill", "score"]).text)
+    assert splits.about["features"]["names"] == ["a", "b", "c"]
+    assert "Not used as features: tags, raw, both (text or blank)." in splits.about["notes"]
+    with pytest.raises(DataError, match="it holds `<binary>` wherever it is not blank"):
+        draft_study("people.parquet", ["ill", "raw"])
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [(["ja", "nein"], ["nein", "ja"]), (["case", "control"], ["control", "case"]), (["F", "M"], ["F", "M"])],
+)
+def test_the_class_that_says_no_comes_first(here: Path, values: list[str], classes: list[str]) -> None:
+    _frame().assign(k=np.resize(values, ROWS)).to_csv("people.csv", index=False)
+    draft = draft_study("people.csv", ["k", "score"])
+    assert draft.settings["tasks"]["k"]["classes"] == classes
+    assert _loaded(draft.text).tasks["k"].class_names == tuple(classes)
+
+
+def test_a_group_with_blank_cells_is_spoken_of(here: Path) -> None:
+    who = [f"p{row // 4}" if row else "" for row in range(ROWS)]
+    _frame().assign(patient=who).to_csv("people.csv", index=False)
+    draft = draft_study("people.csv", ["ill", "score"])
+    assert draft.settings["split"]["by"] == "rows"
+    assert draft.notes[0].startswith("`patient` may say which rows belong together, but is blank in 1 row: ")
 
 
 def test_hard_column_names_make_a_study(here: Path) -> None:
@@ -289,6 +319,14 @@ def test_the_command_writes_a_study_that_runs(here: Path) -> None:
         found = CliRunner().invoke(app, command, catch_exceptions=False)
         assert found.exit_code == 0, found.output
     assert Path("runs/my study/report.html").is_file()
+
+
+def test_out_may_be_in_a_folder_but_not_be_one(here: Path) -> None:
+    _frame(120).to_csv("people.csv", index=False)
+    assert _init("people.csv", "--tasks", "ill,score", "--out", "new/folder/a.yaml").exit_code == 0
+    assert Path("new/folder/a.yaml").is_file()
+    result = _init("people.csv", "--tasks", "ill,score", "--out", "new", "--force")
+    assert result.stderr == "new: a file expected, found a folder; name the study file with --out.\n"
 
 
 def test_without_tasks_nothing_is_written(here: Path) -> None:

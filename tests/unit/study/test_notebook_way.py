@@ -74,6 +74,13 @@ def test_mistakes_are_one_sentence(change: dict[str, Any], message: str) -> None
     assert message in str(error.value)
 
 
+def test_a_frame_is_told_to_become_a_file() -> None:
+    with pytest.raises(
+        ConfigError, match=r"place: the name of a file expected, found a DataFrame; write it wi"
+    ):
+        tl.study.draft_study(pd.DataFrame({"a": [1]}), ["a", "b"])
+
+
 def test_the_same_settings_go_on_where_they_were(
     outcome: Outcome, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from taskloom.data.cell_texts import looks_missing
 from taskloom.data.inspect import inspect_splits
 from taskloom.errors import ConfigError, DataError
 from taskloom.study.cells import baselines, expand_cells
@@ -15,10 +16,12 @@ from taskloom.study.draft.columns import Column, look
 from taskloom.study.draft.find import find_source
 from taskloom.study.draft.inputs import Inputs, choose_inputs
 from taskloom.study.draft.kinds import TaskDraft, draft_task, stand_ins
+from taskloom.study.draft.marks import marks_in
 from taskloom.study.draft.networks import cells_for, training_for
 from taskloom.study.draft.survey import Survey, chosen_tasks, survey
 from taskloom.study.draft.write import Sections, write
 from taskloom.study.draft.yaml_text import shown
+from taskloom.study.plain_settings import refuse_frame
 from taskloom.study.prepare import check_labels
 from taskloom.study.single import load_data
 from taskloom.study.yaml_lines import parse_document
@@ -91,6 +94,7 @@ def draft_study(
         >>> draft.settings["data"]
         {'table': 'people.csv', 'features': 'rest', 'group': 'person'}
     """
+    refuse_frame(place, "place")
     wanted = [tasks] if isinstance(tasks, str) else list(tasks)
     source = find_source(Path(place), images=None if images is None else Path(images), rate_hz=rate_hz)
     names = chosen_tasks(source.table, wanted)
@@ -98,6 +102,8 @@ def draft_study(
     found = survey(source, tasks=names, group=group)
     if found.group is not None and found.group[0] in names:
         raise ConfigError(f"--group: `{found.group[0]}` is a task; rows cannot be kept together by it.")
+    if not source.label_table:
+        _check_holes(found, names)
     found, drafts = _drafted(found, names)
     inputs = choose_inputs(found, names)
     sections = _sections(found, drafts, inputs)
@@ -129,6 +135,19 @@ def _check_names(names: Sequence[str], reserved: Mapping[str, str], path: Path) 
     for name in names:
         if name in reserved:
             raise DataError(f"{path}: column `{shown(name)}` cannot be a task: it {reserved[name]}.")
+
+
+def _check_holes(found: Survey, names: Sequence[str]) -> None:
+    """Refuses marks of missing labels in the table of recordings, which takes blank cells only."""
+    for name in names:
+        texts = found.table.text(name).tolist()
+        marks = marks_in(found.table, name) or {text: 1 for text in texts if looks_missing(text)}
+        if marks:
+            mark = next(iter(marks))
+            raise DataError(
+                f"{found.table.where(texts.index(mark), name)}: `{mark}` seems to mean a missing label; in "
+                f"a table of recordings such a cell is left blank ({texts.count(mark):,} in all)."
+            )
 
 
 def _drafted(found: Survey, names: Sequence[str]) -> tuple[Survey, list[TaskDraft]]:

@@ -78,5 +78,6 @@ def _table_in(folder: Path) -> Path:
     because = f" ({reasons[0].rstrip('.')})" if reasons else ""
     raise DataError(
         f"{folder}: a table with a column `file_name` that names the images or recordings beside it "
-        f"expected, {what}{because}; for a table of numbers name the file itself."
+        f"expected, {what}{because}; for a table of numbers name the file itself; data sets "
+        "as they are downloaded have readers of their own (docs/data.md)."
     )

@@ -12,7 +12,7 @@ import numpy as np
 from taskloom.data.feature_arrays import load_array
 from taskloom.errors import DataError
 from taskloom.study.draft.networks import Network, for_features
-from taskloom.study.draft.roles import why_identifier
+from taskloom.study.draft.roles import blank_group, why_identifier
 from taskloom.study.draft.survey import Survey
 from taskloom.study.draft.yaml_text import shown
 from taskloom.wording import counted
@@ -201,6 +201,13 @@ def _split(
     if found.group is not None:
         plain = not recordings and "group" not in found.table.columns
         return {"by": "group" if plain else found.group[0], **_FRACTIONS}, "", notes
+    blank = blank_group(found.free.values())
+    if blank is not None:
+        rows = counted(blank.num_rows - blank.num_given, "row")
+        notes.append(
+            f"`{shown(blank.name)}` may say which rows belong together, but is blank in {rows}: fill it "
+            "in and name it with --group, or results may look too good."
+        )
     unit = "recordings" if recordings else "rows"
     advice = "say `by: COLUMN`" if recordings else "name the column as `data.group` and say `by: group`"
     comment = (

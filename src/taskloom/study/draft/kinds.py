@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +29,22 @@ _UNEVEN = 0.2
 """Share of the rarer of two classes below which accuracy is high for a network that learned nothing."""
 _STAND_IN = (-1.0, -9.0, -99.0, -999.0, -9999.0, 9.0, 99.0, 999.0, 9999.0)
 """What stands for "unknown" beside two classes."""
+_NEGATIVE = frozenset(
+    {
+        "no",
+        "nein",
+        "non",
+        "false",
+        "negative",
+        "neg",
+        "absent",
+        "control",
+        "healthy",
+        "normal",
+        "none",
+        "never",
+    }
+)
 _DECIMALS = r"^([+-]?\d+)\.0*$"
 
 
@@ -79,7 +95,7 @@ def draft_task(table: Table, column: Column, doubts: Mapping[str, str] = Mapping
     else:
         settings = {"kind": "binary" if column.num_distinct == 2 else "multiclass"}
     if settings["kind"] in ("binary", "multiclass"):
-        settings["classes"] = list(classes_in_column(table, column.name, column.name))
+        settings["classes"] = _positive_last(classes_in_column(table, column.name, column.name))
         rows = _rows_of_classes(table, column)
         rarest = min(rows.values())
         if settings["kind"] == "binary" and rarest < _UNEVEN * column.num_given:
@@ -149,6 +165,14 @@ def _of_numbers(name: str, given: NDArray[np.float64]) -> dict[str, Any]:
     if codes and len(values) <= 10 and len(given) >= 5 * len(values):
         return {"kind": "multiclass"}
     return {"kind": "regression"}
+
+
+def _positive_last(classes: Sequence[str]) -> list[str]:
+    """The classes as they are sorted, but that of two the one that says no comes first."""
+    found = list(classes)
+    if len(found) == 2 and found[1].lower() in _NEGATIVE and found[0].lower() not in _NEGATIVE:
+        found.reverse()
+    return found
 
 
 def _rows_of_classes(table: Table, column: Column) -> dict[str, int]:

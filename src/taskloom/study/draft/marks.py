@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,24 +18,26 @@ _WORDS = frozenset({"unknown", "none", "not available", "n/d", "n.d.", "nd", "--
 _MOST_MARKS = 4
 
 
-def with_decimal(table: Table) -> Table:
+def with_decimal(table: Table, others: Iterable[str]) -> Table:
     """The table with the decimal sign by which more of its columns are numbers.
+
+    Args:
+        table: The table, read with points.
+        others: Its columns that are no numbers then.
 
     Example:
         >>> import tempfile, pathlib
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "people.csv"
         >>> _ = path.write_text("a;b\\n3,5;1\\n2,25;2\\n")
         >>> from taskloom.data.tables import read_table
-        >>> with_decimal(read_table(path)).decimal
+        >>> with_decimal(read_table(path), ['a']).decimal
         ','
     """
     if table.separator is None:  # Parquet holds numbers as numbers
         return table
     comma = replace(table, decimal=",")
     votes = 0
-    for name in table.columns:
-        if table.is_numeric(name):
-            continue
+    for name in others:
         texts = pd.unique(pd.Series(table.text(name), dtype=object))
         commas = sum(map(has_decimal_comma, texts))
         if 2 * commas > len(texts) or (commas and comma.is_numeric(name)):

@@ -23,7 +23,6 @@ _UNITS = frozenset(
         *("household", "molecule", "smiles", "group", "cluster", "case"),
     }
 )
-_SPLIT_NAMES = frozenset({"split", "partition", "subset"})
 _PARTS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -31,6 +30,8 @@ _PARTS = {
 }
 _LEAST_GROUPS = 3
 _LEAST_UNNAMED = 10
+_MAYBE_ARMS = frozenset({"group", "cluster"})
+"""Names of what rows belong to, but also of the few arms of a trial."""
 _RULES = ("rows", "column", "files")
 """Names that mean a rule of `split.by`, and so cannot be a column there."""
 
@@ -116,7 +117,8 @@ def find_group(columns: Iterable[Column]) -> tuple[str, str] | None:
     """
     candidates = [column for column in columns if may_group(column)]
     for column in candidates:
-        if is_unit_name(column.name):
+        arms = bool(_MAYBE_ARMS & set(words_of(column.name))) and column.num_distinct < _LEAST_UNNAMED
+        if is_unit_name(column.name) and not arms:
             return column.name, "by its name"
     for column in candidates:
         of_several = is_identifier_name(column.name) and not _OF_ONE_ROW & set(words_of(column.name))
@@ -129,10 +131,16 @@ def find_group(columns: Iterable[Column]) -> tuple[str, str] | None:
     return None
 
 
+def blank_group(columns: Iterable[Column]) -> Column | None:
+    """A column that by its name says which rows belong together, but is blank in some; None where none is."""
+    named = [column for column in columns if is_unit_name(column.name) and column.num_distinct > 1]
+    return next((column for column in named if 0 < column.holes < 1 and column.repeats), None)
+
+
 def find_split(table: Table, columns: Sequence[Column]) -> SplitColumn | None:
     """The column that names every row's part, where there is one."""
     for column in columns:
-        if column.name.lower() not in _SPLIT_NAMES or column.num_given < column.num_rows:
+        if column.is_number or column.num_given < column.num_rows or not 2 <= column.num_distinct <= 3:
             continue
         values = sorted({str(text) for text in table.text(column.name)})
         found = {part: [v for v in values if v.lower() in names] for part, names in _PARTS.items()}

@@ -98,10 +98,12 @@ def survey(source: Source, *, tasks: Sequence[str] = (), group: str | None = Non
             "least expected."
         )
     marks: dict[str, dict[str, int]] = {}
-    if source.label_table:
-        table = with_decimal(table)
     columns = {name: look(table, name) for name in table.columns}
     if source.label_table:
+        others = [name for name, column in columns.items() if not column.is_number]
+        table = with_decimal(table, others)
+        if table.decimal != source.table.decimal:
+            columns = {name: look(table, name) for name in table.columns}
         table, marks = _with_marks(table, columns, tasks)
         for name, column in columns.items():
             if marks and not column.is_number:
