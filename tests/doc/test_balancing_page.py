@@ -23,6 +23,18 @@ def test_every_name_has_one_row() -> None:
     assert len(re.findall(r"^\| `\w+` \|", PAGE, flags=re.MULTILINE)) == len(ROWS)
 
 
+def test_settings_that_many_have_have_one_default() -> None:
+    for setting in COMMON:
+        found = {
+            parameter.default
+            for name in BALANCERS
+            for key, parameter in inspect.signature(BALANCERS[name]).parameters.items()
+            if key == setting
+        }
+        (written,) = re.findall(rf"`{setting}` \(`([\w.]+)`\)", PAGE)
+        assert found == {yaml.safe_load(written)}
+
+
 @pytest.mark.parametrize("name", [*BALANCERS, *CALLBACKS])
 def test_its_settings_are_those_of_the_code(name: str) -> None:
     factory = BALANCERS[name] if name in BALANCERS else CALLBACKS[name]

@@ -77,12 +77,16 @@ def test_settings_that_many_have_belong_to_some_architecture() -> None:
     assert set(COMMON) <= known
 
 
-def test_every_tie_stands_in_the_table_with_its_settings() -> None:
-    rows = table(part("Ties"))
+def test_every_tie_stands_in_the_table_with_its_settings_and_defaults() -> None:
+    text = part("Ties")
+    rows = table(text)
     assert sorted(rows) == sorted(TIES)
+    (weight,) = re.findall(r"settings besides `weight` \(`(.*?)`\)", text)
     for name, (settings, _) in rows.items():
-        expected = [setting for setting in inspect.signature(TIES[name]).parameters if setting != "weight"]
-        assert re.findall(r"`(\w+)`", settings) == expected
+        expected = {key: given.default for key, given in inspect.signature(TIES[name]).parameters.items()}
+        assert expected.pop("weight") == yaml.safe_load(weight)
+        written = re.findall(r"`(\w+)` `([\w.]+)`", settings)
+        assert {setting: yaml.safe_load(default) for setting, default in written} == expected
 
 
 def test_the_examples_expand() -> None:

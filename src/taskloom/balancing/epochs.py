@@ -119,6 +119,7 @@ class DynamicTaskPrioritization(EpochWeights):
                 continue
             if self._metrics[task] == "failure_rate":
                 value = 1.0 - value
+            value = max(value, 0.0)  # an r2 of a network that has learned nothing yet has no lower bound
             average = self._average.get(task, value)
             average = self.alpha * value + (1 - self.alpha) * average
             self._average[task] = average

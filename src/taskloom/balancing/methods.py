@@ -1,7 +1,9 @@
 """The aggregation methods by the names that a study file uses.
 
-Common settings: `at` ("parameters" or "features", see `GradientAggregation`), `smooth` (CR-MOGM). A method
-that solves a problem solves it itself (`solver: own`, no further package); `solver: torchjd` takes TorchJD's.
+Common settings: `at` ("parameters" or "features", see `GradientAggregation`), `smooth` (CR-MOGM; share of the
+weights of the step before, 0 to below 1). A method that solves a problem solves it itself (`solver: own`, no
+further package); `solver: torchjd` takes TorchJD's. A setting out of range raises ConfigError; a solver that
+fails, or a batch with labels of too few tasks, TrainingError.
 
 TorchJD's MoDo and SDMGrad are not here: they want gradients of two or three independent batches per step.
 """
@@ -152,7 +154,7 @@ def krum(
 ) -> GradientAggregation:
     """(Multi-)Krum (Blanchard et al. 2017): the mean of the gradients nearest to the others.
 
-    Needs `byzantine` + 3 tasks in every batch.
+    Needs `byzantine` + 3 tasks in every batch, and no fewer than `selected`.
     """
     byzantine = check_count("balancing.krum.byzantine", byzantine, least=0)
     selected = check_count("balancing.krum.selected", selected)

@@ -55,6 +55,9 @@ def min_norm(gramian: Array) -> Array:
     Returns:
         [m], non-negative, sum 1; equal weights where all gradients are 0.
 
+    Raises:
+        SolverError: See `least_squares`.
+
     Example:
         >>> min_norm(np.array([[1.0, 0.0], [0.0, 4.0]])).round(6)
         array([0.8, 0.2])
@@ -78,6 +81,12 @@ def project_on_dual_cone(target: Array, gramian: Array) -> Array:
     Args:
         target: u [m].
         gramian: G [m, m].
+
+    Returns:
+        [m], no entry below that of u.
+
+    Raises:
+        SolverError: See `least_squares`.
 
     Example:
         >>> project_on_dual_cone(np.array([1.0, 0.0]), np.array([[1.0, -1.0], [-1.0, 2.0]]))
@@ -112,6 +121,12 @@ def unconflicting(gramian: Array) -> Array:
 
     Args:
         gramian: G [m, m], not all 0.
+
+    Returns:
+        [m], each 1 / m or more.
+
+    Raises:
+        SolverError: See `least_squares`.
 
     Example:
         >>> unconflicting(np.array([[1.0, 0.5], [0.5, 2.0]]))
@@ -187,6 +202,13 @@ def conflict_averse(gramian: Array, c: float) -> Array:
     Returns:
         [m], weights of the gradients in the direction; zeros at a Pareto-stationary point, where no
         direction helps every task.
+
+    Raises:
+        SolverError: See `least_squares`; or the search for t found no root.
+
+    Example:
+        >>> conflict_averse(np.array([[1.0, 0.0], [0.0, 1.0]]), c=0.5)  # alike: half more than 1 / 2
+        array([0.75, 0.75])
     """
     size = len(gramian)
     scale = float(np.trace(gramian))
@@ -239,7 +261,8 @@ def fair(gramian: Array, alpha: float = 1.0, max_steps: int = 200) -> Array:
         [m], all above 0.
 
     Raises:
-        SolverError: There is no solution: a gradient is 0, or the point is Pareto-stationary.
+        SolverError: There is no solution (a gradient is 0, or the point is Pareto-stationary), or it was not
+            found in so many steps.
 
     Example:
         >>> fair(np.array([[1.0, 0.0], [0.0, 4.0]]))

@@ -199,6 +199,13 @@ def conflict_free(gramian: Array) -> Array:
 
     The direction has equal, positive cosines with all gradients, U^+ 1 with U the unit gradients, which is
     U' (U U')^+ 1; its length is the sum of the gradients' projections on it.
+
+    Raises:
+        SolverError: There is no such direction (two gradients that are opposed).
+
+    Example:
+        >>> conflict_free(np.array([[4.0, 0.0], [0.0, 1.0]])).round(6)  # lengths 2 and 1, update (1.5, 1.5)
+        array([0.75, 1.5 ])
     """
     norms = np.sqrt(np.clip(np.diag(gramian), 0.0, None))
     inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)

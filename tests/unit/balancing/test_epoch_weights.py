@@ -63,12 +63,22 @@ def test_prioritisation_is_the_papers_formula() -> None:
     for given in metrics:
         balancer.epoch_end({}, given)
     balancer.epoch_end({}, metrics[1])
-    # Used in epoch 3: averages 0.3 new + 0.7 old; age is clipped to 0.01, gender was not measured again.
-    averages = [0.01, 0.9, 0.3 * 1.0 + 0.7 * 0.5]
+    # Used in epoch 3: averages 0.3 new + 0.7 old, an r2 below 0 as 0; gender was not measured again.
+    averages = [0.7 * 0.2, 0.9, 0.3 * 1.0 + 0.7 * 0.5]
     expected = [-((1 - k) ** 2) * math.log(k) for k in averages]
     assert list(balancer.report_state().values()) == pytest.approx(expected)
     with pytest.raises(ConfigError, match="needs the metrics on validation"):
         balancer.epoch_end({})
+
+
+def test_a_first_epoch_that_failed_is_forgotten_like_any_other() -> None:
+    """An r2 of -1000 would have kept the largest weight for eleven epochs of an r2 of 0.9."""
+    balancer = started("dynamic_task_prioritization")
+    rest: dict[str, dict[str, float | None]] = {"gender": {"accuracy": 0.5}, "mood": {"accuracy": 0.5}}
+    for r2 in (-1000.0, 0.9, 0.9, 0.9):
+        balancer.epoch_end({}, {"age": {"r2": r2}, **rest})
+    average = 0.9 * (1 - 0.5**2)
+    assert balancer.report_state()["weight/age"] == pytest.approx(-(1 - average) * math.log(average))
 
 
 def test_key_metrics() -> None:

@@ -86,7 +86,7 @@ class RowSparse(Tie):
 
     Args:
         weight: Factor (lambda).
-        p: Norm within a row, over tasks: 1, 2 or "inf".
+        p: Norm within a row, over tasks (with "inputs" over all outputs of all tasks): 1, 2 or "inf".
         q: Norm over the rows: 1, 2 or "inf".
         rows: What is a feature, "inputs" or "entries"; see `feature_matrix`.
 
@@ -150,7 +150,8 @@ class LowRank(Tie):
     Args:
         weight: Factor (lambda).
         rank: Dimension h of the common subspace, at least 1. With "entries" it must be below the number of
-            copies; with "inputs" a weight of no more inputs than `rank` costs nothing.
+            copies; with "inputs" a weight costs nothing that has no more inputs than `rank`, or no more
+            outputs of all tasks.
         rows: What is a feature, "entries" or "inputs"; see `feature_matrix`. "inputs" looks for few common
             directions of the inputs, of all outputs of all tasks.
 

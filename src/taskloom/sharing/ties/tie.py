@@ -77,7 +77,8 @@ class Tie(nn.Module, ABC):
             training steps that `every` leaves out 0, and the tie's own parameters have a gradient of 0.
 
         Raises:
-            ConfigError: Fewer than two copies, or copies whose parameters differ in name or shape.
+            ConfigError: Fewer than two copies, copies whose parameters differ in name or shape, or a
+                `measure` that gives no single number.
         """
         groups = [list(group) for group in matching_weights(copies)]
         if self.weight == 0.0 or not groups:
