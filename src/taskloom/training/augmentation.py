@@ -66,7 +66,8 @@ class Augmentation:
         ConfigError: Something for images is asked of other inputs, or the settings do not fit the tasks.
 
     Example:
-        >>> from taskloom.data.tables import FeatureRows, TableDataset
+        >>> from taskloom.data.feature_rows import FeatureRows
+        >>> from taskloom.data.tables import TableDataset
         >>> tasks = TaskSet(Binary("sex"))
         >>> labels = Labels({"sex": torch.tensor([0, 1])}, {"sex": torch.tensor([True, True])})
         >>> rows = TableDataset(FeatureRows(np.eye(2, dtype=np.float32)), np.arange(2), tasks, labels)
