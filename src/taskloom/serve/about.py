@@ -60,7 +60,8 @@ def _tasks(bundle: Bundle, readings: Readings) -> list[dict[str, Any]]:
 
 
 def _origin(bundle: Bundle) -> dict[str, Any]:
-    """Cell, seed and data of the training, as far as the bundle knows them."""
+    """Cell, seed and size of the training, as far as the bundle knows them; no names of its files, which may
+    be people's and are not for everybody who opens the page."""
     about = bundle.about
     run, data = about.get("run", {}), about.get("data", {})
     return {
@@ -69,7 +70,6 @@ def _origin(bundle: Bundle) -> dict[str, Any]:
         "encoder": bundle.settings.get("encoder", {}).get("name"),
         "seed": run.get("seed"),
         "reader": bundle.preprocessing.get("reader"),
-        "sources": sorted(str(source) for source in data.get("sources", {})),
         "rows": {part: count for part, count in data.get("rows", {}).items() if isinstance(count, int)},
     }
 

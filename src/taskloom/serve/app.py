@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -34,6 +35,14 @@ from taskloom.version import __version__
 MOST_ROWS = 100_000
 """Of an answer in JSON, which stands in memory; a CSV has no such limit."""
 _MOST_WAITING = 64
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""Messages of errors quote what was uploaded: whatever the environment says, nothing is reported."""
 
 Result = TypeVar("Result")
 
@@ -58,7 +67,13 @@ def make_app(
     about["most_upload_bytes"] = most_upload_bytes
     page, policy = make_page(about)
     worker = _Worker()
-    app = FastAPI(title=f"taskloom: {about['name']}", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=f"taskloom: {about['name']}",
+        version=__version__,
+        docs_url=None,  # those pages load from elsewhere
+        redoc_url=None,
+        telemetry=_NO_TELEMETRY,
+    )
     app.state.about = about
     app.add_middleware(Guard, hosts=hosts, most_bytes=most_upload_bytes)
     app.add_exception_handler(AnyHTTPException, _refused)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskloom.errors import ConfigError
+
+_PATIENCE_SECONDS = 5
+"""After Ctrl-C, for requests that are under way."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -49,7 +54,33 @@ def address_of(taken: socket.socket) -> str:
 def run(app: ASGIApp, taken: socket.socket) -> None:
     """Serves an app until Ctrl-C; what is being predicted is finished. Requests are not logged."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False
+        _stoppable(app),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=_PATIENCE_SECONDS,
     )
     with contextlib.suppress(KeyboardInterrupt):  # raised anew once the server has ended
         uvicorn.Server(config).run(sockets=[taken])
+
+
+def _stoppable(app: ASGIApp) -> ASGIApp:
+    """The app; a request that the end of the server cuts off is told so, and nobody else."""
+
+    async def stoppable(scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await app(scope, receive, watched)
+        except asyncio.CancelledError:
+            if not started:
+                await JSONResponse({"error": "the server was stopped"}, 503)(scope, receive, send)
+
+    return stoppable

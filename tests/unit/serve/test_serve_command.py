@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from _predict import image_bundle
 from _web import table_bundle
 from taskloom.cli import app
+from taskloom.serve.server import _stoppable
 
 RUNNER = CliRunner()
 
@@ -45,6 +48,27 @@ def test_it_serves_until_ctrl_c_and_says_nothing_of_what_it_saw(tmp_path: Path) 
         server.kill()
     assert (server.returncode, output, errors) == (0, "Stopped.\n", "")
     assert list(temporary.iterdir()) == []
+
+
+def test_a_request_that_the_end_cuts_off_is_told_so() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def never_ends(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def take(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def cut_off() -> None:
+        scope = {"type": "http", "method": "POST", "headers": []}
+        request = asyncio.create_task(_stoppable(never_ends)(scope, None, take))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        request.cancel()
+        await request  # raises nothing, of which a traceback would be printed
+
+    asyncio.run(cut_off())
+    assert sent[0]["status"] == 503
+    assert sent[1]["body"] == b'{"error":"the server was stopped"}'
 
 
 @pytest.fixture

@@ -341,6 +341,15 @@ def test_what_goes_wrong_inside_is_not_told(tmp_path: Path, monkeypatch: pytest.
     assert error_of(answer) == (500, "the server failed; its terminal says why")
 
 
+def test_nothing_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    app = web_app(table_bundle(tmp_path), CPU)
+    reported = {name: value for name, value in app._telemetry.items() if isinstance(value, bool)}
+    assert reported
+    assert not any(reported.values())
+
+
 def test_nothing_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

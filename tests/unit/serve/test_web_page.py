@@ -89,7 +89,7 @@ def test_names_of_a_bundle_are_text_on_its_page() -> None:
     tasks = tl.TaskSet(tl.Binary(evil, (evil, "no")))
     network = tl.sharing.build("single_task", tl.encoders.mlp((2,), hidden=[3]), tasks)
     how = {"reader": "table", "features": [evil, '"b'], "packed_bits": None, "standardization": None}
-    about = {"cell": evil, "data": {"sources": {evil: ""}}}
+    about = {"cell": evil, "data": {"sources": {"jane_doe.wav": ""}, "rows": {"train": 1203}}}
     app = web_app(Bundle(network.eval(), tasks, how, about, {"input_shape": [2]}, {evil: evil}), CPU)
     page = _Page(client_of(app).get("/").text)
     assert len(page.scripts) == 1
@@ -97,6 +97,9 @@ def test_names_of_a_bundle_are_text_on_its_page() -> None:
     assert page.handlers == []
     assert [field["name"] for field in page.fields if "name" in field] == [evil, '"b']
     assert client_of(app).get("/about").json()["name"] == evil
+    # Names of the training's files may be people's.
+    assert "trained on 1,203 rows" in client_of(app).get("/").text
+    assert "jane_doe" not in client_of(app).get("/").text + client_of(app).get("/about").text
 
 
 def test_the_page_shows_what_the_bundle_was_judged_on(tmp_path: Path) -> None:
