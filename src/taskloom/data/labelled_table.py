@@ -22,6 +22,9 @@ from taskloom.data.tables import Table, read_table
 from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Labels, TaskSet
 
+RULES_OF_ROWS = ("rows", "column")
+"""What `split.by` means for tables before it means a column."""
+
 LABEL_SETTINGS = ("folder", "table", "separator", "missing", "decimal", "columns", "group")
 """Settings of every source that takes its labels from a table."""
 
@@ -52,7 +55,8 @@ class LabelledTable:
     def taken_columns(self) -> tuple[str, ...]:
         """Columns of tasks, groups and the split: none of them is a feature."""
         names = {column for columns in self.columns.values() for column in columns}
-        names |= {name for name in (self.group_column, self.rule.by, self.rule.column) if name is not None}
+        by = None if self.rule.by in RULES_OF_ROWS else self.rule.by
+        names |= {name for name in (self.group_column, by, self.rule.column) if name is not None}
         return tuple(name for name in self.table.columns if name in names)
 
     def split(
@@ -149,7 +153,8 @@ class _Columns(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         cells = self._labelled.table.text(self._names[name])[self._rows]
-        if name in (self._labelled.rule.by, self._labelled.rule.column):
+        rule = self._labelled.rule
+        if name == rule.column or (name == rule.by and name not in RULES_OF_ROWS):
             _check_complete(self._labelled.table, self._names[name], "the split")
         return cells.astype(str)
 
@@ -208,7 +213,8 @@ def label_table(
         if not settings.get("group"):
             raise ConfigError("split.by: `group` means the column that data.group names; name one there.")
         rule = replace(rule, by=str(settings["group"]))
-    group_column = settings.get("group") or (rule.by if rule.by in table.columns else None)
+    named = rule.by in table.columns and rule.by not in RULES_OF_ROWS  # a column may be called `rows` too
+    group_column = settings.get("group") or (rule.by if named else None)
     groups = None
     if group_column is not None:
         group_column = table.column_name(str(group_column), "data.group")

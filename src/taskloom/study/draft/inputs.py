@@ -120,7 +120,7 @@ def _features(
 def _reason_against(found: Survey, name: str) -> str:
     column = found.columns[name]
     if column.slip:
-        return "a cell is no number"
+        return "a cell is no finite number"
     if column.is_number:
         return "one value only" if column.num_distinct == 1 else why_identifier(column)
     return ""

@@ -96,6 +96,7 @@ def draft_task(table: Table, column: Column, doubts: Mapping[str, str] = Mapping
         settings = {"kind": "binary" if column.num_distinct == 2 else "multiclass"}
     if settings["kind"] in ("binary", "multiclass"):
         settings["classes"] = _positive_last(classes_in_column(table, column.name, column.name))
+        settings["kind"] = "binary" if len(settings["classes"]) == 2 else "multiclass"  # `1` and `01` are two
         rows = _rows_of_classes(table, column)
         rarest = min(rows.values())
         if settings["kind"] == "binary" and rarest < _UNEVEN * column.num_given:

@@ -87,6 +87,8 @@ def known_layout(folder: Path) -> Source | None:
 def _file(folder: Path, name: str) -> Path | None:
     """The recording that a cell names, with or without its suffix."""
     plain = folder / name.replace("\\", "/")
+    if not name or not plain.name or not plain.is_relative_to(folder):
+        return None
     candidates = [plain, *(plain.with_name(plain.name + suffix) for suffix in SUFFIXES)]
     return next((path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file()), None)
 

@@ -68,6 +68,7 @@ def line(text: str, comment: str = "") -> list[str]:
         >>> line("repeats: 5", "seeds")
         ['repeats: 5                       # seeds']
     """
+    comment = _on_one_line(comment)
     if not comment:
         return wrapped(text)
     beside = f"{text.ljust(_COMMENT_COLUMN - 2)}  # {comment}"
@@ -80,7 +81,7 @@ def line(text: str, comment: str = "") -> list[str]:
 def remark(comment: str, indent: str = "") -> list[str]:
     """A comment on lines of its own."""
     return textwrap.wrap(
-        comment,
+        _on_one_line(comment),
         WIDTH,
         initial_indent=f"{indent}# ",
         subsequent_indent=f"{indent}# ",
@@ -127,6 +128,11 @@ def shown(text: str) -> str:
     """
     plain = "".join(sign if sign.isprintable() else _quoted(sign)[1:-1] for sign in text)
     return plain if len(plain) <= _SHOWN else f"{plain[: _SHOWN - 3]}..."
+
+
+def _on_one_line(comment: str) -> str:
+    """The comment without signs that end a line, or that YAML does not take at all."""
+    return "".join(sign if sign.isprintable() else " " for sign in comment)
 
 
 def _is_plain(text: str) -> bool:
