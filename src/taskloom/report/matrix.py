@@ -69,7 +69,16 @@ def baseline_value(data: ReportData, task: TaskRow) -> str:
 def _matrix_cell(data: ReportData, task: TaskRow, cell: CellRow, beside: str) -> MatrixCell:
     row = data.gain(task.name, cell.id)
     if row is None:
-        return MatrixCell("–", "", "none", "", f"{task.name} was not trained in {cell.name}", chosen=False)
+        ended = cell.num_done > 0 or task.name not in cell.tasks
+        why = (
+            f"{task.name} was not trained in {cell.name}" if ended else f"no run of {cell.name} has finished"
+        )
+        return MatrixCell("–" if ended else "no finished run", "", "none", "", why, chosen=False)
+    chosen = cell.id == task.chosen_cell
+    if words.outcome(row) == "not judged":
+        hover = f"{task.name}, {cell.name}: not judged{'. ' + row.note if row.note else ''}"
+        value = words.with_unit(row.value, task.metric, task.unit)
+        return MatrixCell("not judged", value, "unclear", "", hover, chosen=chosen)
     unit = words.gain_unit(task)
     hover = (
         f"{task.name}, {cell.name}: {words.with_unit(row.value, task.metric, task.unit)} against "
@@ -78,14 +87,14 @@ def _matrix_cell(data: ReportData, task: TaskRow, cell: CellRow, beside: str) ->
         f"p {words.p_value(row.p_value)} (Holm); "
         f"{row.verdict}{'. ' + row.note if row.note else ''}"
     )
-    css = {"helped": "helped", "hurt": "hurt", "no difference shown": "unclear"}[row.verdict]
+    css = {"helped": "helped", "hurt": "hurt"}.get(row.verdict, "unclear")
     return MatrixCell(
         words.interval(row, task.metric),
         words.with_unit(row.value, task.metric, task.unit),
         css,
         _tint(row),
         hover,
-        chosen=cell.id == task.chosen_cell,
+        chosen=chosen,
     )
 
 
@@ -95,7 +104,7 @@ def _tint(row: GainRow) -> str:
     if not math.isfinite(relative):
         return ""
     strength = min(abs(relative) / 0.10, 1.0)  # a change of 10 % of the baseline is full colour
-    shown = row.verdict != "no difference shown"
+    shown = row.verdict in ("helped", "hurt")
     alpha = 0.25 + 0.45 * strength if shown else 0.10 * strength
     red, green, blue = (0, 114, 178) if relative > 0 else (213, 94, 0)
     return f"background: rgba({red}, {green}, {blue}, {alpha:.2f})"

@@ -12,7 +12,7 @@ from taskloom.report.training_model import Balancing, Course, Curve, Mixing
 if TYPE_CHECKING:
     from taskloom.report.coupling_model import CouplingRow
 
-Verdict = Literal["helped", "hurt", "no difference shown"]
+Verdict = Literal["helped", "hurt", "no difference shown", "no verdict"]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -36,6 +37,8 @@ STYLE: Any = {
     "ytick.color": "#444444",
 }
 MAX_CURVE_CELLS = 6
+_LINE = 36
+"""Letters of a name that have room beside a figure; of those below an axis, half of them."""
 
 
 def curves(data: ReportData, task: TaskRow) -> str:
@@ -57,7 +60,7 @@ def curves(data: ReportData, task: TaskRow) -> str:
         for cell in shown:
             if cell not in by_cell:
                 continue
-            name = "alone" if cell == "" else getattr(data.cell(cell), "name", cell)
+            name = "alone" if cell == "" else textwrap.fill(getattr(data.cell(cell), "name", cell), _LINE)
             colour = BASELINE if cell == "" else PALETTE[(shown.index(cell) - 1) % len(PALETTE)]
             _draw_runs(axes, by_cell[cell], name, colour)
         axes.set_xlabel("epoch")
@@ -164,7 +167,8 @@ def balancing(entry: Balancing) -> str:
                 colour = PALETTE[index % len(PALETTE)]
                 style = ("-", "--", ":")[index // len(PALETTE) % 3]
                 epochs = np.arange(1, len(values) + 1)
-                axes.plot(epochs, values, color=colour, linestyle=style, linewidth=1.4, label=name)
+                label = textwrap.fill(name, _LINE)
+                axes.plot(epochs, values, color=colour, linestyle=style, linewidth=1.4, label=label)
             axes.set_ylim(*_frame(title, series))
             if entry.frozen is not None:
                 axes.axvline(entry.frozen + 0.5, color="#777777", linestyle=":", linewidth=1.0)
@@ -231,8 +235,9 @@ def _draw_heatmap(
     )
     axes.set_aspect("equal")
     axes.invert_yaxis()
-    axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(tasks)), tasks if with_rows else [""] * len(tasks), fontsize=8)
+    names = [_cut(name) for name in tasks]
+    axes.set_xticks(range(len(tasks)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(tasks)), names if with_rows else [""] * len(tasks), fontsize=8)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -249,6 +254,12 @@ def _draw_heatmap(
                     fontsize=7.5,
                     color="white" if strong else "#222222",
                 )
+
+
+def _cut(name: str) -> str:
+    """A name that has room below an axis: its beginning and its end."""
+    half = _LINE // 4
+    return name if len(name) <= 2 * half + 1 else f"{name[:half]}…{name[-half:]}"
 
 
 def _two_decimals(value: float) -> str:

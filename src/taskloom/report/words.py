@@ -101,6 +101,8 @@ def interval(row: GainRow, metric: str) -> str:
     An interval that excludes 0 must not read as one that touches it: all three numbers get as many more
     decimals as its bounds need. Few repeats give intervals wider than what is possible: they are cut there.
     """
+    if not math.isfinite(row.gain):
+        return "–"
     if not (math.isfinite(row.low) and math.isfinite(row.high)):
         return f"{number(row.gain, metric, signed=True, like=row.baseline)} [no interval]"
     most = 1.0 if metric in _SHARES else math.inf
@@ -149,12 +151,22 @@ def gain_unit(task: TaskRow) -> str:
     return task.unit if task.metric in ("mae", "rmse") else ""
 
 
+def outcome(row: GainRow) -> str:
+    """What may be said of a task in a cell: the verdict, or that there is nothing to judge."""
+    return row.verdict if math.isfinite(row.gain) else "not judged"
+
+
 def task_sentence(data: ReportData, task: TaskRow) -> str:
     """One sentence: what alone gives, what the cell chosen on validation gives, and the verdict."""
     row = data.gain(task.name, task.chosen_cell) if task.chosen_cell else None
     cell = data.cell(task.chosen_cell)
     if row is None or cell is None:
         return f"{task.name}: no finished cell to compare with training alone yet."
+    note = f" ({row.note})" if row.note else ""
+    if outcome(row) == "not judged":
+        return (
+            f"not judged, its {metric_name(task.metric)} has no value alone, with {cell.name}, or both{note}."
+        )
     alone = with_unit(row.baseline, task.metric, task.unit)
     shared = with_unit(row.value, task.metric, task.unit)
     unit = gain_unit(task)
@@ -163,22 +175,24 @@ def task_sentence(data: ReportData, task: TaskRow) -> str:
     ending = {
         "helped": f"sharing helped, by {change}",
         "hurt": f"sharing hurt (negative transfer), by {change}",
-        "no difference shown": f"{shown}, {change}",
-    }[row.verdict]
-    note = f" ({row.note})" if row.note else ""
+    }.get(row.verdict, f"{shown}, {change}")
     return f"{metric_name(task.metric)} alone {alone}, with {cell.name} {shared}: {ending}{note}."
 
 
 def headline(data: ReportData) -> str:
     """The whole study in one sentence."""
     judged = [task for task in data.tasks if not task.auxiliary]
-    verdicts = [row.verdict for task in judged if (row := data.gain(task.name, task.chosen_cell)) is not None]
+    verdicts = [
+        outcome(row) for task in judged if (row := data.gain(task.name, task.chosen_cell)) is not None
+    ]
     parts = [
         f"{verdicts.count(verdict)} {word}"
         for verdict, word in (
             ("helped", "helped"),
             ("hurt", "hurt"),
             ("no difference shown", "with no difference shown"),
+            ("no verdict", f"with fewer than {LEAST_REPEATS} finished repeats and so without a verdict"),
+            ("not judged", "not judged, as its metric has no value"),
         )
         if verdict in verdicts
     ]

@@ -51,6 +51,8 @@ def what_would_help(gain: Gain, *, alpha: float = 0.05, same_folds: int | None =
         >>> what_would_help(compare("gender", "accuracy", alone, {"hard": shared})["hard"]).repeats
         5
     """
+    if np.isnan(gain.gain):
+        return Advice(None, None, "")
     if np.isnan(gain.low) or gain.standard_error == 0:
         return Advice(None, None, _without_spread(gain.num_repeats))
     half = _half_width(gain, gain.num_repeats, gain.num_clusters, alpha) / 2

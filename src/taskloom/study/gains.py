@@ -11,7 +11,7 @@ import numpy as np
 
 from taskloom.metrics import Summary
 
-Verdict = Literal["helped", "hurt", "no difference shown"]
+Verdict = Literal["helped", "hurt", "no difference shown", "no verdict"]
 Source = Literal["repeats", "clusters", "overlap", ""]
 
 

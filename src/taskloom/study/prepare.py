@@ -23,6 +23,7 @@ from taskloom.study.runs import DataRequest, data_request
 from taskloom.study.subgroup_ways import asked_columns
 from taskloom.study.test_rows import test_rows_key
 from taskloom.study.worker import DataCache
+from taskloom.tasks import Binary
 from taskloom.wording import counted
 
 _PLURALS = {"person": "people", "recording": "recordings", "session": "sessions", "trial": "trials"}
@@ -141,7 +142,11 @@ def data_facts(splits: DataSplits, inspection: Inspection, study: Study) -> dict
         "clusters": _clusters(groups, splits.about.get("group")),
         "test_over_train": rows["test"] / rows["train"] if redrawn else None,
         "data_notes": notes,
-        "warnings": [*map(str, splits.about.get("warnings", [])), *_group_warnings(inspection)],
+        "warnings": [
+            *map(str, splits.about.get("warnings", [])),
+            *_group_warnings(inspection),
+            *_without_value(inspection, splits),
+        ],
         "about": json.loads(json.dumps(splits.about, default=str)),
     }
 
@@ -166,6 +171,21 @@ def _group_warnings(inspection: Inspection) -> list[str]:
         for leak in inspection.leaks
         if leak.what == "groups"
     ]
+
+
+def _without_value(inspection: Inspection, splits: DataSplits) -> list[str]:
+    """Tasks that cannot be judged: an AUC needs labels of both classes."""
+    found = []
+    for labels in inspection.tasks:
+        task = splits.tasks[labels.name]
+        counts = labels.parts["test"].counts
+        classes = [name for name, count in counts.items() if count]
+        if isinstance(task, Binary) and task.primary_metric == "auc" and len(classes) == 1:
+            found.append(
+                f"tasks.{task.name}: every label in test is `{classes[0]}`, so that its AUC has no value and "
+                "the task cannot be judged; set another `split.seed`, `split.stratify` or `metric`."
+            )
+    return found
 
 
 def _clusters(number: int, group: str | None) -> str:

@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 LEAST_REPEATS = 3
-"""A verdict other than "no difference shown" needs that many repeats on both sides."""
+"""A verdict needs that many repeats on both sides."""
 
 Floats = NDArray[np.float64]
 
@@ -336,6 +336,8 @@ def _sign(metric: str) -> float:
 
 
 def _verdict(gain: Gain, p_adjusted: float, alpha: float) -> Verdict:
-    if np.isnan(p_adjusted) or p_adjusted >= alpha or gain.num_repeats < LEAST_REPEATS:
+    if gain.num_repeats < LEAST_REPEATS:
+        return "no verdict"
+    if np.isnan(p_adjusted) or p_adjusted >= alpha:
         return "no difference shown"
     return "helped" if gain.gain > 0 else "hurt"

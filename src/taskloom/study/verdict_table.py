@@ -28,7 +28,8 @@ class VerdictRow:
         cell: Name of that cell, "" where none has finished.
         gain, low, high: Paired gain over training alone with its 95 % interval; positive is better.
         p_value: Two-sided, adjusted for the cells of the task.
-        verdict: helped, hurt, "no difference shown" or "no verdict".
+        verdict: helped, hurt, "no difference shown", "no verdict" (too few repeats) or "not judged" (the
+            metric has no value).
         texts: The row as it is printed, one text for each of `HEADINGS`.
     """
 
@@ -92,7 +93,7 @@ def as_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
 
 def _row(task: TaskRow, values: Mapping[str, Any], names: Mapping[str, str], unshown: str) -> VerdictRow:
     row = gain_row(values)
-    verdict = row.verdict if row.verdict in _COLOURS else unshown
+    verdict = unshown if row.verdict == "no difference shown" else words.outcome(row)
     texts = (
         task.name,
         f"{words.with_unit(row.baseline, task.metric, task.unit)} {words.metric_name(task.metric)}",

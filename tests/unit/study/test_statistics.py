@@ -160,14 +160,14 @@ def test_one_repeat_rests_on_the_groups_and_says_so(test_over_train: float | Non
         "a verdict needs 3 repeats, there is 1"
     )
     assert gain.p_adjusted < 0.05
-    assert gain.verdict == "no difference shown"
+    assert gain.verdict == "no verdict"
 
 
 def test_one_repeat_and_one_group_give_no_interval() -> None:
     gain = one(scores(np.array([[3.0]])), scores(np.array([[2.0]])))
     assert gain.gain == 1.0
     assert all(math.isnan(number) for number in (gain.low, gain.high, gain.p_value, gain.p_adjusted))
-    assert gain.verdict == "no difference shown"
+    assert gain.verdict == "no verdict"
     assert "fewer than two repeats and fewer than two groups" in gain.note
     assert what_would_help(gain).repeats is None
 
@@ -195,7 +195,7 @@ def test_missing_runs_are_left_out_of_both_sides_and_named() -> None:
 def test_nothing_in_common_is_said() -> None:
     gain = one(Scores({0: 1.0}), Scores({1: 2.0}))
     assert math.isnan(gain.gain)
-    assert (gain.verdict, gain.num_repeats) == ("no difference shown", 0)
+    assert (gain.verdict, gain.num_repeats) == ("no verdict", 0)
     assert gain.note == "no repeat in which both sides have a value"
     assert one(Scores({}), Scores({})).num_repeats == 0
 
