@@ -175,6 +175,10 @@ class GradientAggregation(RowBalancer):
         index = [self._names.index(task) for task in tasks]
         if not np.isfinite(products).all():
             return self._not_finite(matrix, products)
+        quiet = [row for row, task in enumerate(tasks) if task in self._silent and products[row, row] > 0]
+        if quiet:  # its own row of a mixing unit learns all the same, which is nobody else's business
+            products = products.copy()
+            products[quiet], products[:, quiet] = 0.0, 0.0
         self._conflicts.add(products, index)
         if not products.trace() > 0:
             return torch.zeros_like(matrix[0])

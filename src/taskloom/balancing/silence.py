@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 def silent_tasks(model: MultiTaskNetwork) -> set[str]:
     """Adversarial tasks whose reversal stands at 0, and tasks of weight 0.
 
-    Their gradient on what is shared is 0 whatever their loss. A reversal stands at 0 in its warm-up, and the
-    usual schedules begin there.
+    Their gradient on what is shared is 0 whatever their loss, but for an adversary's own row in the last
+    mixing unit. A reversal stands at 0 in its warm-up, and the usual schedules begin there.
 
     Example:
         >>> person = tl.Binary("person", role="adversarial", reversal=tl.tasks.Reversal(warmup=0.1))

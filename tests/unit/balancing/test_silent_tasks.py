@@ -67,6 +67,25 @@ def test_what_is_shared_moves_as_without_the_silent_task(
     assert heard in (["age", "gender"], [])  # GradDrop gives no weights
 
 
+@pytest.mark.parametrize("name", ["mgda", "nash_mtl", "gradient_mean"])
+def test_what_a_silent_task_learns_in_its_own_row_of_a_unit_is_nobody_elses_business(name: str) -> None:
+    """While its reversal stands at 0, its row in the last cross-stitch unit has a gradient all the same."""
+    reports, found = [], []
+    for mood in (REVERSED, WEIGHTLESS):  # the same network
+        assert isinstance(mood, Multiclass)
+        model, balancer = network("cross_stitch", with_mood(mood)), make(name)
+        model.set_progress(0.25)
+        balancer.start(model, seed=2)
+        balancer.backward(weighted(losses_of(model, batch(), balancer), model.tasks), model)
+        reports.append(balancer.report_state())
+        found.append(gradients(model))
+    assert reports[0] == reports[1]
+    assert {"weight/age", "weight/gender"} <= set(reports[0])
+    for parameter, gradient in found[1].items():
+        if "mood" not in parameter:
+            torch.testing.assert_close(found[0][parameter], gradient)
+
+
 @pytest.mark.parametrize("few", [True, False])
 @pytest.mark.parametrize(
     ("name", "settings"),
