@@ -100,7 +100,9 @@ def _gradients(
     subspaces: int,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of alpha and of each copy, from the gradients of those outputs that are used."""
-    transposed = alpha[..., used, :].transpose(-1, -2)
+    # A list of rows would be sent to a GPU in every step; mostly all of them are used.
+    heard = alpha if len(used) == alpha.shape[-2] else alpha[..., used, :]
+    transposed = heard.transpose(-1, -2)
     if transformed():  # no writing into prepared memory there
         given, taken = _parts(gradients, subspaces), _parts(copies, subspaces)
         stacked = torch.stack(given)
@@ -119,7 +121,7 @@ def _gradients(
         _combine_blocks(transposed, given, _parts([t.permute(order) for t in of_copies], subspaces))
     of_alpha = None
     if needs[0]:
-        total = torch.zeros_like(alpha[..., used, :])
+        total = torch.zeros_like(heard)
         for rows in row_blocks(taken):
             left, right = [gradient[rows] for gradient in given], [part[rows] for part in taken]
             if _few(alpha, taken[0]):

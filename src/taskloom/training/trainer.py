@@ -271,7 +271,9 @@ class Trainer:
     def train_batches(self, epoch: int) -> Values:
         """One pass over the training rows; the mean loss per task."""
         self.train_sampler.set_epoch(epoch)
-        watch = LossWatch(self.fabric, self.tasks, self.run.name, epoch, self.coupled.names)
+        watch = LossWatch(
+            self.fabric, self.tasks, self.run.name, epoch, self.train_loader, self.coupled.names
+        )
         on_cpu = self.fabric.device.type == "cpu"
         for step, batch in enumerate(self.train_loader, start=1):
             moved = batch if on_cpu else batch.to(self.fabric.device, non_blocking=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,13 +32,21 @@ class LossWatch:
         tasks: The tasks, in the order of the losses.
         name: What messages call the run.
         epoch: Number of the epoch.
+        batches: All batches, to look for the cause on a GPU, where it lies some steps back.
         terms: Names of further losses, which stand after those of the tasks.
     """
 
     def __init__(
-        self, fabric: Fabric, tasks: TaskSet, name: str, epoch: int, terms: Sequence[str] = ()
+        self,
+        fabric: Fabric,
+        tasks: TaskSet,
+        name: str,
+        epoch: int,
+        batches: Iterable[Batch],
+        terms: Sequence[str] = (),
     ) -> None:
         self.fabric, self.tasks, self.name, self.epoch = fabric, tasks, name, epoch
+        self.batches = batches
         self.names = (*tasks, *terms)
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=fabric.device)
         self.counts = torch.zeros(len(self.names), dtype=torch.int64, device=fabric.device)
@@ -70,8 +78,8 @@ class LossWatch:
         totals = [total for _, _, total in self._unseen if total is not None]
         summed = float(self.sums.sum()) + (float(sum(totals)) if totals else 0.0)
         if not math.isfinite(summed):
-            if batch is not None:
-                check_inputs(batch)
+            for suspect in self.batches if self._steps_per_look > 1 or batch is None else [batch]:
+                check_inputs(suspect)
             for step, sums, total in self._unseen:
                 self._check(step, sums, total)
         self._unseen.clear()
