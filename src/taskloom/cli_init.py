@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from taskloom.study.draft import Survey
 
 _MOST_COLUMNS = 60
-_STORES = Path("runs/stores")
-"""Where studies without --out keep prepared recordings."""
 
 
 def init(
@@ -64,7 +62,7 @@ def init(
     from taskloom.study.draft import draft_study
     from taskloom.study.runner import writable
 
-    draft = draft_study(place, tasks, images=images, group=group, rate_hz=rate_hz, stores=_STORES)
+    draft = draft_study(place, tasks, images=images, group=group, rate_hz=rate_hz)
     with writable(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(draft.text, encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+import pyedflib
 import pytest
 from scipy.io import wavfile
 from typer.testing import CliRunner
@@ -103,6 +104,31 @@ def test_own_recordings(here: Path) -> None:
     assert (data["reader"], data["files"], data["group_by"]) == ("recordings", "*.csv", "walker")
     assert (draft.settings["split"]["by"], draft.settings["encoder"]["name"]) == ("walker", "conv1d")
     _run(draft.text)
+
+
+@pytest.mark.parametrize("below", ["", "files"])
+def test_edf_recordings(here: Path, below: str) -> None:
+    (here / "eeg" / below).mkdir(parents=True)
+    rows = []
+    for number in range(24):
+        name = (Path(below) / f"r{number:02d}.edf").as_posix()
+        with pyedflib.EdfWriter(str(here / "eeg" / name), 2, file_type=pyedflib.FILETYPE_EDF) as writer:
+            for channel in range(2):
+                limits = {"physical_max": 9.0, "physical_min": -9.0, "digital_max": 32767}
+                header = {"label": f"C{channel}", "dimension": "uV", "sample_frequency": 300, **limits}
+                writer.setSignalHeader(
+                    channel, {**header, "digital_min": -32768, "transducer": "", "prefilter": ""}
+                )
+            writer.writeSamples([DRAW.normal(size=1800).clip(-8, 8) for _ in range(2)])
+        rows.append((name, f"P{number // 2}", ("rest", "count")[number % 2], 20 + number // 2))
+    table = pd.DataFrame(rows, columns=["file_name", "person", "state", "age"])
+    table.to_csv(here / "eeg/recordings.csv", index=False)
+    draft = draft_study("eeg", ["state", "age"])
+    assert draft.settings["data"]["reader"] == ("recordings" if below else "edf")
+    assert draft.settings["data"]["window"]["seconds"] == 2
+    splits = load_data(_study(draft.text), None, Path("stores"))
+    assert splits.train.input_shape == (600, 2)
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 24 * 3
 
 
 def test_marks_of_missing_labels_in_a_table_of_recordings(here: Path) -> None:

@@ -287,6 +287,18 @@ def test_an_array_beside_the_table_gives_the_features(here: Path) -> None:
     assert _loaded(draft.text).train.input_shape == (30,)
 
 
+def test_arrays_that_cannot_be_the_features(here: Path) -> None:
+    _frame()[["ill", "score"]].to_csv("people.csv", index=False)
+    Path("broken.npz").write_bytes(b"PK no archive")
+    Path("broken.npy").write_bytes(b"")
+    np.save("other.npy", np.zeros((ROWS + 1, 3)))
+    np.savez("text.npz", words=np.array([["a"]] * ROWS), rows=np.arange(ROWS))
+    with pytest.raises(DataError, match="no input is left to predict the tasks from"):
+        draft_study("people.csv", ["ill", "score"])
+    np.save("right.npy", np.random.default_rng(0).normal(size=(ROWS, 3)))
+    assert draft_study("people.csv", ["ill", "score"]).settings["data"]["features"] == {"npy": "right.npy"}
+
+
 def test_a_rare_class_is_spread_over_the_parts(here: Path) -> None:
     rare = np.full(ROWS, "common", dtype=object)
     rare[[3, 77, 150, 160, 190]] = "rare"

@@ -14,6 +14,7 @@ from taskloom.study.cells import baselines, expand_cells
 from taskloom.study.config import Study, check_study
 from taskloom.study.draft.columns import Column, look
 from taskloom.study.draft.find import find_source
+from taskloom.study.draft.image_files import check_rows
 from taskloom.study.draft.inputs import Inputs, choose_inputs
 from taskloom.study.draft.kinds import TaskDraft, draft_task, stand_ins
 from taskloom.study.draft.marks import marks_in
@@ -230,13 +231,14 @@ def _is_about_split(error: DataError) -> bool:
 def _draws(sections: Sections) -> list[dict[str, Any]]:
     """The split as it is meant, then spread evenly by a task of classes, then drawn by other seeds."""
     split = dict(sections.split)
-    if split["by"] == "column":
+    if "column" in split:
         return [split]
     counts = {task.rarest: task.name for task in reversed(sections.tasks) if task.rarest is not None}
     spread = [{**split, "stratify": counts[rows]} for rows in sorted(counts)][:3]
+    seeds = [{**split, "seed": seed} for seed in _SEEDS]
     if spread and split["by"] == "rows" and min(counts) < _RARE:  # a part without the class cannot test it
-        return [*spread, split]
-    return [split, *spread, *({**split, "seed": seed} for seed in _SEEDS)]
+        return [*spread, split, *seeds]
+    return [split, *spread, *seeds]
 
 
 def _checked(study: Study, stores: Path) -> list[str]:
@@ -246,8 +248,6 @@ def _checked(study: Study, stores: Path) -> list[str]:
         DataError, ConfigError: What the study would refuse.
     """
     if study.reader == "images":
-        from taskloom.study.draft.image_files import check_rows
-
         return check_rows(study)
     splits = load_data(study, None, stores)
     check_labels(inspect_splits(splits))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from taskloom.data.feature_arrays import load_array
 from taskloom.errors import DataError
+from taskloom.study.draft.arrays import array_beside
+from taskloom.study.draft.columns import Column
 from taskloom.study.draft.networks import Network, for_features
 from taskloom.study.draft.roles import blank_group, why_identifier
 from taskloom.study.draft.survey import Survey
@@ -86,7 +84,7 @@ def _features(
     against = {name: reason for name in rest if (reason := _reason_against(found, name))}
     kept = {name: column for name, column in rest.items() if column.is_number and name not in against}
     if not kept:
-        array = _array_beside(found)
+        array = array_beside(found.table)
         if array is None:
             raise _no_feature(found, tasks, against)
         settings, width = array
@@ -107,14 +105,16 @@ def _features(
         share = 100 * holes / (len(kept) * len(found.table))
         data["impute"] = "mean"
         comments["impute"] = f"of train, for {holes:,} missing feature values ({share:.1f} %)"
-    texts = [name for name, column in rest.items() if not column.is_number and name not in against]
-    dates = [name for name in texts if found.columns[name].is_date]
-    if dates:
-        remarks.append(f"{_named(dates)}: dates, and so no features; days since the first would be.")
-    others = [name for name in texts if name not in dates]
-    if others:
-        remarks.append(f"Not numbers, and so no features: {_named(others)}.")
+    remarks += _about_text([column for name, column in rest.items() if name not in (*kept, *against)])
     return for_features(len(found.table), len(kept))
+
+
+def _about_text(columns: Sequence[Column]) -> list[str]:
+    """What is said of columns that hold no numbers."""
+    dates = [column.name for column in columns if column.is_date]
+    others = [column.name for column in columns if not column.is_date]
+    remarks = [f"{_named(dates)}: dates, and so no features; days since the first would be."] if dates else []
+    return remarks + ([f"Not numbers, and so no features: {_named(others)}."] if others else [])
 
 
 def _reason_against(found: Survey, name: str) -> str:
@@ -132,46 +132,9 @@ def _no_feature(found: Survey, tasks: Sequence[str], against: Mapping[str, str])
     listed = f" ({', '.join(out[:_MOST_NAMED])})" if out else ""
     return DataError(
         f"{found.table.path}: no input is left to predict the tasks from: no other column holds numbers that "
-        f"describe a row{listed}; add such columns, name the images with --images DIR, or put an array of as "
-        "many rows (.npy, .npz) beside the table."
+        f"describe a row{listed}; add such columns, name the images with --images DIR, or put one array of "
+        "as many rows (.npy, .npz) beside the table."
     )
-
-
-def _array_beside(found: Survey) -> tuple[dict[str, Any], int] | None:
-    """The one array beside the table with as many rows as it has, and the features it holds per row."""
-    choices = []
-    for path in sorted(found.table.path.parent.glob("*.np[yz]")):
-        try:
-            choices += _arrays_of(path, len(found.table), found.table.path.parent)
-        except DataError:
-            continue
-    return choices[0] if len(choices) == 1 else None
-
-
-def _arrays_of(path: Path, num_rows: int, folder: Path) -> list[tuple[dict[str, Any], int]]:
-    if path.suffix == ".npy":
-        array, _ = load_array(path, "", mapped=True)
-        fits = array.ndim == 2 and len(array) == num_rows
-        return [({"npy": str(path)}, array.shape[1])] if fits else []
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    found = []
-    for name, array in arrays.items():
-        if array.ndim != 2 or len(array) != num_rows or not np.issubdtype(array.dtype, np.number):
-            continue
-        settings: dict[str, Any] = {"npz": str(path), "array": name}
-        width = array.shape[1]
-        bits = [
-            int(value)
-            for key, value in arrays.items()
-            if value.ndim == 0 and "bits" in key.lower() and 8 * (width - 1) < value <= 8 * width
-        ]
-        if array.dtype == np.uint8 and (bits or "bits" in name.lower() or "packed" in name.lower()):
-            width = bits[0] if bits else 8 * width
-            settings["packed_bits"] = width
-        found.append((settings, width))
-    del folder
-    return found
 
 
 def _split(
