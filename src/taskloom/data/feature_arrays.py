@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.errors import DataError, did_you_mean
+
+UNREADABLE = (
+    ValueError,
+    EOFError,
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+    SyntaxError,
+    RuntimeError,  # encrypted
+    NotImplementedError,  # another compression
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,  # a header that says so much
+)
+"""What NumPy raises depends on where the damage is."""
+_LONGEST_REASON = 200
 
 
 def load_array(
@@ -42,8 +62,9 @@ def load_array(
                     f"{advice}."
                 )
             return loaded[key], f"{path} ({key})"
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable NumPy file ({error}).") from error
+    except UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), "")[:_LONGEST_REASON] or type(error).__name__
+        raise DataError(f"{path}: not a readable NumPy file ({reason}).") from error
 
 
 def _mapped(path: Path) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from taskloom.deploy import Bundle
-from taskloom.errors import ConfigError, DataError
+from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.predict import Persons, PredictSettings, predict_faces, predict_recordings, predict_table
 from taskloom.predict.faces import check_image_bundle, crop_settings, device_of, make_finder
 from taskloom.predict.frames import IMAGE_SUFFIXES, Images, Source, Still
@@ -88,7 +89,7 @@ class ImagePredictor:
         }
 
     def predict(self, received: Received, table: Path | HeldRows) -> list[str]:
-        files = _files(received, "pictures")
+        files = _files(received, "pictures", ())
         for file in files:
             if file.path.suffix in _VIDEO_SUFFIXES:
                 raise DataError(
@@ -135,7 +136,7 @@ class TablePredictor:
         return []
 
     def _source(self, received: Received) -> Path:
-        files = _files(received, "a table")
+        files = _files(received, "a table", ())
         if len(files) > 1:
             raise DataError(f"one table expected, found {counted(len(files), 'file')}.")
         (file,) = files
@@ -171,14 +172,14 @@ class RecordingPredictor:
         }
 
     def predict(self, received: Received, table: Path | HeldRows) -> list[str]:
-        files = _files(received, "recordings")
+        files = _files(received, "recordings", ("person", "new_people", "people"))
         for file in files:
             check_unpacked(file.path, file.name)
         people = received.beside.get("people")
         persons = Persons(
             received.fields.get("person", "").strip() or None,
             None if people is None else people.path,
-            received.fields.get("new_people", "") in ("true", "on", "1"),
+            _is_true(received.fields.get("new_people", "false")),
         )
         sources = [SourceFile(file.path, file.name) for file in files]
         found = predict_recordings(self.bundle, sources, table, device=self.device, persons=persons)
@@ -195,7 +196,23 @@ def _whose(one: PersonStatistics) -> str:
     )
 
 
-def _files(received: Received, what: str) -> tuple[Upload, ...]:
+def _is_true(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise DataError(f"form field `new_people`: true or false expected, found `{text}`.")
+    return text.lower() == "true"
+
+
+def _files(received: Received, what: str, fields: Sequence[str]) -> tuple[Upload, ...]:
+    """The files to predict; `fields` are the form's others."""
+    for name in (*received.fields, *received.beside):
+        if name not in fields:
+            known = ("files", *fields)
+            raise DataError(
+                f"form: no field `{name}` here.{did_you_mean(name, known)} Fields: {', '.join(known)}."
+            )
+    for name in fields:
+        if name in (received.fields if name == "people" else received.beside):
+            raise DataError(f"form field `{name}`: {'a file' if name == 'people' else 'text'} expected.")
     if not received.files:
         raise DataError(f"{what} expected in the form's field `files`, found none.")
     return received.files

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import errno
 import socket
+from typing import Any
 
+import cv2
 import uvicorn
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -52,7 +54,10 @@ def address_of(taken: socket.socket) -> str:
 
 
 def run(app: ASGIApp, taken: socket.socket) -> None:
-    """Serves an app until Ctrl-C; what is being predicted is finished. Requests are not logged."""
+    """Serves an app until Ctrl-C; what is being predicted is finished. No request is logged, and nothing that
+    OpenCV says of pictures."""
+    logging: Any = cv2.utils.logging
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     config = uvicorn.Config(
         _stoppable(app),
         log_config=None,

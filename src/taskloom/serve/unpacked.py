@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from PIL import Image, UnidentifiedImageError
 
+from taskloom.data.feature_arrays import UNREADABLE
 from taskloom.data.tables import PARQUET_SUFFIXES
 from taskloom.errors import DataError
 
@@ -42,7 +43,7 @@ def _unpacked_bytes(path: Path) -> int:
         try:
             with zipfile.ZipFile(path) as archive:
                 return sum(part.file_size for part in archive.infolist())
-        except (zipfile.BadZipFile, OSError, NotImplementedError):
+        except UNREADABLE:
             return 0  # its reader says what is wrong with it
     return 0
 

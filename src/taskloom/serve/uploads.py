@@ -90,6 +90,8 @@ async def receive(request: Request, folder: Path) -> Received:
     ) as form:
         for key, value in form.multi_items():
             if isinstance(value, str):
+                if key == "files":
+                    raise HTTPException(400, "form field `files`: files expected, found text (curl: `@`)")
                 fields[key] = value
                 continue
             upload = await _written(value, folder, {one.name for one in files})

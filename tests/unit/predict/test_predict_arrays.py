@@ -131,3 +131,25 @@ def test_an_array_does_not_stand_for_named_columns(tmp_path: Path) -> None:
     np.save(tmp_path / "new.npy", frame.to_numpy())
     with pytest.raises(DataError, match=r"13 features of this bundle as columns \(f0, \.\.\.\) expected"):
         predict_table(load_bundle(path), tmp_path / "new.npy", tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_damaged_arrays_are_told_in_a_sentence(tmp_path: Path, suffix: str) -> None:
+    numbers = np.random.default_rng(0).normal(4, 3, (40, NUM))
+    if suffix == ".npz":
+        np.savez_compressed(tmp_path / "old.npz", numbers=numbers)
+    else:
+        np.save(tmp_path / "old.npy", numbers)
+    features = {"npz": "old.npz", "array": "numbers"} if suffix == ".npz" else {"npy": "old.npy"}
+    bundle, _ = trained(tmp_path, features)
+    loaded, whole = load_bundle(bundle), (tmp_path / f"old{suffix}").read_bytes()
+    header = whole.index(b"}") if suffix == ".npy" else 0
+    # In the middle of compressed rows, and of the header, which NumPy reads as Python's words.
+    for start, damage in ((300, bytes(200)), (header, b" "), (2, b"\xff\xff\xff")):
+        broken = bytearray(whole)
+        broken[start : start + len(damage)] = damage
+        if suffix == ".npy" and start == 300:
+            broken = broken[:900]
+        (tmp_path / f"new{suffix}").write_bytes(broken)
+        with pytest.raises(DataError, match=r"new\.np.: not a readable NumPy file \([^\n]+\)\.$"):
+            predict_table(loaded, tmp_path / f"new{suffix}", tmp_path / "out.csv", device="cpu")

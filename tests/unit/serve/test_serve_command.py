@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from _predict import image_bundle
@@ -72,8 +74,11 @@ def test_a_request_that_the_end_cuts_off_is_told_so() -> None:
 
 
 @pytest.fixture
-def not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taskloom.serve.server.run", lambda app, taken: None)
+def not_run(monkeypatch: pytest.MonkeyPatch) -> list[FastAPI]:
+    """The apps that would have been run."""
+    apps: list[FastAPI] = []
+    monkeypatch.setattr("taskloom.serve.server.run", lambda app, taken: apps.append(app))
+    return apps
 
 
 def invoked(*arguments: object) -> tuple[int, str]:
@@ -93,6 +98,16 @@ def test_what_it_says_before(tmp_path: Path) -> None:
     code, output = invoked(image_bundle(tmp_path), "--port", 0, "--margin", 0.3)
     assert code == 0
     assert "note the network was trained on faces that no detector had cut" in output
+
+
+def test_its_options_reach_the_app(tmp_path: Path, not_run: list[FastAPI]) -> None:
+    given = ("--port", 0, "--max-upload", 0.5, "--allow-host", "one.example", "--allow-host", "two.example")
+    assert invoked(image_bundle(tmp_path), *given, "--margin", 0.25, "--detect-side", 300)[0] == 0
+    (found,) = not_run
+    about = TestClient(found, base_url="http://two.example").get("/about").json()
+    assert about["most_upload_bytes"] == 2**19
+    assert about["inputs"]["faces"] == "detector haar, in pictures of at most 300 pixels; margin 0.25"
+    assert TestClient(found, base_url="http://three.example").get("/about").status_code == 403
 
 
 @pytest.mark.usefixtures("not_run")

@@ -284,7 +284,12 @@ def test_mistakes_with_requests(tmp_path: Path) -> None:
     assert error_of(tables.post("/predict", content=b"x", headers=nothing))[0] == 400
     whole = {"Content-Type": "multipart/form-data; boundary=x"}
     assert error_of(tables.post("/predict", content=b"--y", headers=whole))[0] == 400
-    assert error_of(tables.post("/predict", data={"person": "P"}, files=[("other", ("a", b"b"))]))[0] == 422
+    other = tables.post("/predict", files=[("file", ("a.csv", b"a,b,c\n1,2,3"))])
+    assert error_of(other) == (422, "form: no field `file` here. Did you mean `files`? Fields: files.")
+    other = pictures.post("/predict", data={"person": "P"}, files=form(("a.png", png())))
+    assert error_of(other) == (422, "form: no field `person` here. Fields: files.")
+    text = tables.post("/predict", data={"files": "a,b"}, files=[("x", ("a", b"b"))])
+    assert error_of(text)[0] == 400
     assert error_of(tables.post("/predict?format=xml", json={"rows": [ROW]}))[0] == 422
     assert error_of(tables.get("/predict"))[0] == 405
     assert error_of(tables.get("/docs"))[0] == 404

@@ -211,6 +211,15 @@ def test_whom_recordings_are_of(tmp_path: Path) -> None:
     as_new = {"person": "S2", "new_people": "true"}
     own = web.post("/predict", files=form(walk), data=as_new).json()
     assert own["notes"] != of_table["notes"]
+    for fields, message in (
+        ({"new_people": "perhaps"}, "form field `new_people`: true or false expected, found `perhaps`."),
+        ({"people": "S2"}, "form field `people`: a file expected."),
+        ({"persons": "S2"}, "form: no field `persons` here. Did you mean `person`?"),
+        ({"person": "S2", "new_people": "false"}, ""),
+    ):
+        said = web.post("/predict", files=form(walk), data=fields)
+        assert said.json().get("error", "").startswith(message)
+        assert said.status_code == (422 if message else 200)
     lacking = ("people", ("people.csv", b"file,person\nrun.dat,S2\n"))
     refused = web.post("/predict", files=[*form(walk), lacking])
     assert refused.status_code == 422

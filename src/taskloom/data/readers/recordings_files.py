@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from taskloom.data.feature_arrays import UNREADABLE
 from taskloom.data.readers.edf import EdfReader
 from taskloom.data.readers.wav import chosen_wav_channels, pick_wav_channels
 from taskloom.data.readers.wav_file import read_wav_header
@@ -29,22 +27,6 @@ MISSING = ("NaN", "nan", "NAN", "NA", "null", "NULL")
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6}
 _USUAL_TIME = "time"
 _RATE_TOLERANCE = 0.01
-_BROKEN = (
-    ValueError,
-    EOFError,
-    OSError,
-    zipfile.BadZipFile,
-    zlib.error,
-    tokenize.TokenError,
-    SyntaxError,
-    RuntimeError,  # encrypted
-    NotImplementedError,  # another compression
-    TypeError,
-    KeyError,
-    OverflowError,
-    MemoryError,  # a header that says so much
-)
-"""What NumPy raises depends on where the damage is."""
 _HOLE = 1.5
 """A step in time above this many periods is a hole."""
 _LONGEST_HOLES = 10
@@ -305,7 +287,7 @@ def _read_npz(path: Path, settings: FileSettings) -> FileContent:
 def _loaded(path: Path, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except _BROKEN as error:
+    except UNREADABLE as error:
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{path.name}: not readable as an array of numbers ({what}); the file "
