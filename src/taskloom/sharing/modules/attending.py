@@ -8,8 +8,9 @@ whole batch only the hidden layers and the masks are kept, as autograd would kee
 The layers that read the stage are one product for all tasks, forward and, where their sizes suit, backward.
 The outputs pass through: what comes back from the rest of the trunk takes the masks' gradient in by blocks.
 
-The 1 x 1 convolutions run as such, not as matrix products: oneDNN's take half of the time of the products'
-library on a CPU (benchmarks/sharing.py). Source of the formulas: `taskloom.sharing.modules.mtan.Attention`.
+The 1 x 1 convolutions are oneDNN's products (`onednn.py`), the gradients of their weights its convolutions:
+each takes half of the time of PyTorch's products on a CPU. Source of the formulas:
+`taskloom.sharing.modules.mtan.Attention`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from taskloom.sharing import onednn
 from taskloom.sharing.memory import pulled_back, row_blocks, transformed
 from taskloom.sharing.modules.positions import to_positions
 
@@ -314,9 +316,7 @@ def _joined(weights: Sequence[Tensor]) -> Tensor:
 
 def _images(rows: Tensor) -> int | None:
     """Into how many images the rows [R, C] are divided for a convolution; None: a matrix product does it."""
-    if rows.dtype != torch.float32 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return None
-    if len(rows) < _FEWEST_ROWS:
+    if len(rows) < _FEWEST_ROWS or not onednn.serves(rows):
         return None
     return next((n for n in range(_FEWEST_IMAGES, 4 * _FEWEST_IMAGES) if len(rows) % n == 0), None)
 
@@ -326,18 +326,11 @@ def _as_images(rows: Tensor, number: int) -> Tensor:
     return rows.view(number, 1, -1, rows.shape[1]).permute(0, 3, 1, 2)
 
 
-def _as_kernel(weight: Tensor) -> Tensor:
-    """[out, in] to [out, in, 1, 1], the input channels last in memory."""
-    return weight.reshape(len(weight), 1, 1, -1).permute(0, 3, 1, 2)
-
-
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Rows [R, in] times the transpose of [out, in], [R, out]."""
-    number = _images(rows)
-    if number is None:
+    if len(rows) < _FEWEST_ROWS or not onednn.serves(rows):
         return functional.linear(rows, weight, bias)
-    outputs = functional.conv2d(_as_images(rows, number), _as_kernel(weight), bias)
-    return outputs.permute(0, 2, 3, 1).reshape(len(rows), -1)
+    return onednn.linear(rows, weight, bias)
 
 
 def _gradient_of_weight(upstream: Tensor, rows: Tensor) -> Tensor:
@@ -348,7 +341,7 @@ def _gradient_of_weight(upstream: Tensor, rows: Tensor) -> Tensor:
     _, gradient, _ = torch.ops.aten.convolution_backward(
         _as_images(upstream, number),
         _as_images(rows, number),
-        _as_kernel(upstream.new_empty(upstream.shape[1], rows.shape[1])),  # for its shape
+        upstream.new_empty(upstream.shape[1], rows.shape[1], 1, 1),  # for its shape
         None,
         [1, 1],
         [0, 0],

@@ -9,6 +9,8 @@ import torch
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
+from taskloom.sharing import onednn
+
 _LARGE = 64
 """From this size of both factors on oneDNN is asked; below, its call costs more than it saves."""
 _WIDEST = 64.0
@@ -34,34 +36,23 @@ def float32_is_exact() -> bool:
 def times_transposed(first: Tensor, second: Tensor) -> Tensor:
     """The product A B^T of A [n, k] and B [m, k], [n, m].
 
-    Large float32 products on a CPU go through oneDNN, as convolutions do: on processors of AMD, MKL leaves
-    their widest registers unused and takes twice as long. The operator is the one that PyTorch's compiler
-    calls; through `to_mkldnn` and `torch.nn.functional.linear` results would be copied once more.
+    Large float32 products on a CPU go through oneDNN, as convolutions do.
 
     Example:
         >>> times_transposed(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]))
         tensor([[3.]])
     """
-    large = min(first.shape[0], second.shape[0], first.shape[1]) >= _LARGE
-    if large and first.dtype == torch.float32 and first.device.type == "cpu" and _has_onednn():
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            _without_gaps(first), _without_gaps(second), None, "none", [], ""
-        )
-        return product
+    if min(first.shape[0], second.shape[0], first.shape[1]) >= _LARGE and onednn.serves(first):
+        return onednn.linear(first, second)
     return first @ second.T
 
 
 def symmetric_times(factor: Tensor, matrix: Tensor) -> Tensor:
     """The product of a symmetric matrix [n, n] with a matrix [n, m], which lies in memory as that one."""
-    matrix = _without_gaps(matrix)
+    matrix = onednn.without_gaps(matrix)
     if matrix.is_contiguous():
         return times_transposed(factor, matrix.T)
     return times_transposed(matrix.T, factor).T
-
-
-def _without_gaps(matrix: Tensor) -> Tensor:
-    """The matrix, row by row or column by column; oneDNN takes a hundred times as long for one with gaps."""
-    return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()
 
 
 def inverse_root(gram: Tensor) -> Tensor | None:
@@ -117,11 +108,6 @@ def inverse_root(gram: Tensor) -> Tensor | None:
             narrow = largest * _largest_size(z) ** 2 <= _WIDEST
             return (z + z.T.contiguous()).div_(2.0 * math.sqrt(mean)) if narrow else None
     return None
-
-
-def _has_onednn() -> bool:
-    available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _largest_size(matrix: Tensor, away_from: float = 0.0) -> float:
