@@ -176,7 +176,8 @@ def task_sentence(data: ReportData, task: TaskRow) -> str:
         "helped": f"sharing helped, by {change}",
         "hurt": f"sharing hurt (negative transfer), by {change}",
     }.get(row.verdict, f"{shown}, {change}")
-    return f"{metric_name(task.metric)} alone {alone}, with {cell.name} {shared}: {ending}{note}."
+    # The value before the name: many names end with a number, "trace norm 0.001".
+    return f"{metric_name(task.metric)} {alone} alone, {shared} with {cell.name}: {ending}{note}."
 
 
 def headline(data: ReportData) -> str:

@@ -45,7 +45,7 @@ def test_sentences_say_value_alone_value_shared_gain_and_verdict() -> None:
     data = finished_study()
     age, gender, smiling = (words.task_sentence(data, task) for task in data.tasks)
     assert age == (
-        "MAE alone 5.61 years, with cross-stitch <per channel> 5.22 years: "
+        "MAE 5.61 years alone, 5.22 years with cross-stitch <per channel>: "
         "sharing helped, by +0.39 [0.27, 0.52] years (2 of 3 repeats)."
     )
     assert "no difference shown, +0.3 [−0.4, 1.0] points" in gender
