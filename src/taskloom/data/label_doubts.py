@@ -10,6 +10,8 @@ from taskloom.tasks import Binary, Labels, Multiclass, Regression, TaskSet
 
 _BELOW = (-1.0, -9.0, -99.0, -999.0, -9999.0)
 _ABOVE = (999.0, 9999.0, 99999.0)
+STAND_INS = frozenset({*_BELOW, *_ABOVE})
+"""Numbers that other tables write where nothing is known."""
 _LEAST_OTHERS = 10
 
 
@@ -44,7 +46,7 @@ def numbers_apart(values: NDArray[np.floating]) -> list[tuple[float, int, str]]:
     Args:
         values: The numbers that are there, [n].
     """
-    kept = values[~np.isin(values, (*_BELOW, *_ABOVE))]
+    kept = values[~np.isin(values, [*STAND_INS])]
     if len(np.unique(kept)) < _LEAST_OTHERS:
         return []
     pairs = [(number, "0 or more") for number in _BELOW if kept.min() >= 0]

@@ -158,6 +158,18 @@ def test_a_number_for_unknown_is_a_hole_where_no_column_means_it(here: Path) -> 
     assert any("labels are -1" in note for note in draft.notes)
 
 
+def test_a_feature_with_a_number_for_unknown_is_spoken_of(here: Path) -> None:
+    draw = np.random.default_rng(0)
+    dose = np.where(np.arange(ROWS) % 20 == 0, 999, draw.integers(0, 80, ROWS))
+    _frame().assign(dose=dose, level=draw.integers(-1, 3, ROWS)).to_csv("people.csv", index=False)
+    draft = draft_study("people.csv", ["ill", "score"])
+    assert draft.notes == (
+        "Feature `dose` is 999 in 10 rows, and all others are 79 or less: if that means missing, say "
+        '`missing: ["999"]` in `data`.',
+    )
+    assert " ".join(draft.text.replace("\n  #", "").split()).count(draft.notes[0]) == 1
+
+
 def test_decimal_commas_and_semicolons(here: Path) -> None:
     frame = _frame()
     frame.to_csv("people.csv", sep=";", decimal=",", index=False, encoding="utf-8-sig")

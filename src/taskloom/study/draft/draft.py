@@ -112,7 +112,7 @@ def draft_study(
     sections = replace(sections, split=split, warnings=tuple(warnings))
     if split != inputs.split:
         why = (
-            f"spread evenly, as `{shown(split['stratify'])}` has a rare class"
+            f"spread evenly by `{shown(split['stratify'])}`, whose rarest class has few rows"
             if "stratify" in split
             else "the first draw by which every part has labels of every task"
         )

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from taskloom.data.cell_texts import missing_with
+from taskloom.data.label_doubts import STAND_INS, numbers_apart
 from taskloom.errors import DataError
 from taskloom.study.draft.arrays import array_beside
 from taskloom.study.draft.columns import Column
@@ -55,11 +59,12 @@ def choose_inputs(found: Survey, tasks: Sequence[str]) -> Inputs:
     data, comments = dict(found.source.data), dict(found.source.comments)
     remarks: list[str] = []
     _say_how_read(found, data, comments)
-    network = found.source.network
+    network, doubts = found.source.network, []
     if network is None:
         network = _features(found, tasks, data, comments, remarks)
+        doubts = _doubtful_features(found, [*tasks, *data.get("exclude", [])])
     split, split_comment, notes = _split(found, data, comments)
-    return Inputs(data, comments, tuple(remarks), split, split_comment, network, tuple(notes))
+    return Inputs(data, comments, (*remarks, *doubts), split, split_comment, network, (*notes, *doubts))
 
 
 def _say_how_read(found: Survey, data: dict[str, Any], comments: dict[str, str]) -> None:
@@ -105,8 +110,26 @@ def _features(
         share = 100 * holes / (len(kept) * len(found.table))
         data["impute"] = "mean"
         comments["impute"] = f"of train, for {holes:,} missing feature values ({share:.1f} %)"
-    remarks += _about_text([column for name, column in rest.items() if name not in (*kept, *against)])
+    used = {*kept, *against}
+    remarks += _about_text([column for name, column in rest.items() if name not in used])
     return for_features(len(found.table), len(kept))
+
+
+def _doubtful_features(found: Survey, others: Sequence[str]) -> list[str]:
+    """A sentence for the first features in which -1, 999 and the like stand apart from all other values."""
+    left = {*others, *(found.group or ())[:1]}
+    sentences = []
+    for name, column in found.free.items():
+        if name in left or not column.is_number or not {column.low, column.high} & STAND_INS:
+            continue
+        numbers = found.table.numbers(name)
+        for number, count, where in numbers_apart(numbers[~np.isnan(numbers)]):
+            setting = missing_with(found.table.missing, [f"{number:g}"])
+            sentences.append(
+                f"Feature `{shown(name)}` is {number:g} in {counted(count, 'row')}, and all others are "
+                f"{where}: if that means missing, say `{setting}` in `data`."
+            )
+    return sentences[:_MOST_NAMED]
 
 
 def _about_text(columns: Sequence[Column]) -> list[str]:
