@@ -46,7 +46,7 @@ OWN_BEHIND = {
     "hard_sharing": r"stages\.",
     "multilinear_relationship": r"stages\.",
     "mmoe": r"(gates|stages)\.",
-    "ple": r"(gates\.1|stages\.dense_[12])\.",  # the last level, and the tower
+    "ple": r"(gates\.[01]|stages\.dense_[12])\.",  # gates, experts of the last level, and the tower
     "mtan": r"attention\.",
     "sluice": r"skips\.",
 }
@@ -123,7 +123,7 @@ def test_what_stands_before_the_entrance_is_reversed_and_what_stands_behind_is_n
     for key, gradient in expected.items():
         if not gradient.any():
             assert not found[key].any()
-        elif torch.equal(found[key], gradient):
+        elif torch.allclose(found[key], gradient, rtol=1e-4, atol=1e-8):  # put back, up to rounding
             kept.add(key)
         else:
             torch.testing.assert_close(found[key], -0.7 * gradient, rtol=1e-4, atol=1e-6)
@@ -147,9 +147,9 @@ def test_what_stands_before_the_entrance_is_reversed_and_what_stands_behind_is_n
         ("mmoe", {"experts": 1, "stages": "all"}, r"heads\.person"),
         ("mmoe", {"experts": 3, "stages": [2, 3]}, r"(heads|gates\.0)\.person"),
         ("ple", {"levels": 1, "stages": "all"}, r"(heads\.person|gates\.0\.person|.*\.person_1\.)"),
-        ("ple", {"task_experts": 0, "stages": "all"}, r"(heads|gates\.2)\.person"),
+        ("ple", {"task_experts": 0, "stages": "all"}, r"(heads|gates\.\d)\.person"),
         ("mtan", {"stages": [1, 3]}, r"(heads\.person|attention\.\w+\.person)"),
-        ("mtan", {"stages": [2]}, r"heads\.person"),  # the last stage is the trunk's, above the mask
+        ("mtan", {"stages": [2]}, r"(heads|attention\.\w+)\.person"),  # a trunk stage above the mask
     ],
 )
 def test_gates_and_masks_of_an_adversary_do_not_hide_it(

@@ -36,6 +36,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("cross_stitch", {**MIXED, "after": [1], "tie": {"l2": {"stages": [3]}}, "deep_supervision": 0.5}),
     ("soft_sharing", {"stages": [1, 3], "tie": "l2"}),
     ("proportional_addition", {"start": 0.3}),
+    ("mmoe", {"experts": 3, "stages": [1, 2]}),
+    ("ple", {"stages": "all"}),  # gates of the last two levels are a task's own
+    ("ple", {"stages": [1, 2], "levels": 1}),
+    ("ple", {"stages": "all", "task_experts": 0}),
+    ("mtan", {"stages": [1, 2]}),  # masks below a stage that all share
+    ("mtan", {}),
+    ("task_routing", {"sharing": 0.6}),
     ("sluice", MIXED),
     ("sluice", {**MIXED, "skips": "concatenate", "skip_start": "equal", "orthogonality": 0.0}),
     ("sluice", {**MIXED, "after": [1], "skip_start": "equal"}),

@@ -26,6 +26,7 @@ from taskloom.sharing.modules.combination import combine
 from taskloom.sharing.modules.gates import Gate, GateInput, check_gate
 from taskloom.sharing.modules.registration import register_module
 from taskloom.sharing.plan import Copies
+from taskloom.sharing.reversal import GradientReversal
 from taskloom.sharing.settings import Stages
 from taskloom.tasks import TaskSet
 
@@ -235,10 +236,23 @@ class ExpertNetwork(ModuleNetwork):
         keys = [*self._task_keys.values(), self._shared_gate]
         read = list(inputs)
         found: list[Tensor | None] = [None] * len(keys)
+        own = self._own_below(level)
         for place, key in enumerate(keys):
-            if key in gates:
+            if key in gates and place in own:
+                found[place] = own[place].restore(gates[key](own[place].reverse(inputs[place])))
+            elif key in gates:
                 read[place], found[place] = gates[key].read(inputs[place])
         return read, found
+
+    def _own_below(self, level: int) -> dict[int, GradientReversal]:
+        """Places of adversarial tasks whose gate at this level is theirs alone, and stands before a reversal.
+
+        A gate is heard by way of its task's experts one level further on, unless that is the last one.
+        """
+        last = len(self.levels) - 1
+        if level == last or (self.task_experts and level < last - 1):
+            return {}
+        return {self.tasks.index(task): reversal for task, reversal in self.reversals.items()}
 
     def _choose(
         self, weights: Sequence[Tensor | None], experts: Sequence[Tensor], *, last: bool

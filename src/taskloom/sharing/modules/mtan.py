@@ -200,6 +200,9 @@ class AttentionNetwork(ModuleNetwork):
         found = [tensor for tensor in attended if tensor is not None]
         further = range(last + 1, self._num_stages)
         if further:  # one run over the rows of all tasks
+            for task, reversal in self.reversals.items():  # from their heads on gradients come reversed
+                place = self.tasks.index(task)
+                found[place] = reversal.restore(found[place])
             found = list(split_rows(self.run_trunk(further, torch.cat(found)), len(found)))
         return self.by_task(found)
 
@@ -211,9 +214,8 @@ class AttentionNetwork(ModuleNetwork):
         Or all of it that the next stage with attention reads.
         """
         masks = self._masks(index)
-        if self._reverses_masks or not can_attend(outputs, masks):
-            reverses = self._reverses_masks
-            read = [self._as_read(outputs, task) if reverses else outputs for task in self.tasks]
+        if self.reversals or not can_attend(outputs, masks):
+            read = [self._as_read(outputs, task) for task in self.tasks]
             return outputs, [mask(*pair) for mask, *pair in zip(masks, read, before, strict=True)]
         weights = [mask.weights() for mask in masks if isinstance(mask, Attention)]
         place = self._attended.index(index) + 1
@@ -226,20 +228,13 @@ class AttentionNetwork(ModuleNetwork):
             found = [tensor.flatten(1).reshape(*tensor.shape[:2], *(1,) * len(wanted)) for tensor in found]
         return passed, list(found)
 
-    @property
-    def _reverses_masks(self) -> bool:
-        """Whether adversarial tasks stand behind a reversal from their masks on.
-
-        Where trunk stages stand above the masks, from their heads on: those stages are to forget too.
-        """
-        return bool(self.reversals) and self._attended[-1] + 1 == self._num_stages
-
     def _as_read(self, outputs: Tensor, task: str) -> Tensor:
-        """A stage's outputs as the task's mask reads them."""
+        """A stage's outputs as the task's mask reads them: an adversary's masks are its own."""
         return self.reversals[task].reverse(outputs) if task in self.reversals else outputs
 
     def put_reversals(self) -> None:
-        if not self._reverses_masks:
+        """Before the heads where trunk stages stand above the masks: those are to forget too."""
+        if self._attended[-1] + 1 < self._num_stages:
             super().put_reversals()
 
     def task_modules(self, task: str) -> list[nn.Module]:
