@@ -178,7 +178,7 @@ class SkippingNetwork(ModuleNetwork):
     def _soft(self, inputs: Tensor) -> Sequence[Tensor]:
         """All tasks' features under drawn policies."""
         count, rows = 1, inputs  # [count * N, ...], one task after the other once they have parted
-        executed = torch.stack([policy.sample(self.temperature) for policy in self._policies()])
+        executed = torch.stack(self._draws())
         open_stages = self._open_stages()
         for index in range(len(self._shapes)):
             outputs = self.run_streams(index, rows, count, joined=self.joined)
@@ -192,6 +192,17 @@ class SkippingNetwork(ModuleNetwork):
                 outputs = outputs.flatten(0, 1)
             rows = outputs
         return list(split_rows(rows, count)) if count > 1 else [rows] * len(self.tasks)
+
+    def _draws(self) -> list[Tensor]:
+        """Every task's drawn policy; an adversary's, which stands before its reversal, is its own.
+
+        Unless the penalty draws the others' policies after it: then it forgets as well.
+        """
+        draws = [policy.sample(self.temperature) for policy in self._policies()]
+        for task, reversal in self.reversals.items() if self.sharing == 0 else ():
+            place = self.tasks.index(task)
+            draws[place] = reversal.restore(draws[place])
+        return draws
 
     def _hard(self, inputs: Tensor) -> list[Tensor]:
         """All tasks' features under the hard policies; tasks that agreed so far are one tensor."""
