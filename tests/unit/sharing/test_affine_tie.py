@@ -92,6 +92,15 @@ def test_starts_at_one_and_zero_with_one_pair_of_scalars_per_weight_and_pair() -
     assert sum(parameter.numel() for parameter in tie.parameters()) == 24
 
 
+def test_exact_images_are_at_no_negative_distance() -> None:
+    """The distance is a difference of large numbers there, which rounding leaves on either side of 0."""
+    for seed in range(20):
+        source = 10 * torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        tie, copies = attached([source, 3.1 * source - 1.3])
+        set_scalars(tie, torch.tensor(3.1, dtype=torch.float64), torch.tensor(-1.3, dtype=torch.float64))
+        assert 0.0 <= tie.penalty(copies).item() < 1e-9
+
+
 @pytest.mark.parametrize("exponent", ["mean", "sum"])
 @pytest.mark.parametrize("num_tasks", [2, 3])
 def test_gradcheck_of_weights_and_scalars(num_tasks: int, exponent: str) -> None:

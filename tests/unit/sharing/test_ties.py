@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,17 @@ def test_bad_weights_copies_and_settings_are_refused(name: str) -> None:
             check([nn.Sequential(nn.Linear(inputs, 2)) for inputs in (3, 3, 4)])
         with pytest.raises(ConfigError, match=r"`bias` has shape \(2,\) in copy 0 and None in copy 1"):
             check([nn.Linear(3, 2), nn.Linear(3, 2, bias=False)])
+
+
+def test_a_tie_of_ones_own_that_gives_several_numbers_is_refused() -> None:
+    """They would be added to the losses one by one, and fail in the backward pass without a word of the tie."""
+
+    class PerRow(Tie):
+        def measure(self, weights: Sequence[Tensor]) -> Tensor:
+            return (weights[0] - weights[1]).square().sum(dim=1)
+
+    with pytest.raises(ConfigError, match=r"Tie PerRow measures a tensor of shape \(4,\); one number"):
+        PerRow(weight=1.0).penalty([Kernel(weight) for weight in draw((4, 3), 2)])
 
 
 def pairs(weights: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
