@@ -182,7 +182,7 @@ def test_bad_weights_copies_and_settings_are_refused(name: str) -> None:
 
 
 def test_a_tie_of_ones_own_that_gives_several_numbers_is_refused() -> None:
-    """They would be added to the losses one by one, and fail in the backward pass without a word of the tie."""
+    """They would be added to the losses one by one, and fail in the backward pass without a word of it."""
 
     class PerRow(Tie):
         def measure(self, weights: Sequence[Tensor]) -> Tensor:
