@@ -180,7 +180,11 @@ def _study(text: str) -> Any:
             {},
             "a column `file_name` that names the images or recordings beside it expected, found no",
         ),
-        ({"a.csv": "x,y\n1,2\n"}, "found 1 table without one; for a table of numbers name the file itself"),
+        ({"README.txt": "Read me,\nplease."}, "beside it expected, found no table; for a table of numbers"),
+        (
+            {"a.csv": "x,y\n1,2\n"},
+            "found 1 table without one (data/a.csv); for a table of numbers name the file itself",
+        ),
         ({"a.csv": "file_name,y\nq.wav,2\n"}, "it names files such as q.wav, and none of them is in data"),
         (
             {"a.csv": "file,y\nq,2\n", "b.csv": "file,y\nq,2\n"},

@@ -434,6 +434,13 @@ def test_bad_tables(
     assert str(error.value).count("\n") == 0
 
 
+def test_nothing_there(here: Path) -> None:
+    result = _init("peple.csv")
+    assert result.exit_code == 2
+    expected = "peple.csv: a table (CSV, TSV or Parquet), or a folder of images or recordings with one, exp"
+    assert result.stderr.startswith(expected)
+
+
 def test_one_task_shares_with_nothing(here: Path) -> None:
     _write(lambda frame: frame)
     with pytest.raises(ConfigError, match="two columns or more expected, as tasks share with each other"):

@@ -27,6 +27,11 @@ def find_source(place: Path, *, images: Path | None = None, rate_hz: float | Non
     Raises:
         DataError: There is nothing of that kind; what was found, and what to do, is said.
     """
+    if not place.exists():
+        raise DataError(
+            f"{place}: a table (CSV, TSV or Parquet), or a folder of images or recordings with one, "
+            "expected; found no such file."
+        )
     if place.is_dir():
         layout = known_layout(place)
         if layout is not None:
@@ -65,7 +70,7 @@ def _table_in(folder: Path) -> Path:
         try:
             columns = read_table(path).columns
         except DataError as error:
-            reasons.append(str(error))
+            reasons += [] if path.suffix.lower() == ".txt" else [str(error)]  # mostly a README
             continue
         if any(name in columns for name in FILE_COLUMNS):
             found.append(path)
@@ -74,8 +79,10 @@ def _table_in(folder: Path) -> Path:
     if found:
         names = ", ".join(path.name for path in found[:5])
         raise DataError(f"{folder}: {len(found)} tables with a column of files ({names}); name one of them.")
-    what = f"found {counted(len(candidates), 'table')} without one" if candidates else "found no table"
-    because = f" ({reasons[0].rstrip('.')})" if reasons else ""
+    others = [path for path in candidates if path.suffix.lower() != ".txt"]
+    names = ", ".join(str(path) for path in others[:3])
+    what = f"found {counted(len(others), 'table')} without one ({names})" if others else "found no table"
+    because = f"; {reasons[0].rstrip('.')}" if reasons else ""
     raise DataError(
         f"{folder}: a table with a column `file_name` that names the images or recordings beside it "
         f"expected, {what}{because}; for a table of numbers name the file itself; data sets "

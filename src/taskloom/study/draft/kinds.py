@@ -201,7 +201,7 @@ def _about_numbers(column: Column, draft: Mapping[str, Any], given: NDArray[np.f
     low, high = _plain(given.min()), _plain(given.max())
     if draft["kind"] == "ordinal":
         return "levels in order; without an order: `{kind: multiclass}`"
-    remark = f"{low:.4g} to {high:.4g}; `unit: ...` and `range: [low, high]` may be added"
+    remark = f"{low:.4g} to {high:.4g}"
     if column.whole and column.num_distinct <= min(FEW_CLASSES, len(given) // 5):
         remark += "; codes, not amounts: `{kind: multiclass}`"
     return remark

@@ -17,6 +17,8 @@ from taskloom.study.draft.yaml_text import shown
 
 NO_GROUP = "none"
 _LEAST_ROWS = 10
+_FEW_TASKS, _MOST_TASKS = 4, 12
+"""How many columns are proposed as tasks; the second where so many have holes."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Survey:
             name for name in found if not self.columns[name].is_number or self.columns[name].is_classes
         ]
         holed = [name for name in found if 0 < self.columns[name].holes < 1]
-        return list(dict.fromkeys([*holed, *classes]))[:4]
+        return list(dict.fromkeys([*holed, *classes]))[: max(_FEW_TASKS, min(len(holed), _MOST_TASKS))]
 
 
 def survey(source: Source, *, tasks: Sequence[str] = (), group: str | None = None) -> Survey:

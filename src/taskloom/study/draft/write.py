@@ -51,7 +51,9 @@ def write(sections: Sections) -> str:
         lines += remark(text, "  ")
     for name, value in sections.data.items():
         lines += line(f"  {name}: {flow(value)}", sections.comments.get(name, ""))
-    lines += ["tasks:", *_multilabel(sections.tasks)]
+    numbers = any(task.kind == "regression" for task in sections.tasks)
+    lines += line("tasks:", "`unit: ...` and `range: [low, high]` may be added to numbers" if numbers else "")
+    lines += _multilabel(sections.tasks)
     for task in sections.tasks:
         lines += line(f"  {key(task.name)}: {flow(task.settings)}", task.comment)
     lines += line(f"split: {flow(sections.split)}", sections.split_comment)
