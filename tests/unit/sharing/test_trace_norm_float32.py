@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from taskloom.sharing.ties import TraceNorm, matrix_trace_norm, stacks, tucker_trace_norm
+from taskloom.sharing.ties import TraceNorm, matrix_trace_norm, products, stacks, tucker_trace_norm
 from taskloom.sharing.ties.products import inverse_root, symmetric_times, times_transposed
 from taskloom.sharing.ties.stacks import Axes, Stack
 
@@ -280,6 +280,51 @@ def test_inverse_root_equals_the_eigenvectors() -> None:
         expected = (vectors / values.sqrt()) @ vectors.T
         torch.testing.assert_close(root.double(), expected, rtol=0, atol=1e-5 * 5e3)
         assert torch.equal(root, root.T)
+
+
+def spread(kind: str, ratio: float, size: int = 130) -> Tensor:
+    """Eigenvalues between 1 / ratio and 1, in float64."""
+    low = 1.0 / ratio
+    if kind == "dense":
+        return torch.linspace(low, 1.0, size, dtype=torch.float64)
+    if kind == "two groups":
+        return torch.tensor([low] * (size // 2) + [1.0] * (size - size // 2)).double()
+    alone, others = (low, 1.0) if kind == "one small" else (1.0, low)
+    return torch.tensor([alone] + [others] * (size - 1)).double()
+
+
+@pytest.mark.parametrize("blocks", [None, (2,)])
+@pytest.mark.parametrize("kind", ["dense", "two groups", "one small", "one large"])
+@pytest.mark.parametrize("ratio", [1.0, 2.0, 8.0, 50.0])
+def test_inverse_root_of_every_spectrum(
+    kind: str, ratio: float, blocks: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the polynomial alone, or with steps behind one that is too short."""
+    if blocks is not None:
+        monkeypatch.setattr(products, "_BLOCKS", blocks)
+    turn = torch.linalg.qr(torch.randn(130, 130, generator=torch.Generator().manual_seed(3)).double()).Q
+    eigenvalues = 1e3 * spread(kind, ratio)
+    root = inverse_root((turn * eigenvalues) @ turn.T)
+    assert root is not None
+    expected = (turn / eigenvalues.sqrt()) @ turn.T
+    error = torch.linalg.matrix_norm(root.double() - expected, 2) / torch.linalg.matrix_norm(expected, 2)
+    assert error < (6 + ratio) * torch.finfo(torch.float32).eps
+
+
+def test_four_products_are_enough_for_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    paid: list[int] = []
+
+    def counted(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        paid.append(len(first))
+        return times_transposed(first, second)
+
+    monkeypatch.setattr("taskloom.sharing.ties.products.times_transposed", counted)
+    weights = torch.randn(128, 18 * 128, generator=torch.Generator().manual_seed(4)).double()
+    root = inverse_root(weights @ weights.T)
+    assert root is not None
+    assert len(paid) == 4
+    around = root.double() @ weights  # its rows are orthonormal
+    torch.testing.assert_close(around @ around.T, torch.eye(128).double(), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("spectrum", [[1.0, 1e-3], [1.0, 1.0, -0.9, 1.0], [1.0, 0.0], [1.0, 1.0 / 200]])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,14 +17,16 @@ _LARGE = 64
 """From this size of both factors on oneDNN is asked; below, its call costs more than it saves."""
 _WIDEST = 64.0
 """Largest over smallest eigenvalue up to which `inverse_root` answers."""
-_DEGREE = 4
-"""Of the polynomial that it begins with; two products make it."""
+_SERIES = 24
+"""Degree of the Chebyshev series of 1 / sqrt that the polynomials are cut from."""
+_BLOCKS = (2, 3, 4, 5)
+"""Polynomials to begin with have a degree of three times one of these, for one product more than it."""
 _STEPS = 3
 """Steps after which it gives up; no spectrum that is not wider than `_WIDEST` needs more."""
 _REST = 10 * torch.finfo(torch.float32).eps
-"""What a step may leave over to be the last one."""
-_POWERS = 12
-"""Products with a vector after which an eigenvalue of largest size is known to about a tenth."""
+"""What a step may leave over to be the last one, and a polynomial to need none."""
+_ENDS, _LEFT = 16, 6
+"""Products with a vector to find the ends of a spectrum, and the size of what is left over."""
 
 
 def float32_is_exact() -> bool:
@@ -58,13 +62,14 @@ def symmetric_times(factor: Tensor, matrix: Tensor) -> Tensor:
 def inverse_root(gram: Tensor) -> Tensor | None:
     """Inverse square root of a well-conditioned Gram matrix, in float32 by products alone.
 
-    Power steps find the ends of the spectrum, the polynomial that meets 1 / sqrt at Chebyshev points between
-    them is a first Z, and steps of third order (the series of 1 / sqrt around 1) make it exact:
+    Lanczos steps find the ends of the spectrum, and a polynomial near 1 / sqrt between them is a first Z, of
+    a degree that leaves nothing over where the spectrum is narrow (an unfolding of random weights: degree 9,
+    four products of the size of G, where eigenvectors cost 25). Whether nothing is left is measured; if not,
+    steps of third order (the series of 1 / sqrt around 1) make it exact:
 
         R = I - Z G Z,    Z <- (I + R / 2 + 3 R^2 / 8) Z,
 
-    each of which leaves 5 / 16 |R|^3. Every R is that of G itself, so that roundings do not add up. For an
-    unfolding of random weights five or six products of the size of G are enough, where eigenvectors cost 25.
+    each of which leaves 5 / 16 |R|^3. Every R is that of G itself, so that roundings do not add up.
 
     Args:
         gram: Symmetric, float64 [n, n]; only the lower triangle is read.
@@ -84,19 +89,27 @@ def inverse_root(gram: Tensor) -> Tensor | None:
     if not (math.isfinite(mean) and mean > 0.0):
         return None
     lower = (gram / mean).float().tril_()
-    matrix = lower.add_(
-        lower.tril(-1).T.contiguous()
-    )  # to add a matrix as it lies turned is three times slower
-    largest = _largest_size(matrix)
-    smallest = 1.1 * largest - _largest_size(matrix, away_from=1.1 * largest)
-    if not (math.isfinite(largest) and largest <= _WIDEST * smallest):
+    matrix = lower.add_(lower.tril(-1).T.contiguous())  # turned by itself: two layouts in one sum are slow
+    smallest, largest = _ends(matrix.mv, matrix, _ENDS)
+    if not (smallest > 0.0 and largest <= _WIDEST * smallest):
         return None
-    z = _first_root(matrix, 0.97 * smallest, 1.03 * largest)
+    z = _first_root(matrix, smallest, largest)
+    left = _ends(lambda vector: vector - z.mv(matrix.mv(z.mv(vector))), matrix, _LEFT)
+    if 0.6 * max(map(abs, left)) > _REST:
+        refined = _refined(z, matrix, largest)
+        if refined is None:
+            return None
+        z = refined
+    return (z + z.T.contiguous()).div_(2.0 * math.sqrt(mean))
+
+
+def _refined(z: Tensor, matrix: Tensor, largest: float) -> Tensor | None:
+    """Steps of third order towards the inverse root; None where they do not lead there, or it is too wide."""
     for _ in range(_STEPS):
         # All of these are polynomials of one symmetric matrix: symmetric, and in any order.
         rest = times_transposed(times_transposed(z, matrix), z).neg_()
         rest.diagonal().add_(1.0)
-        size = 1.2 * _largest_size(rest)
+        size = 1.2 * max(map(abs, _ends(rest.mv, rest, _LEFT)))
         if not size < 1.0:
             return None
         step = 0.5 * rest
@@ -104,36 +117,75 @@ def inverse_root(gram: Tensor) -> Tensor | None:
             step.add_(times_transposed(rest, rest), alpha=0.375)
         z = times_transposed(step, z).add_(z)
         if 0.3125 * size**3 < _REST:
-            # The smallest eigenvalue stands out here more than it did above.
-            narrow = largest * _largest_size(z) ** 2 <= _WIDEST
-            return (z + z.T.contiguous()).div_(2.0 * math.sqrt(mean)) if narrow else None
+            # The smallest eigenvalue stands out here more than it did in G.
+            top = _ends(z.mv, z, _LEFT)[1]
+            return z if largest * top**2 <= _WIDEST else None
     return None
 
 
-def _largest_size(matrix: Tensor, away_from: float = 0.0) -> float:
-    """The largest absolute eigenvalue of a symmetric matrix A, or of c I - A: from below, by power steps."""
-    draw = torch.Generator().manual_seed(0)
-    vector = torch.randn(len(matrix), generator=draw)
-    value = 0.0
-    for _ in range(_POWERS):
-        vector = matrix @ vector if away_from == 0.0 else away_from * vector - matrix @ vector
-        value = float(torch.linalg.vector_norm(vector))
-        if not (math.isfinite(value) and value > 0.0):
-            return value
-        vector /= value
-    return value
+def _ends(times: Callable[[Tensor], Tensor], like: Tensor, steps: int) -> tuple[float, float]:
+    """Smallest and largest eigenvalue of a symmetric matrix, from inside, by Lanczos steps.
+
+    Args:
+        times: The product of the matrix with a vector.
+        like: A matrix of that size.
+        steps: Products. Where eigenvalues lie densely the ends are found but for pi^2 / 2 (steps + 1)^2 of
+            half of their distance; one that stands out is found better.
+
+    Returns:
+        Both; NaN where the matrix is not finite.
+    """
+    vector = torch.randn(len(like), generator=torch.Generator().manual_seed(0))
+    vector /= torch.linalg.vector_norm(vector)
+    before, beta = torch.zeros_like(vector), 0.0
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for _ in range(min(steps, len(like))):
+        product = times(vector).sub_(before, alpha=beta)
+        diagonal.append(float(torch.dot(product, vector)))
+        product.sub_(vector, alpha=diagonal[-1])
+        beta = float(torch.linalg.vector_norm(product))
+        if not math.isfinite(beta):
+            return math.nan, math.nan
+        if beta <= 1e-6 * max(map(abs, (*diagonal, *beside))):
+            break
+        beside.append(beta)
+        before, vector = vector, product.div_(beta)
+    size = len(diagonal)
+    found = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside[: size - 1], -1))  # reads the lower half
+    return float(found[0]), float(found[-1])
 
 
 def _first_root(matrix: Tensor, smallest: float, largest: float) -> Tensor:
-    """The polynomial of 1 / sqrt that meets it in the Chebyshev points between two eigenvalues."""
+    """A polynomial near 1 / sqrt between two eigenvalues: the shortest that is exact there, or the first."""
+    beyond = 0.01 * (largest - smallest) + 0.003 * largest  # what Lanczos steps and roundings leave out
+    smallest, largest = max(smallest - beyond, 0.5 * smallest), largest + beyond
     half, middle = (largest - smallest) / 2.0, (largest + smallest) / 2.0
-    points = chebyshev.chebpts1(_DEGREE + 1)
-    meets = chebyshev.chebfit(points, 1.0 / np.sqrt(middle + half * points), _DEGREE)
-    factors = chebyshev.cheb2poly(meets).tolist()
-    centred = matrix / half
-    centred.diagonal().sub_(middle / half)
-    squared = times_transposed(centred, centred)
-    found = times_transposed(squared, factors[3] * centred + factors[4] * squared)
-    found.add_(centred, alpha=factors[1]).add_(squared, alpha=factors[2])
-    found.diagonal().add_(factors[0])
+    points, of_values, to_powers = _tables()
+    series = of_values @ (1.0 / np.sqrt(middle + half * points))
+    left = math.sqrt(largest) * np.abs(series[::-1]).cumsum()[::-1]
+    blocks = next((count for count in _BLOCKS if left[3 * count + 1] < 0.5 * _REST), _BLOCKS[0])
+    factors: list[float] = (series[: 3 * blocks + 1] @ to_powers[: 3 * blocks + 1]).tolist()
+    first = matrix / half
+    first.diagonal().sub_(middle / half)
+    second = times_transposed(first, first)
+    third = times_transposed(second, first)
+    found: Tensor = third * factors[3 * blocks]
+    for block in range(3 * blocks - 3, -1, -3):
+        found.add_(second, alpha=factors[block + 2]).add_(first, alpha=factors[block + 1])
+        found.diagonal().add_(factors[block])
+        if block > 0:
+            found = times_transposed(found, third)
     return found
+
+
+@functools.cache
+def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chebyshev points, from values there to a Chebyshev series, and from such a series to powers."""
+    points = chebyshev.chebpts1(_SERIES + 1)
+    powers = np.zeros((_SERIES + 1, _SERIES + 1))
+    powers[0, 0] = powers[1, 1] = 1.0
+    for degree in range(2, _SERIES + 1):  # T_k = 2 x T_(k-1) - T_(k-2)
+        powers[degree, 1:] = 2.0 * powers[degree - 1, :-1]
+        powers[degree] -= powers[degree - 2]
+    return points, np.linalg.inv(chebyshev.chebvander(points, _SERIES)), powers
