@@ -102,8 +102,7 @@ class Stack:
         """
         rows = self.size(axes)
         total = torch.zeros(rows, rows, dtype=torch.float64, device=self.device)
-        for columns in self._pieces(self._placed(axes), converted=dtype != self.dtype):
-            piece = columns.to(dtype).contiguous()
+        for piece in self._pieces(self._placed(axes), dtype):
             for start in range(0, rows, _ROWS):
                 block = times_transposed(piece[start:], piece[start : start + _ROWS])
                 total[start:, start : start + _ROWS] += block
@@ -131,7 +130,7 @@ class Stack:
                     target.copy_(product) if first else target.add_(product)
             return
         for window in self._windows(axes):
-            piece = self._unfold(axes, window).to(factor.dtype)
+            piece = self._unfold(axes, window, factor.dtype)
             self._add_folded(lying, axes, symmetric_times(factor, piece), window, first=first)
 
     def add_unfolding(self, targets: Sequence[Tensor], axes: Axes, matrix: Tensor, *, first: bool) -> None:
@@ -147,8 +146,7 @@ class Stack:
         if window.axis is not None:
             sizes[window.axis + 1] = window.length
         order = self._positions(axes)
-        back = [order.index(position) for position in range(len(order))]
-        folded = matrix.reshape([sizes[position] for position in order]).permute(back)
+        folded = matrix.reshape([sizes[position] for position in order]).permute(_inverse(order))
         for number, part in zip(window.copies, folded, strict=True):
             target = _span(lying[number], window)
             target.copy_(part) if first else target.add_(part)
@@ -158,18 +156,14 @@ class Stack:
         task = len(self._order)
         return tuple(task if axis == task else self._order.index(axis) for axis in axes)
 
-    def _pieces(self, axes: Axes, *, converted: bool) -> Iterator[Tensor]:
-        """Columns [n, some] of an unfolding, each of them once; `axes` are places, as in all that follows.
-
-        Args:
-            axes: Axes of the rows.
-            converted: Whether each piece will be copied for another precision.
-        """
+    def _pieces(self, axes: Axes, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Columns [n, some] of an unfolding, each of them once; `axes` are places, as in all that follows."""
         matrices = self._viewed(self._lying, axes)
         if not matrices:
-            yield from (self._unfold(axes, window) for window in self._windows(axes))
+            yield from (self._unfold(axes, window, dtype) for window in self._windows(axes))
         for matrix in matrices:
-            yield from torch.split(matrix, self._columns(matrix, converted=converted), 1)
+            for columns in torch.split(matrix, self._columns(matrix, converted=dtype != self.dtype), 1):
+                yield columns.to(dtype).contiguous()
 
     def _viewed(self, lying: Sequence[Tensor], axes: Axes) -> list[Tensor]:
         """Each copy's columns [n, m / T] as they lie; empty where they do not follow each other in memory.
@@ -211,16 +205,24 @@ class Stack:
             for start in range(0, shape[axis], step):
                 yield _Window(group, axis, start, min(step, shape[axis] - start))
 
-    def _unfold(self, axes: Axes, window: _Window) -> Tensor:
+    def _unfold(self, axes: Axes, window: _Window, dtype: torch.dtype | None = None) -> Tensor:
+        """A piece of an unfolding, copied in one pass; in another precision where one is given."""
         parts = [_span(self._lying[number], window) for number in window.copies]
-        whole = parts[0][None] if len(parts) == 1 else torch.stack(parts)
+        sizes, order = (len(parts), *parts[0].shape), self._positions(axes)
         # Rows whose distance is a large power of two would hinder each other in the cache.
-        return whole.permute(self._positions(axes)).flatten(len(axes)).flatten(0, len(axes) - 1).contiguous()
+        unfolded = parts[0].new_empty([sizes[position] for position in order], dtype=dtype)
+        for place, part in zip(unfolded.permute(_inverse(order)), parts, strict=True):
+            place.copy_(part)
+        return unfolded.flatten(len(axes)).flatten(0, len(axes) - 1)
 
     def _positions(self, axes: Axes) -> list[int]:
         """Positions of the rows' axes and of the others in a tensor that has the copies first."""
         task = len(self.shape) - 1
         return [0 if axis == task else axis + 1 for axis in (*axes, *self.others(axes))]
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return [order.index(position) for position in range(len(order))]
 
 
 def _span(tensor: Tensor, window: _Window) -> Tensor:
