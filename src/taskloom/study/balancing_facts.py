@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,13 @@ def balancing_row(cell: Mapping[str, Any], done: Groups) -> dict[str, Any] | Non
         return None
     history = runs[0].history
     epochs = [epoch.get("balancing", {}) for epoch in history["epochs"]]
+    terms = {name for epoch in history["epochs"] for name in epoch.get("coupling", {})}
 
     def series(kind: str) -> dict[str, list[float | None]]:
         # In the order of their first epoch: a pair of tasks may meet late, or leave early.
         names = dict.fromkeys(name for epoch in epochs for name in epoch if name.startswith(f"{kind}/"))
         return {
-            name.removeprefix(f"{kind}/").replace("/", ", "): [epoch.get(name) for epoch in epochs]
+            ", ".join(_called(part, terms) for part in name.split("/")[1:]): [e.get(name) for e in epochs]
             for name in names
         }
 
@@ -84,6 +85,13 @@ def learned_weights_note(resolved: Mapping[str, Any], history: Mapping[str, Any]
         for task, loss in last["train_loss"].items()
         if own.get(task, 1.0) > 0  # a task of weight 0 has no loss weight either
     }
+    # Terms of a coupling that are balanced as tasks; their factors are in them.
+    terms = {
+        name: float(value)
+        for name, value in last.get("coupling", {}).items()
+        if value is not None and f"weight/{name}" in last.get("balancing", {})
+    }
+    losses |= {_called(name, terms): value for name, value in terms.items()}
     factor = float((balancing["learned_weights"] or {}).get("lambda", 0.1))
     values = np.array(list(losses.values()))
     least = float((values.max() - values).sum() / 2)
@@ -94,6 +102,18 @@ def learned_weights_note(resolved: Mapping[str, Any], history: Mapping[str, Any]
         f"With the training losses of epoch {last['epoch']} ({given}) the minimum over the weights at lambda "
         f"{factor:g} lies at {shown}; below lambda {least:.3g} not every task keeps a weight there."
     )
+
+
+def _called(name: str, terms: Container[str]) -> str:
+    """A task by its name, a term of a coupling by what it does: "matching to attributes".
+
+    Example:
+        >>> _called("coupling.co_annotation_to_classes", {"coupling.co_annotation_to_classes"})
+        'co-annotation to classes'
+    """
+    if name not in terms:
+        return name
+    return name.rpartition(".")[2].replace("co_annotation", "co-annotation").replace("_", " ")
 
 
 def _learns_weights(resolved: Mapping[str, Any]) -> bool:

@@ -121,3 +121,31 @@ def test_one_sentence_per_cell_on_when_tasks_stopped() -> None:
         "happen."
     ]
     assert task_end_lines(CELL, runs(second)) == []
+
+
+def test_terms_that_are_balanced_as_tasks_count_in_the_minimum() -> None:
+    """The smallest loss of all is a coupling's: at lambda 0.5 a general solver gives it a weight."""
+    term, other = "coupling.matching_to_attributes", "coupling.co_annotation_to_classes"
+    state = {"weight/age": 0.3, "weight/sex": 0.4, f"weight/{term}": 0.2, f"weight/{other}": 0.1}
+    later = {**state, "weight/age": 0.2}
+    epochs = [{**epoch, "coupling": {term: 0.25, other: 1.5}} for epoch in history(state, later)["epochs"]]
+    resolved = {"balancing": {"learned_weights": {"lambda": 0.5}}}
+    losses = np.array([1.0, 0.5, 0.25, 1.5])  # age and sex after two epochs, then the terms
+    found = minimize(
+        lambda w: float(w @ losses + 0.5 * w @ w),
+        np.full(4, 0.25),
+        bounds=[(0, 1)] * 4,
+        constraints={"type": "eq", "fun": lambda w: float(w.sum() - 1)},
+        method="SLSQP",
+        options={"ftol": 1e-14},
+    ).x
+    note = learned_weights_note(resolved, {"epochs": epochs})
+    names = ("age", "sex", "matching to attributes", "co-annotation to classes")
+    expected = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(names, found.round(6), strict=True))
+    assert f"lies at {expected};" in note
+    row = balancing_row(CELL, runs({"epochs": epochs}, balancing=resolved["balancing"]))
+    assert row is not None
+    assert set(row["weights"]) == set(names)
+    # beside the losses, not among them: the weights are those of the tasks alone
+    apart = [{**epoch, "balancing": {"weight/age": 0.5, "weight/sex": 0.5}} for epoch in epochs]
+    assert "matching" not in learned_weights_note(resolved, {"epochs": apart})
