@@ -219,6 +219,17 @@ def test_a_group_is_found_and_kept_whole(here: Path, name: str, values: list[Any
     assert draft_study("people.csv", ["ill", "score"], group="none").settings["split"]["by"] == "rows"
 
 
+def test_a_patient_of_its_own_in_every_row(here: Path) -> None:
+    number = np.random.default_rng(0).permutation(ROWS) * 17
+    for patient in ([f"P{row}" for row in range(ROWS)], number):
+        _frame().assign(patient=patient).to_csv("people.csv", index=False)
+        draft = draft_study("people.csv", ["ill", "score"])
+        assert draft.settings["split"]["by"] == "rows"
+        assert _loaded(draft.text).about["features"]["names"] == ["a", "b", "c"]
+    assert "# every row has a `patient` of its own" in draft.text
+    assert "belong together" not in draft.text
+
+
 def test_ages_and_treatments_are_no_groups(here: Path) -> None:
     frame = _frame().assign(age=np.arange(ROWS) % 40, arm=np.resize(["placebo", "drug"], ROWS))
     frame["patient_age"], frame["group"] = frame.age, np.resize(["control", "drug A", "drug B"], ROWS)

@@ -14,7 +14,7 @@ from taskloom.errors import DataError
 from taskloom.study.draft.arrays import array_beside
 from taskloom.study.draft.columns import Column
 from taskloom.study.draft.networks import Network, for_features
-from taskloom.study.draft.roles import blank_group, why_identifier
+from taskloom.study.draft.roles import blank_group, of_one_row, why_identifier
 from taskloom.study.draft.survey import Survey
 from taskloom.study.draft.yaml_text import shown
 from taskloom.wording import counted
@@ -194,6 +194,10 @@ def _split(
             f"`{shown(blank.name)}` may say which rows belong together, but is blank in {rows}: fill it "
             "in and name it with --group, or results may look too good."
         )
+    alone = of_one_row(found.columns.values())
+    if alone is not None:
+        comment = f"every row has a `{shown(alone.name)}` of its own"
+        return {"by": "recording" if recordings else "rows", **_FRACTIONS}, comment, notes
     unit = "recordings" if recordings else "rows"
     advice = "say `by: COLUMN`" if recordings else "name the column as `data.group` and say `by: group`"
     comment = (

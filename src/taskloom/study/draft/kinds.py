@@ -185,8 +185,7 @@ def _about_classes(column: Column, draft: Mapping[str, Any], rows: Mapping[str, 
     classes = draft["classes"]
     if draft["kind"] == "binary":
         second = rows[classes[1]]
-        remark = f"{second:,} are `{shown(classes[1])}`"
-        return f"{remark}; accuracy says little there" if draft.get("metric") == "auc" else remark
+        return f"{second:,} are `{shown(classes[1])}`"
     rarest = min(classes, key=lambda name: rows[name])
     remark = f"{len(classes)} classes, the rarest `{shown(rarest)}` with {counted(rows[rarest], 'row')}"
     if not column.is_number:

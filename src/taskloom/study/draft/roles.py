@@ -30,6 +30,7 @@ _PARTS = {
 }
 _LEAST_GROUPS = 3
 _LEAST_UNNAMED = 10
+_MOST_ARMS = 10
 _MAYBE_ARMS = frozenset({"group", "cluster"})
 """Names of what rows belong to, but also of the few arms of a trial."""
 _RULES = ("rows", "column", "files")
@@ -90,7 +91,7 @@ def why_identifier(column: Column) -> str:
     words = words_of(column.name)
     if column.name.startswith("__index_level_"):
         return "the index of a data frame"
-    if is_identifier_name(column.name):
+    if is_identifier_name(column.name) or (is_unit_name(column.name) and column.num_distinct > _MOST_ARMS):
         return "an identifier by its name"
     if len(words) == 1 and words[0] in _NUMBERING and mostly_unique:
         return "numbers the rows"
@@ -129,6 +130,12 @@ def find_group(columns: Iterable[Column]) -> tuple[str, str] | None:
         if not column.is_number and not column.is_date and column.repeats and column.num_distinct >= least:
             return column.name, "text whose values repeat"
     return None
+
+
+def of_one_row(columns: Iterable[Column]) -> Column | None:
+    """A column that by its name says whom rows are of, another one in each; None where none does."""
+    named = [column for column in columns if is_unit_name(column.name)]
+    return next((column for column in named if column.is_unique and not column.holes), None)
 
 
 def blank_group(columns: Iterable[Column]) -> Column | None:
