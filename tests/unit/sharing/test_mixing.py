@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -222,3 +224,37 @@ def test_copies_that_do_not_match_are_refused() -> None:
         unit([torch.zeros(2, 3), torch.zeros(2, 4)])
     with pytest.raises(ValueError, match="3 channels on axis 1 expected"):
         unit([torch.zeros(2, 4), torch.zeros(2, 4)])
+
+
+@pytest.mark.parametrize("per", ["layer", "channel"])
+def test_of_copies_in_half_precision_alphas_gradient_is_summed_in_its_own(per: str) -> None:
+    """Against sums in float64 of the same rounded numbers; sums kept to eight bits would be off by 1e-3."""
+    generator = torch.Generator().manual_seed(2)
+    copies = [torch.randn(3000, 4, generator=generator).bfloat16() for _ in range(3)]
+    slopes = [torch.randn(3000, 4, generator=generator).bfloat16() for _ in range(3)]
+    alpha = (
+        torch.rand(3, 3, generator=generator) if per == "layer" else torch.rand(4, 3, 3, generator=generator)
+    )
+    alpha.requires_grad_()
+    torch.autograd.backward(mix(alpha, copies), slopes)
+    equation = "inc,jnc->ij" if per == "layer" else "inc,jnc->cij"
+    expected = torch.einsum(equation, torch.stack(slopes).double(), torch.stack(copies).double())
+    assert alpha.grad is not None
+    torch.testing.assert_close(alpha.grad.double(), expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(("num_tasks", "per"), [(3, "layer"), (6, "layer"), (3, "channel")])
+def test_autocast_does_not_round_what_is_mixed(num_tasks: int, per: Any) -> None:
+    generator = torch.Generator().manual_seed(3)
+    values = [torch.randn(20, 8, generator=generator) for _ in range(num_tasks)]
+    found = []
+    for cast in (False, True):
+        unit = CrossStitch(num_tasks, per=per, num_channels=8, start={"same": 0.7, "other": 0.3})
+        copies = [value.clone().requires_grad_() for value in values]
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            mixed = unit(copies)
+        torch.stack(mixed).square().sum().backward()
+        assert unit.alpha.grad is not None
+        found.append([*mixed, unit.alpha.grad, *(copy.grad for copy in copies)])
+    for plain, under in zip(*found, strict=True):
+        torch.testing.assert_close(under, plain, rtol=1e-6, atol=1e-6)
