@@ -35,6 +35,8 @@ from taskloom.version import __version__
 MOST_ROWS = 100_000
 """Of an answer in JSON, which stands in memory; a CSV has no such limit."""
 _MOST_WAITING = 64
+_MOST_NOTES = 20
+"""In a header, which clients do not take at any length."""
 _NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -108,9 +110,9 @@ def make_app(
                 content = await worker.run(lambda: _answer(predictor, received, str(about["device"])))
                 return Response(content, media_type="application/json")
             table = folder / "predicted.csv"
-            await worker.run(lambda: _predicted(predictor, received, table))
+            notes = await worker.run(lambda: _predicted(predictor, received, table))
             kept = True
-            return _TableOfFolder(folder, table)
+            return _TableOfFolder(folder, table, notes)
         except ClientDisconnect:
             raise HTTPException(400, "the request broke off") from None
         finally:
@@ -171,8 +173,9 @@ class _Worker:
 class _TableOfFolder(FileResponse):
     """A table in a folder that is removed once it was sent, or could not be."""
 
-    def __init__(self, folder: Path, table: Path) -> None:
-        super().__init__(table, media_type="text/csv; charset=utf-8", filename="predicted.csv")
+    def __init__(self, folder: Path, table: Path, notes: Sequence[str]) -> None:
+        said = {"Taskloom-Notes": json.dumps(notes[:_MOST_NOTES])} if notes else {}
+        super().__init__(table, media_type="text/csv; charset=utf-8", filename="predicted.csv", headers=said)
         self.folder = folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

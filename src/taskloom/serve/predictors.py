@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from taskloom.deploy import Bundle
-from taskloom.errors import ConfigError, DataError, did_you_mean
+from taskloom.errors import ConfigError, DataError, TaskloomError, did_you_mean
 from taskloom.predict import Persons, PredictSettings, predict_faces, predict_recordings, predict_table
 from taskloom.predict.faces import check_image_bundle, crop_settings, device_of, make_finder
 from taskloom.predict.frames import IMAGE_SUFFIXES, Images, Source, Still
@@ -175,14 +175,16 @@ class RecordingPredictor:
         files = _files(received, "recordings", ("person", "new_people", "people"))
         for file in files:
             check_unpacked(file.path, file.name)
-        people = received.beside.get("people")
-        persons = Persons(
-            received.fields.get("person", "").strip() or None,
-            None if people is None else people.path,
-            _is_true(received.fields.get("new_people", "false")),
-        )
+        people, person = received.beside.get("people"), received.fields.get("person", "").strip()
+        if people is not None and person:
+            raise DataError("form: `person` or `people` expected, found both.")
+        are_new = _is_true(received.fields.get("new_people", "false"))
+        persons = Persons(person or None, None if people is None else people.path, are_new)
         sources = [SourceFile(file.path, file.name) for file in files]
-        found = predict_recordings(self.bundle, sources, table, device=self.device, persons=persons)
+        try:
+            found = predict_recordings(self.bundle, sources, table, device=self.device, persons=persons)
+        except TaskloomError as error:
+            raise DataError(_with_fields(str(error))) from error
         return [_whose(one) for one in found.people]
 
 
@@ -194,6 +196,19 @@ def _whose(one: PersonStatistics) -> str:
         f"{one.person}: normalised by the mean and deviation of the own recordings here "
         f"({counted(one.files, 'file')})"
     )
+
+
+def _with_fields(text: str) -> str:
+    """A message with the form's fields in place of the command's options."""
+    for option, field in (
+        ("--person NAME", "the field `person`"),
+        ("--people TABLE", "the field `people`, a table"),
+        ("--person", "`person`"),
+        ("--people", "`people`"),
+        ("--new-people", "`new_people`"),
+    ):
+        text = text.replace(option, field)
+    return text
 
 
 def _is_true(text: str) -> bool:

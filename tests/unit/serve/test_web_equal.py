@@ -73,6 +73,7 @@ def check_equal(
     as_csv = web.post("/predict?format=csv", files=form(*files), data=fields or {})
     assert as_csv.text.replace("\r\n", "\n") == table
     assert as_csv.headers["content-type"].startswith("text/csv")
+    assert json.loads(as_csv.headers.get("taskloom-notes", "[]")) == found["notes"]
     return dict(found)
 
 
@@ -205,6 +206,7 @@ def test_whom_recordings_are_of(tmp_path: Path) -> None:
     nobody = web.post("/predict", files=form(walk))
     assert nobody.status_code == 422
     assert nobody.json()["error"].startswith("walk.dat: this bundle was normalised person by person")
+    assert "say it with the field `person` (of all that is given) or with the field `people`" in nobody.text
     table = ("people", ("people.csv", b"file,person\nwalk.dat,S2\n"))
     of_table = web.post("/predict", files=[*form(walk), table]).json()
     assert of_table["rows"] == web.post("/predict", files=form(walk), data={"person": "S2"}).json()["rows"]

@@ -79,7 +79,7 @@ function card(title, row, chances, colour) {
   heading.append(title);
   const list = make("dl");
   if (row.problem) list.append(make("dd", {}, row.problem));
-  else for (const task of about.tasks) list.append(...said(task, row, (chances || {})[task.name]));
+  else for (const task of about.tasks) list.append(make("div", {}, ...said(task, row, (chances || {})[task.name])));
   return make("section", { class: "face" }, heading, list);
 }
 function inShort(task, row) {
@@ -261,6 +261,7 @@ async function predictTable(files, fields = {}) {
     const name = `${files.length === 1 ? files[0].name.replace(/\.[^.]*$/, "") : about.name.replace(/\.bundle$/, "")}.predicted.csv`;
     const link = make("a", { class: "button", href: URL.createObjectURL(blob), download: name }, `Download ${name}`);
     const section = make("section", { class: "result" }, make("h3", {}, title), make("p", {}, link));
+    for (const note of JSON.parse(answer.headers.get("Taskloom-Notes") || "[]")) section.append(make("p", { class: "soft" }, note));
     const window = header.indexOf("window") >= 0 ? header.indexOf("window") : header.indexOf("sample");
     const whole = about.kind === "recordings" ? rows.filter((row) => row[window] === "") : [];
     if (whole.length) {
