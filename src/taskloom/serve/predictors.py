@@ -159,12 +159,16 @@ class RecordingPredictor:
 
     def inputs(self) -> dict[str, Any]:
         known, rate = self.bundle.preprocessing, self.preparation.rate_hz
+        signals = known.get("signals") or {}
         samples = int(self.preparation.window["samples"])
         return {
             "kind": self.kind,
             "suffixes": list(self.preparation.files.suffixes),
             "reader": known["reader"],
-            "channels": [str(name) for name in known.get("channels", ())],
+            # those of a spectrogram are bands, which no file has
+            "channels": []
+            if signals.get("spectrogram")
+            else [str(name) for name in known.get("channels", ())],
             "window_seconds": samples / rate,
             "stride_seconds": int(self.preparation.window["stride"]) / rate,
             "per_person": self.preparation.per_person,

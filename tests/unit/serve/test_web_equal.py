@@ -183,6 +183,7 @@ def test_one_recording_and_its_spectrogram(tmp_path: Path) -> None:
     bundle, _ = trained(tmp_path, ".wav", WORDS)
     write_wav(tmp_path / "word.wav", 4)
     check_equal(bundle, [tmp_path / "word.wav"], tmp_path)
+    assert client(bundle).get("/about").json()["inputs"]["channels"] == []  # bands are no channels of a file
 
 
 def test_opportunity_person_by_person(tmp_path: Path) -> None:
