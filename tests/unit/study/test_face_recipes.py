@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 import taskloom
 from _small_study import Watcher
@@ -24,6 +25,7 @@ from taskloom.study.runner import run_study
 from taskloom.study.yaml_lines import parse_document
 
 RECIPES = Path(taskloom.__file__).parents[2] / "recipes"
+PAIR = ("thesis_000_utkface.yaml", "utkface_balancing.yaml")
 SMALL = ("repeats=1", "training.epochs=1", "training.batch=64", "training.threads=1", "training.device=cpu")
 TINY_RESNET = ("data.size=16", "encoder.width=0.125", "encoder.shared_layers=[8, 8]", "head.hidden=[8]")
 
@@ -183,6 +185,22 @@ def test_thesis_004_runs_shrunk(tmp_path: Path) -> None:
         row["task"] for row in json.loads((tmp_path / "out" / "summary.json").read_text())["auxiliary"]
     }
     assert auxiliary == {"pose", "gender", "smile", "glasses"}
+
+
+def test_balancing_on_faces_runs_shrunk_on_thesis_000s_network(tmp_path: Path, utkface: Path) -> None:
+    sharing, balancing = (yaml.safe_load((RECIPES / name).read_text(encoding="utf-8")) for name in PAIR)
+    for document in (sharing, balancing):
+        del document["cells"], document["data"]
+    assert balancing["training"].pop("threads") == 1
+    assert balancing == sharing
+    study = recipe("utkface_balancing", *SMALL, "data.images=UTKFace", "data.size=32", "head.hidden=[8]")
+    cells = expand_cells(study)
+    assert len({(cell.architecture, str(cell.settings)) for cell in cells}) == 1
+    outcome = run_study(study, tmp_path / "out", Watcher(), data=utkface)
+    assert (outcome.done, outcome.failed) == (3 + 14, 0)
+    page = render_report(outcome.folder).read_text(encoding="utf-8")
+    part = page[page.index("What balancing did") :]
+    assert all(name in part for cell in cells for name in (cell.balancing or {}))
 
 
 def test_an_unknown_setting_of_a_forms_encoder_is_refused() -> None:
