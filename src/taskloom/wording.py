@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 
+def sentence(text: str) -> str:
+    """A text with a full stop where it ends without any mark, so that another one may follow.
+
+    Example:
+        >>> sentence("list index out of range"), sentence("There is none.")
+        ('list index out of range.', 'There is none.')
+    """
+    return text if text.rstrip().endswith((".", "!", "?")) else f"{text.rstrip()}."
+
+
 def counted(number: int, what: str, many: str = "") -> str:
     """A number and its noun, in the singular for 1.
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from taskloom.study.results import RunRecord
 from taskloom.study.runs import RunSpec
+from taskloom.wording import sentence
 
 
 class Progress(Protocol):
@@ -57,7 +58,8 @@ class ConsoleProgress:
         if record.status == "failed":
             self._failed += 1
             self._console.print(
-                f"{record.cell_name}, repeat {record.repeat + 1}, run {record.id[:4]}: {record.message} "
+                f"{record.cell_name}, repeat {record.repeat + 1}, run {record.id[:4]}: "
+                f"{sentence(record.message)} "
                 "The run is marked failed; the others go on.",
                 style="red",
                 highlight=False,

@@ -124,8 +124,9 @@ def execute(spec: RunSpec, cache: DataCache) -> RunRecord:
         # One run may fail in ways nobody foresaw (memory, a defect, anything in a user's module): the days
         # of the other runs must not hang on it. It is told, with its traceback in a file; Ctrl-C passes.
         _refuse_storage(error, spec)
-        _keep_traceback(spec)
-        return _failed(spec, started, time.monotonic() - clock, _unforeseen(error))
+        kept = _keep_traceback(spec)
+        reason = _unforeseen(error) + ("" if isinstance(error, MemoryError) else kept)
+        return _failed(spec, started, time.monotonic() - clock, reason)
     return _record(spec, started, time.monotonic() - clock, *result)
 
 
@@ -271,9 +272,11 @@ def _refuse_storage(error: BaseException, spec: RunSpec) -> None:
         ) from error
 
 
-def _keep_traceback(spec: RunSpec) -> None:
-    """Beside the sentence in the store, for whoever looks for the defect."""
-    folder: Path = run_folder(spec.out, spec.id)
+def _keep_traceback(spec: RunSpec) -> str:
+    """Writes it beside the store, for whoever looks for the defect. Returns where, "" where it cannot be."""
+    file: Path = run_folder(spec.out, spec.id) / "error.txt"
     with suppress(OSError):  # the sentence is in the store in any case
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(traceback.format_exc(), encoding="utf-8")
+        return f" (traceback in {file.relative_to(spec.out)})"
+    return ""

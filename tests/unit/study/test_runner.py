@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import errno
+import io
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from _small_study import NUM_RUNS, TEXT, Watcher, read, run, values, write_table
 from taskloom import encoders, sharing
@@ -23,6 +27,7 @@ from taskloom.errors import ConfigError, DataError
 from taskloom.study import worker
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.lock import study_lock
+from taskloom.study.progress import ConsoleProgress
 from taskloom.study.results import STORE_FORMAT, ResultsStore, RunRecord
 from taskloom.study.runner import plan_study
 from taskloom.study.runs import RunSpec
@@ -235,6 +240,20 @@ def test_a_loss_that_is_not_a_number_fails_its_run_and_the_others_go_on(folder: 
     assert run(folder, text=text, retry_failed=True).ran == 2
 
 
+def test_what_went_wrong_ends_with_a_full_stop_before_what_becomes_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.StringIO()
+    progress = ConsoleProgress(Console(file=output, width=400))
+    monkeypatch.setattr(worker, "fit", Mock(side_effect=IndexError("list index out of range")))
+    run(folder, "repeats=1", progress=progress)
+    told = [line for line in output.getvalue().splitlines() if "The run is marked failed" in line]
+    assert len(told) == NUM_RUNS // 2
+    assert all(
+        re.search(r"out of range .*\)\. The run is marked failed; the others go on\.$", line) for line in told
+    )
+
+
 def test_a_defect_in_one_run_is_told_and_the_others_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +267,9 @@ def test_a_defect_in_one_run_is_told_and_the_others_go_on(
     assert (outcome.done, outcome.failed) == (4, 4)
     assert all("RuntimeError: out of memory" in line for line in outcome.summary["failed"])
     assert len(list((folder / "out" / "runs").glob("*/error.txt"))) == 4
+    for line in outcome.summary["failed"]:
+        named = line.partition("(traceback in ")[2].rstrip(")")
+        assert "out of\nmemory" in (folder / "out" / named).read_text(encoding="utf-8")
 
 
 def test_identity_changes_with_what_decides_the_result_and_with_nothing_else(folder: Path) -> None:
