@@ -258,3 +258,8 @@ def test_autocast_does_not_round_what_is_mixed(num_tasks: int, per: Any) -> None
         found.append([*mixed, unit.alpha.grad, *(copy.grad for copy in copies)])
     for plain, under in zip(*found, strict=True):
         torch.testing.assert_close(under, plain, rtol=1e-6, atol=1e-6)
+
+
+def test_a_unit_per_channel_needs_an_axis_of_channels() -> None:
+    with pytest.raises(ValueError, match=r"2 channels on axis 1 expected, found shape \(3,\)"):
+        CrossStitch(2, per="channel", num_channels=2)([torch.zeros(3), torch.zeros(3)])
