@@ -4,63 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 import taskloom as tl
+from _random_rows import RANDOM_TASKS, RandomRows
 from taskloom.balancing import BALANCERS
 from taskloom.balancing.gradients import Rows, add_gradient, flattened, parts
-from taskloom.data.batch import Batch
 from taskloom.encoders import Encoder, build
 
-TASKS = tl.TaskSet(tl.Regression("age"), tl.Binary("smiles"), tl.Multiclass("place", 3))
-ROWS = 24
+SHAPE = (3, 32, 32)
 NEEDED: dict[str, dict[str, Any]] = {
-    "cosmos": {"weights": dict.fromkeys(TASKS, 1.0)},
-    "pbi": {"weights": dict.fromkeys(TASKS, 1.0)},
+    "cosmos": {"weights": dict.fromkeys(RANDOM_TASKS, 1.0)},
+    "pbi": {"weights": dict.fromkeys(RANDOM_TASKS, 1.0)},
 }
 
 
-class Pictures:
-    """A few pictures with all labels."""
-
-    def __init__(self, seed: int) -> None:
-        draw = torch.Generator().manual_seed(seed)
-        self.tasks, self.input_shape = TASKS, (3, 32, 32)
-        self.inputs = torch.rand(ROWS, 3, 32, 32, generator=draw)
-        bright = self.inputs[:, 0].mean((1, 2))
-        values = {
-            "age": 4 * bright,
-            "smiles": (bright > 0.5).long(),
-            "place": torch.randint(3, (ROWS,), generator=draw),
-        }
-        self.labels = tl.Labels(values, {task: torch.ones(ROWS, dtype=torch.bool) for task in TASKS})
-
-    @property
-    def groups(self) -> NDArray[np.int64]:
-        return np.arange(ROWS)
-
-    def __len__(self) -> int:
-        return ROWS
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.tensor(indices)
-        return Batch(self.inputs[index], self.labels[index], index)
-
-
 def encoder() -> Encoder:
-    return build("vgg5", (3, 32, 32))
+    return build("vgg5", SHAPE)
 
 
 def trained(name: str, architecture: str, optimizer: dict[str, Any]) -> dict[str, torch.Tensor]:
     torch.manual_seed(4)
     settings = {"stages": 3} if architecture == "hard_sharing" else {}
-    network = tl.sharing.ARCHITECTURES[architecture](encoder(), TASKS, **settings)
+    network = tl.sharing.ARCHITECTURES[architecture](encoder(), RANDOM_TASKS, **settings)
     assert any(not parameter.is_contiguous() for parameter in network.parameters())
     balancer = tl.balancing.build(name, NEEDED.get(name, {}))
-    data = Pictures(0), Pictures(1)
+    data = RandomRows(SHAPE, 0, missing=0.0), RandomRows(SHAPE, 1, missing=0.0)
     tl.fit(network, *data, epochs=2, batch=8, optimizer=optimizer, seed=1, balancer=balancer, device="cpu")
     return {key: value.detach().clone() for key, value in network.named_parameters()}
 
@@ -80,13 +50,13 @@ def test_the_sum_of_the_rows_trains_filters_as_the_sum_of_the_losses(architectur
 @pytest.mark.parametrize("name", sorted(BALANCERS))
 def test_every_method_leaves_gradients_that_lie_as_their_parameters(name: str) -> None:
     torch.manual_seed(4)
-    network = tl.sharing.hard_sharing(encoder(), TASKS, stages=3)
+    network = tl.sharing.hard_sharing(encoder(), RANDOM_TASKS, stages=3)
     balancer = tl.balancing.build(name, NEEDED.get(name, {}))
     balancer.start(network)
-    pictures = Pictures(0)
+    pictures = RandomRows(SHAPE, 0, missing=0.0)
     with balancer.watching(network):
         predictions = network(pictures.inputs)
-    balancer.backward(tl.losses.per_task(predictions, pictures.labels, TASKS), network)
+    balancer.backward(tl.losses.per_task(predictions, pictures.labels, RANDOM_TASKS), network)
     filters = 0
     for key, parameter in network.named_parameters():
         if parameter.grad is not None:
