@@ -105,7 +105,8 @@ def make_app(
         folder = Path(tempfile.mkdtemp(prefix="taskloom-serve-"))
         kept = False
         try:
-            received = with_rows_as_file(await receive(request, folder), folder, predictor.kind)
+            given = await receive(request, folder)
+            received = await asyncio.to_thread(with_rows_as_file, given, folder, predictor.kind)
             if format == "json":
                 content = await worker.run(lambda: _answer(predictor, received, str(about["device"])))
                 return Response(content, media_type="application/json")
@@ -139,15 +140,19 @@ def _answer(predictor: Predictor, received: Received, device: str) -> bytes:
     answer = {
         "columns": [{"name": column.name, "kind": column.kind} for column in held.columns],
         "rows": [dict(zip(names, map(_plain, cells), strict=True)) for cells in held.rows],
-        "probabilities": chances,
+        "probabilities": [None if each is None else _finite(each) for each in chances],
         "notes": notes,
         "device": device,
     }
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def _finite(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    return {task: {name: _plain(chance) for name, chance in each.items()} for task, each in found.items()}
+
+
 def _plain(cell: Any) -> Any:
-    """A cell as JSON has it, which knows no infinity."""
+    """A cell as JSON has it, which knows no infinity and nothing that is not a number."""
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 

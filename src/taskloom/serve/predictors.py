@@ -177,7 +177,7 @@ class RecordingPredictor:
 
     def predict(self, received: Received, table: Path | HeldRows) -> list[str]:
         files = _files(received, "recordings", ("person", "new_people", "people"))
-        for file in files:
+        for file in (*files, *received.beside.values()):
             check_unpacked(file.path, file.name)
         people, person = received.beside.get("people"), received.fields.get("person", "").strip()
         if people is not None and person:

@@ -24,6 +24,8 @@ MOST_FILES = 1000
 _MOST_FIELDS = 20
 _MOST_FIELD_BYTES = 64 << 10
 _LONGEST_NAME = 200
+MOST_CELLS = 20_000_000
+"""Of rows written out: those that a row lacks stand in memory too."""
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
@@ -75,7 +77,7 @@ async def receive(request: Request, folder: Path) -> Received:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return Received(rows=_rows(await request.body()))
+        return Received(rows=await asyncio.to_thread(_rows, await request.body()))
     if kind != "multipart/form-data":
         raise HTTPException(
             415,
@@ -157,11 +159,16 @@ def rows_as_text(rows: list[Mapping[str, Any]]) -> dict[str, list[str | None]]:
     """Cells by column as a table would hold them; None where a row has none.
 
     Raises:
-        DataError: A column without a name.
+        DataError: A column without a name, or more cells than fit.
     """
     columns = dict.fromkeys(column for row in rows for column in row)
     if any(not column.strip() for column in columns):
         raise DataError("rows: a value without a name; every value needs its feature's.")
+    if len(columns) * len(rows) > MOST_CELLS:
+        raise DataError(
+            f"rows: at most {MOST_CELLS:,} cells expected, found {len(rows):,} rows of {len(columns):,} "
+            "names; give the same names in every row, or a table as a file."
+        )
     return {column: [_cell(row.get(column)) for row in rows] for column in columns}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import io
 import json
 import logging
 import re
@@ -17,11 +16,9 @@ from typing import Any
 import cv2
 import httpx2
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from fastapi import FastAPI
-from PIL import Image
 from torch import nn
 
 import taskloom as tl
@@ -162,23 +159,6 @@ def test_too_many_files_and_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert status == 422
     assert "more than 5 rows" in sentence
     assert len(web.post("/predict?format=csv", files=form(many)).text.splitlines()) == 7
-
-
-def test_small_files_that_hold_much(tmp_path: Path) -> None:
-    pictures = client(image_bundle(tmp_path))
-    whole = io.BytesIO()
-    Image.new("1", (30000, 30000)).save(whole, "PNG")
-    status, sentence = error_of(pictures.post("/predict", files=form(("big.png", whole.getvalue()))))
-    assert status == 422
-    assert sentence.startswith("big.png: ")
-    assert "pixels" in sentence
-    wide = io.BytesIO()
-    ones = np.zeros(30_000_000, np.int8)
-    pd.DataFrame({"a": ones, "b": ones, "c": ones}).to_parquet(wide)
-    web = client(table_bundle(tmp_path))
-    status, sentence = error_of(web.post("/predict", files=form(("wide.parquet", wide.getvalue()))))
-    assert status == 422
-    assert sentence.startswith("wide.parquet: holds 687 MB when it is unpacked")
 
 
 # -- names of files
