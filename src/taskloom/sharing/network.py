@@ -193,9 +193,9 @@ class PlanNetwork(PlanParts):
 
     def _mixed(self, index: int, streams: Sequence[Tensor]) -> Sequence[Tensor]:
         """The streams after the mixing of a stage."""
-        unit, stage = self._unit(self._stage_keys[index]), self.plan.stages[index]
-        own = {
-            stage.group_of(task): (reversal, not self._places[task].in_unit)
+        unit, tasks = self._unit(self._stage_keys[index]), self._steps[index].tasks
+        own = {  # a unit's rows are in the order of the tasks, whatever that of the partition
+            tasks.index(task): (reversal, not self._places[task].in_unit)
             for task, reversal in self.reversals.items()
             if self._places[task].unit == index
         }

@@ -25,6 +25,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         "plan",
         {"partition": ["alone", "together", "alone"], "mixing": {"after": [1], **MIXED}, "joined": True},
     ),
+    (  # a partition in another order than the tasks, which is that of a unit's rows
+        "plan",
+        {"partition": [[["person"], ["mood"], ["face"]], "alone", "alone"], "mixing": {"after": [1], **MIXED}},
+    ),
     ("cross_stitch", MIXED),
     ("cross_stitch", {**MIXED, "per": "channel"}),
     ("cross_stitch", {**MIXED, "after": [1]}),
