@@ -26,8 +26,10 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> serves(torch.ones(1)), linear(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), torch.ones(1))
         (True, tensor([[4.]]))
     """
+    # The operator reads a bias as if there were no gaps in it, and beyond its end.
+    whole = None if bias is None else bias.contiguous()
     found: Tensor = torch.ops.mkldnn._linear_pointwise(
-        without_gaps(rows), without_gaps(weight), bias, "none", [], ""
+        without_gaps(rows), without_gaps(weight), whole, "none", [], ""
     )
     return found
 
