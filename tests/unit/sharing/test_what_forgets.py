@@ -27,7 +27,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ),
     (  # a partition in another order than the tasks, which is that of a unit's rows
         "plan",
-        {"partition": [[["person"], ["mood"], ["face"]], "alone", "alone"], "mixing": {"after": [1], **MIXED}},
+        {"partition": [[["person"], ["mood"], ["face"]], *["alone"] * 2], "mixing": {"after": [1], **MIXED}},
     ),
     ("cross_stitch", MIXED),
     ("cross_stitch", {**MIXED, "per": "channel"}),
