@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from taskloom.cli import app
 from taskloom.data.batch import DataSplits
-from taskloom.errors import ConfigError, DataError, TaskloomError
+from taskloom.errors import ConfigError, DataError
 from taskloom.study import load_study
 from taskloom.study.draft import draft_study, find_source, survey
 from taskloom.study.draft.yaml_text import flow, key, line, scalar
@@ -199,44 +199,6 @@ def test_what_is_left_out_has_a_reason(here: Path) -> None:
     assert "no column says which rows belong together" in draft.text
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("patient", [f"P{row // 4}" for row in range(ROWS)]),
-        ("subject#", [row // 4 for row in range(ROWS)]),
-        ("SubjectID", [row // 4 for row in range(ROWS)]),
-        ("case_id", [row // 4 for row in range(ROWS)]),
-        ("who", [f"Mr {row // 4}" for row in range(ROWS)]),
-    ],
-)
-def test_a_group_is_found_and_kept_whole(here: Path, name: str, values: list[Any]) -> None:
-    _frame().assign(**{name: values, "age": np.arange(ROWS) % 40}).to_csv("people.csv", index=False)
-    draft = draft_study("people.csv", ["ill", "score"])
-    assert (draft.settings["data"]["group"], draft.settings["split"]["by"]) == (name, "group")
-    splits = _loaded(draft.text)
-    parts = [{values[row] for row in part.rows} for part in (splits.train, splits.validation, splits.test)]
-    assert sum(map(len, parts)) == len(set(values))
-    assert draft_study("people.csv", ["ill", "score"], group="none").settings["split"]["by"] == "rows"
-
-
-def test_a_patient_of_its_own_in_every_row(here: Path) -> None:
-    number = np.random.default_rng(0).permutation(ROWS) * 17
-    for patient in ([f"P{row}" for row in range(ROWS)], number):
-        _frame().assign(patient=patient).to_csv("people.csv", index=False)
-        draft = draft_study("people.csv", ["ill", "score"])
-        assert draft.settings["split"]["by"] == "rows"
-        assert _loaded(draft.text).about["features"]["names"] == ["a", "b", "c"]
-    assert "# every row has a `patient` of its own" in draft.text
-    assert "belong together" not in draft.text
-
-
-def test_ages_and_treatments_are_no_groups(here: Path) -> None:
-    frame = _frame().assign(age=np.arange(ROWS) % 40, arm=np.resize(["placebo", "drug"], ROWS))
-    frame["patient_age"], frame["group"] = frame.age, np.resize(["control", "drug A", "drug B"], ROWS)
-    frame.to_csv("people.csv", index=False)
-    assert draft_study("people.csv", ["ill", "score"]).settings["split"]["by"] == "rows"
-
-
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_split_column_is_honoured(here: Path, whole: bool) -> None:
     parts = np.array(["train", "train", "train", "val", "test"])
@@ -276,14 +238,6 @@ def test_the_class_that_says_no_comes_first(here: Path, values: list[str], class
     draft = draft_study("people.csv", ["k", "score"])
     assert draft.settings["tasks"]["k"]["classes"] == classes
     assert _loaded(draft.text).tasks["k"].class_names == tuple(classes)
-
-
-def test_a_group_with_blank_cells_is_spoken_of(here: Path) -> None:
-    who = [f"p{row // 4}" if row else "" for row in range(ROWS)]
-    _frame().assign(patient=who).to_csv("people.csv", index=False)
-    draft = draft_study("people.csv", ["ill", "score"])
-    assert draft.settings["split"]["by"] == "rows"
-    assert draft.notes[0].startswith("`patient` may say which rows belong together, but is blank in 1 row: ")
 
 
 def test_hard_column_names_make_a_study(here: Path) -> None:
@@ -456,21 +410,6 @@ def test_one_task_shares_with_nothing(here: Path) -> None:
     _write(lambda frame: frame)
     with pytest.raises(ConfigError, match="two columns or more expected, as tasks share with each other"):
         draft_study("people.csv", ["ill"])
-
-
-def test_a_group_must_be_there_in_every_row(here: Path) -> None:
-    _write(lambda frame: frame.assign(who=[f"p{row // 4}" if row else "" for row in range(ROWS)]))
-    with pytest.raises(DataError, match="column `who` is blank in 1 of 200 rows; a group needs a value"):
-        draft_study("people.csv", ["ill", "score"], group="who")
-    with pytest.raises(ConfigError, match="--group: `ill` is a task"):
-        draft_study("people.csv", ["ill", "score"], group="ill")
-
-
-def test_a_group_of_which_no_split_can_be_made(here: Path) -> None:
-    _write(lambda frame: frame.assign(site=np.resize(list("uvw"), ROWS), land=np.resize(list("UVW"), ROWS)))
-    with pytest.raises(TaskloomError) as error:
-        draft_study("people.csv", ["land", "score"], group="site")
-    assert "Rows are kept together by `site`; --group names another column, or `none`." in str(error.value)
 
 
 @pytest.mark.parametrize("text", [b"", b"a,b,c\n", "grün,b\n1,2\n".encode("cp1252"), b"\x00\x01"])

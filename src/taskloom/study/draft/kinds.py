@@ -101,7 +101,7 @@ def draft_task(table: Table, column: Column, doubts: Mapping[str, str] = Mapping
         rarest = min(rows.values())
         if settings["kind"] == "binary" and rarest < _UNEVEN * column.num_given:
             settings["metric"] = "auc"
-        remark = _about_classes(column, settings, rows)
+        remark = _about_classes(column, settings, rows, ordered=not doubts)
     else:
         remark = _about_numbers(column, settings, given)
     # Of a regression the data source warns itself.
@@ -181,14 +181,16 @@ def _rows_of_classes(table: Table, column: Column) -> dict[str, int]:
     return {str(name): int(count) for name, count in texts[texts != ""].value_counts().items()}
 
 
-def _about_classes(column: Column, draft: Mapping[str, Any], rows: Mapping[str, int]) -> str:
+def _about_classes(
+    column: Column, draft: Mapping[str, Any], rows: Mapping[str, int], *, ordered: bool
+) -> str:
     classes = draft["classes"]
     if draft["kind"] == "binary":
         second = rows[classes[1]]
         return f"{second:,} are `{shown(classes[1])}`"
     rarest = min(classes, key=lambda name: rows[name])
     remark = f"{len(classes)} classes, the rarest `{shown(rarest)}` with {counted(rows[rarest], 'row')}"
-    if not column.is_number:
+    if not column.is_number or not ordered:
         return remark
     if classes == ["-1", "0", "1"]:
         return f'{remark}; if `-1` means missing: `missing: ["-1"]` in `data` and `kind: binary`'

@@ -31,6 +31,7 @@ _PARTS = {
 _LEAST_GROUPS = 3
 _LEAST_UNNAMED = 10
 _MOST_ARMS = 10
+_LEAST_AROUND = 10
 _MAYBE_ARMS = frozenset({"group", "cluster"})
 """Names of what rows belong to, but also of the few arms of a trial."""
 _RULES = ("rows", "column", "files")
@@ -55,10 +56,17 @@ def words_of(name: str) -> list[str]:
     """The words of a column's name in small letters.
 
     Example:
-        >>> words_of("subject#"), words_of("patientID"), words_of("mol_id")
-        (['subject'], ['patient', 'id'], ['mol', 'id'])
+        >>> words_of("subject#"), words_of("patientID"), words_of("mol_id"), words_of("userid")
+        (['subject'], ['patient', 'id'], ['mol', 'id'], ['user', 'id'])
     """
-    return [word.lower() for word in _WORDS.findall(name)]
+    return [part for word in _WORDS.findall(name) for part in _parted(word.lower())]
+
+
+def _parted(word: str) -> tuple[str, ...]:
+    """A word, or the two of which `subjectid` and `patientnr` are made."""
+    ends = (end for end in _OF_A_NAME if word.endswith(end) and word.removesuffix(end) in _UNITS)
+    end = next(ends, None)
+    return (word,) if end is None else (word.removesuffix(end), end)
 
 
 def is_unit_name(name: str) -> bool:
@@ -118,8 +126,7 @@ def find_group(columns: Iterable[Column]) -> tuple[str, str] | None:
     """
     candidates = [column for column in columns if may_group(column)]
     for column in candidates:
-        arms = bool(_MAYBE_ARMS & set(words_of(column.name))) and column.num_distinct < _LEAST_UNNAMED
-        if is_unit_name(column.name) and not arms:
+        if _is_unit(column):
             return column.name, "by its name"
     for column in candidates:
         of_several = is_identifier_name(column.name) and not _OF_ONE_ROW & set(words_of(column.name))
@@ -129,6 +136,27 @@ def find_group(columns: Iterable[Column]) -> tuple[str, str] | None:
         least = max(_LEAST_UNNAMED, np.sqrt(column.num_rows))
         if not column.is_number and not column.is_date and column.repeats and column.num_distinct >= least:
             return column.name, "text whose values repeat"
+    return None
+
+
+def _is_unit(column: Column) -> bool:
+    arms = bool(_MAYBE_ARMS & set(words_of(column.name))) and column.num_distinct < _LEAST_UNNAMED
+    return is_unit_name(column.name) and not arms
+
+
+def unit_around(table: Table, columns: Iterable[Column], inner: str) -> str | None:
+    """The widest unit in which those of another column lie whole, as persons do in families; None where none.
+
+    Of enough values to split by; rows of one family, say, are alike even where the persons differ.
+    """
+    own = table.text(inner)
+    wider = [column for column in columns if column.name != inner and may_group(column) and _is_unit(column)]
+    num_own = len(set(own))
+    for column in sorted(wider, key=lambda column: column.num_distinct):
+        if _LEAST_AROUND <= column.num_distinct < num_own:
+            pairs = set(zip(own, table.text(column.name), strict=True))
+            if len(pairs) == num_own:
+                return column.name
     return None
 
 

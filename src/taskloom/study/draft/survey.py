@@ -11,7 +11,7 @@ from taskloom.data.tables import Table
 from taskloom.errors import DataError
 from taskloom.study.draft.columns import Column, look
 from taskloom.study.draft.marks import marks_in, with_decimal
-from taskloom.study.draft.roles import SplitColumn, find_group, find_split, why_identifier
+from taskloom.study.draft.roles import SplitColumn, find_group, find_split, unit_around, why_identifier
 from taskloom.study.draft.sources import Source
 from taskloom.study.draft.yaml_text import shown
 
@@ -159,7 +159,9 @@ def _group(
             person = columns["person"]
             if person.num_given == person.num_rows:
                 return "person", "by its name"
-        return find_group(usable)
+        found = find_group(usable)
+        around = None if found is None else unit_around(table, usable, found[0])
+        return found if around is None else (around, f"by its name; it holds `{shown(found[0])}`")
     if given == NO_GROUP and NO_GROUP not in table.columns:
         return None
     column = columns[table.column_name(given, "`--group`")]
