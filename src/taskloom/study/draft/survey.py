@@ -160,7 +160,9 @@ def _group(
             if person.num_given == person.num_rows:
                 return "person", "by its name"
         found = find_group(usable)
-        around = None if found is None else unit_around(table, usable, found[0])
+        if found is None:
+            return None
+        around = unit_around(table, usable, found[0])
         return found if around is None else (around, f"by its name; it holds `{shown(found[0])}`")
     if given == NO_GROUP and NO_GROUP not in table.columns:
         return None
