@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,7 @@ def init(
 ) -> None:
     """Write a first study file for a table, or a folder of images or recordings, from what stands in it."""
     if not tasks:
-        _list_columns(place, images, rate_hz)
+        _list_columns(place, images, group, rate_hz)
         return
     if out.is_dir():
         raise ConfigError(f"{out}: a file expected, found a folder; name the study file with --out.")
@@ -75,11 +76,11 @@ def init(
     say(f"next     taskloom inspect {file}\n         taskloom study {file}")
 
 
-def _list_columns(place: Path, images: Path | None, rate_hz: float | None) -> None:
+def _list_columns(place: Path, images: Path | None, group: str | None, rate_hz: float | None) -> None:
     """Prints every column with what it looks like, and what to type next; writes nothing."""
     from taskloom.study.draft import find_source, survey
 
-    found = survey(find_source(place, images=images, rate_hz=rate_hz))
+    found = survey(find_source(place, images=images, rate_hz=rate_hz), group=group)
     table = Table(box=None, pad_edge=False, header_style="")
     for heading in ("column", "holds", "missing", "likely"):
         table.add_column(heading, overflow="fold")
@@ -90,17 +91,16 @@ def _list_columns(place: Path, images: Path | None, rate_hz: float | None) -> No
     console().print(table)
     if len(names) > _MOST_COLUMNS:
         say(f"... and {len(names) - _MOST_COLUMNS:,} more columns")
-    say(f"\nnothing was written; name the columns to predict:\n  {_command(found, place, images, rate_hz)}")
+    options = {"--images": images, "--group": group, "--rate-hz": None if rate_hz is None else f"{rate_hz:g}"}
+    say(f"\nnothing was written; name the columns to predict:\n  {_command(found, place, options)}")
 
 
-def _command(found: Survey, place: Path, images: Path | None, rate_hz: float | None) -> str:
-    """What to type next, with the columns that may be tasks."""
+def _command(found: Survey, place: Path, options: Mapping[str, object]) -> str:
+    """What to type next, with the columns that may be tasks, and the options that were given."""
     likely = found.likely_tasks()
     words = ["taskloom", "init", str(place)]
     plain = [name for name in likely if "," not in name]
     words += ["--tasks", ",".join(plain) if len(plain) > 1 else "COLUMN,COLUMN"]
-    if images is not None:
-        words += ["--images", str(images)]
-    if rate_hz is not None:
-        words += ["--rate-hz", f"{rate_hz:g}"]
+    for option, value in options.items():
+        words += [] if value is None else [option, str(value)]
     return shlex.join(words)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from taskloom.cli import app
 from taskloom.data.batch import DataSplits
 from taskloom.errors import ConfigError, DataError, TaskloomError
 from taskloom.study import load_study
@@ -142,3 +144,30 @@ def test_a_mark_beside_two_classes_makes_no_levels(here: Path) -> None:
     draft = draft_study("people.csv", ["smokes", "score"])
     assert draft.settings["tasks"]["smokes"] == {"kind": "multiclass", "classes": ["0", "1", "9"]}
     assert "levels in order" not in draft.text
+
+
+def test_numbers_with_their_unit_are_no_classes(here: Path) -> None:
+    """89 classes from 0 % to 99 % would be trained without a word."""
+    draw = np.random.default_rng(0)
+    for unit, shown in (("%", "%"), (" kg", "kg")):
+        cells = [f"{number}{unit}" if row else "" for row, number in enumerate(draw.integers(0, 99, ROWS))]
+        _frame().assign(fat=cells).to_csv("people.csv", index=False)
+        with pytest.raises(
+            DataError, match=f"column `fat` cannot be a task: it holds numbers with `{shown}`"
+        ):
+            draft_study("people.csv", ["fat", "score"])
+    _frame().assign(dose=draw.choice(["10 mg", "20 mg", "50 mg"], ROWS)).to_csv("people.csv", index=False)
+    assert draft_study("people.csv", ["dose", "score"]).tasks["dose"] == "multiclass"
+    _frame().assign(day=[f"{day}{'th' if day % 2 else 'st'}" for day in range(15)] * 13 + ["0st"] * 5).to_csv(
+        "people.csv", index=False
+    )
+    assert draft_study("people.csv", ["day", "score"]).tasks["day"] == "multiclass"
+
+
+def test_the_list_of_columns_knows_the_group(here: Path) -> None:
+    _frame().assign(site=np.arange(ROWS) // 50, patient=np.arange(ROWS) // 4).to_csv(
+        "people.csv", index=False
+    )
+    shown = CliRunner().invoke(app, ["init", "people.csv", "--group", "site"], catch_exceptions=False).output
+    assert "group: as --group says" in next(line for line in shown.splitlines() if line.startswith("site"))
+    assert shown.rstrip().endswith("--group site")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -45,6 +46,9 @@ _NEGATIVE = frozenset(
         "never",
     }
 )
+_NUMBER_WITH_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?\s*(\D+)")
+_MOST_AMOUNTS = 10
+"""Different texts such as `10 mg` up to which they are taken for classes."""
 _DECIMALS = r"^([+-]?\d+)\.0*$"
 
 
@@ -142,6 +146,12 @@ def _check(table: Table, column: Column) -> None:
             f"{begin}it holds dates, such as `{column.examples[0]}`; make a number of them, such as days "
             "since the first."
         )
+    unit = _unit_of(table, column)
+    if unit and column.num_distinct > _MOST_AMOUNTS:
+        raise DataError(
+            f"{begin}it holds numbers with `{shown(unit)}`, such as `{shown(column.examples[0])}`, each of "
+            "which would be a class; leave the number alone in the cells."
+        )
     many = column.num_distinct > max(FEW_CLASSES, column.num_given // 2)
     if not column.is_number and not column.slip and (many or column.num_distinct > _MOST_CLASSES):
         raise DataError(
@@ -149,6 +159,15 @@ def _check(table: Table, column: Column) -> None:
             f"{counted(column.num_given, 'row')}, such as `{shown(column.examples[0])}`: no classes, as "
             "hardly any stands twice; choose another."
         )
+
+
+def _unit_of(table: Table, column: Column) -> str:
+    """What stands behind every number of a column of text, "%" or "kg"; "" where there is no such thing."""
+    if column.is_number:
+        return ""
+    found = {_NUMBER_WITH_UNIT.fullmatch(text) for text in set(table.text(column.name)) - {""}}
+    units = {match[1] for match in found if match is not None}
+    return units.pop() if len(units) == 1 and None not in found else ""
 
 
 def _of_numbers(name: str, given: NDArray[np.float64]) -> dict[str, Any]:
