@@ -27,6 +27,20 @@ PreparedAs = Annotated[
     str | None,
     typer.Option("--prepared-as", metavar="NAME", help="Of several data sets, the one it is like."),
 ]
+DetectorName = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        help="haar, dlib, yunet:PATH, or none (every picture is a face); the bundle's by default, haar "
+        "where it has none.",
+    ),
+]
+Margin = Annotated[
+    float | None, typer.Option("--margin", help="Around the box, as a share of it; the bundle's by default.")
+]
+Choose = Annotated[str, typer.Option("--choose", help="all faces, or the largest.")]
+Batch = Annotated[int, typer.Option("--batch", help="Faces that go through the network together.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 _ROW_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 
 
@@ -59,19 +73,9 @@ def predict(
             "SOURCE.predicted... here by default.",
         ),
     ] = None,
-    detector: Annotated[
-        str | None,
-        typer.Option(
-            "--detector",
-            help="haar, dlib, yunet:PATH, or none (every picture is a face); the bundle's by default, haar "
-            "where it has none.",
-        ),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option("--margin", help="Around the box, as a share of it; the bundle's by default."),
-    ] = None,
-    choose: Annotated[str, typer.Option("--choose", help="all faces, or the largest.")] = "all",
+    detector: DetectorName = None,
+    margin: Margin = None,
+    choose: Choose = "all",
     detect_every: Annotated[
         int | None,
         typer.Option(
@@ -90,11 +94,11 @@ def predict(
         float,
         typer.Option("--half-life", metavar="SECONDS", help="Smoothing of a face's predictions; 0 for none."),
     ] = 0.3,
-    batch: Annotated[int, typer.Option("--batch", help="Faces that go through the network together.")] = 32,
+    batch: Batch = 32,
     frames: Annotated[
         int | None, typer.Option("--frames", min=1, metavar="N", help="End a video or camera after N frames.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     data_set: PreparedAs = None,
     person: Annotated[
         str | None,

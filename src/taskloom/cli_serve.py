@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskloom.cli_predict import BundleFolder, PreparedAs
+from taskloom.cli_predict import Batch, BundleFolder, Choose, DetectorName, Device, Margin, PreparedAs
 from taskloom.terminal import say
 
 if TYPE_CHECKING:
@@ -22,20 +22,10 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, metavar="N", help="0 for any that is free.")
     ] = 8000,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    detector: Annotated[
-        str | None,
-        typer.Option(
-            "--detector",
-            help="haar, dlib, yunet:PATH, or none (every picture is a face); the bundle's by default, haar "
-            "where it has none.",
-        ),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option("--margin", help="Around the box, as a share of it; the bundle's by default."),
-    ] = None,
-    choose: Annotated[str, typer.Option("--choose", help="all faces, or the largest.")] = "all",
+    device: Device = "auto",
+    detector: DetectorName = None,
+    margin: Margin = None,
+    choose: Choose = "all",
     detect_side: Annotated[
         int | None,
         typer.Option(
@@ -44,7 +34,7 @@ def serve(
             help="Longer side of the picture in which faces are looked for; 800 by default.",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Faces that go through the network together.")] = 32,
+    batch: Batch = 32,
     data_set: PreparedAs = None,
     max_upload: Annotated[
         float, typer.Option("--max-upload", min=0.01, metavar="MB", help="How large a request may be.")

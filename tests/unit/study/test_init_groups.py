@@ -6,36 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from _drafts import ROWS, loaded, people
 from taskloom.cli import app
-from taskloom.data.batch import DataSplits
 from taskloom.errors import ConfigError, DataError, TaskloomError
-from taskloom.study import load_study
 from taskloom.study.draft import draft_study
-from taskloom.study.single import load_data
-
-ROWS = 200
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def _frame(rows: int = ROWS) -> pd.DataFrame:
-    draw = np.random.default_rng(0)
-    frame = pd.DataFrame(draw.normal(size=(rows, 3)), columns=list("abc"))
-    noisy = frame.a + draw.normal(size=rows)
-    return frame.assign(ill=(noisy > 0).astype(int), score=frame.b + draw.normal(size=rows))
-
-
-def _loaded(text: str) -> DataSplits:
-    Path("study.yaml").write_text(text, encoding="utf-8")
-    return load_data(load_study(Path("study.yaml")), None, Path("stores"))
 
 
 @pytest.mark.parametrize(
@@ -49,10 +32,10 @@ def _loaded(text: str) -> DataSplits:
     ],
 )
 def test_a_group_is_found_and_kept_whole(here: Path, name: str, values: list[Any]) -> None:
-    _frame().assign(**{name: values, "age": np.arange(ROWS) % 40}).to_csv("people.csv", index=False)
+    people().assign(**{name: values, "age": np.arange(ROWS) % 40}).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["ill", "score"])
     assert (draft.settings["data"]["group"], draft.settings["split"]["by"]) == (name, "group")
-    splits = _loaded(draft.text)
+    splits = loaded(draft.text)
     parts = [{values[row] for row in part.rows} for part in (splits.train, splits.validation, splits.test)]
     assert sum(map(len, parts)) == len(set(values))
     assert draft_study("people.csv", ["ill", "score"], group="none").settings["split"]["by"] == "rows"
@@ -61,16 +44,16 @@ def test_a_group_is_found_and_kept_whole(here: Path, name: str, values: list[Any
 def test_a_patient_of_its_own_in_every_row(here: Path) -> None:
     number = np.random.default_rng(0).permutation(ROWS) * 17
     for patient in ([f"P{row}" for row in range(ROWS)], number):
-        _frame().assign(patient=patient).to_csv("people.csv", index=False)
+        people().assign(patient=patient).to_csv("people.csv", index=False)
         draft = draft_study("people.csv", ["ill", "score"])
         assert draft.settings["split"]["by"] == "rows"
-        assert _loaded(draft.text).about["features"]["names"] == ["a", "b", "c"]
+        assert loaded(draft.text).about["features"]["names"] == ["a", "b", "c"]
     assert "# every row has a `patient` of its own" in draft.text
     assert "belong together" not in draft.text
 
 
 def test_ages_and_treatments_are_no_groups(here: Path) -> None:
-    frame = _frame().assign(age=np.arange(ROWS) % 40, arm=np.resize(["placebo", "drug"], ROWS))
+    frame = people().assign(age=np.arange(ROWS) % 40, arm=np.resize(["placebo", "drug"], ROWS))
     frame["patient_age"], frame["group"] = frame.age, np.resize(["control", "drug A", "drug B"], ROWS)
     frame.to_csv("people.csv", index=False)
     assert draft_study("people.csv", ["ill", "score"]).settings["split"]["by"] == "rows"
@@ -78,14 +61,14 @@ def test_ages_and_treatments_are_no_groups(here: Path) -> None:
 
 def test_a_group_with_blank_cells_is_spoken_of(here: Path) -> None:
     who = [f"p{row // 4}" if row else "" for row in range(ROWS)]
-    _frame().assign(patient=who).to_csv("people.csv", index=False)
+    people().assign(patient=who).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["ill", "score"])
     assert draft.settings["split"]["by"] == "rows"
     assert draft.notes[0].startswith("`patient` may say which rows belong together, but is blank in 1 row: ")
 
 
 def test_a_group_must_be_there_in_every_row(here: Path) -> None:
-    _frame().assign(who=[f"p{row // 4}" if row else "" for row in range(ROWS)]).to_csv(
+    people().assign(who=[f"p{row // 4}" if row else "" for row in range(ROWS)]).to_csv(
         "people.csv", index=False
     )
     with pytest.raises(DataError, match="column `who` is blank in 1 of 200 rows; a group needs a value"):
@@ -95,7 +78,7 @@ def test_a_group_must_be_there_in_every_row(here: Path) -> None:
 
 
 def test_a_group_of_which_no_split_can_be_made(here: Path) -> None:
-    _frame().assign(site=np.resize(list("uvw"), ROWS), land=np.resize(list("UVW"), ROWS)).to_csv(
+    people().assign(site=np.resize(list("uvw"), ROWS), land=np.resize(list("UVW"), ROWS)).to_csv(
         "people.csv", index=False
     )
     with pytest.raises(TaskloomError) as error:
@@ -106,10 +89,10 @@ def test_a_group_of_which_no_split_can_be_made(here: Path) -> None:
 @pytest.mark.parametrize("name", ["subjectid", "userid", "patientnr", "casenumber"])
 def test_words_run_together_are_read_as_two(here: Path, name: str) -> None:
     """An identifier that is overlooked is a feature, and its rows stand on both sides of the split."""
-    _frame().assign(**{name: np.arange(ROWS) // 4}).to_csv("people.csv", index=False)
+    people().assign(**{name: np.arange(ROWS) // 4}).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["ill", "score"])
     assert (draft.settings["data"]["group"], draft.settings["split"]["by"]) == (name, "group")
-    assert _loaded(draft.text).about["features"]["names"] == ["a", "b", "c"]
+    assert loaded(draft.text).about["features"]["names"] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("text", [True, False])
@@ -118,11 +101,11 @@ def test_rows_are_kept_together_by_the_wider_unit(here: Path, order: tuple[str, 
     """Persons lie in families: a split by persons leaves sisters on both sides."""
     numbers = {"person": np.arange(ROWS) // 2, "family": np.arange(ROWS) // 8}
     units = {name: [f"n{number}" for number in numbers[name]] if text else numbers[name] for name in order}
-    _frame().assign(**units).to_csv("people.csv", index=False)
+    people().assign(**units).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["ill", "score"])
     assert draft.settings["data"]["group"] == "family"
     assert "25 values (by its name" in draft.text
-    splits = _loaded(draft.text)
+    splits = loaded(draft.text)
     parts = [set(numbers["family"][part.rows]) for part in (splits.train, splits.validation, splits.test)]
     assert sum(map(len, parts)) == 25
     assert splits.about["features"]["names"] == ["a", "b", "c"]
@@ -133,13 +116,13 @@ def test_units_that_cross_or_are_few_are_not_wider(here: Path) -> None:
     crossed = np.arange(ROWS) % 25
     few = np.arange(ROWS) // 25
     for client in (crossed, few):
-        _frame().assign(person=person, client=client).to_csv("people.csv", index=False)
+        people().assign(person=person, client=client).to_csv("people.csv", index=False)
         assert draft_study("people.csv", ["ill", "score"]).settings["data"]["group"] == "person"
 
 
 def test_a_mark_beside_two_classes_makes_no_levels(here: Path) -> None:
     draw = np.random.default_rng(0)
-    frame = _frame().assign(smokes=draw.choice([0, 1, 9], ROWS), day=np.arange(ROWS) % 31)
+    frame = people().assign(smokes=draw.choice([0, 1, 9], ROWS), day=np.arange(ROWS) % 31)
     frame.to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["smokes", "score"])
     assert draft.settings["tasks"]["smokes"] == {"kind": "multiclass", "classes": ["0", "1", "9"]}
@@ -151,21 +134,21 @@ def test_numbers_with_their_unit_are_no_classes(here: Path) -> None:
     draw = np.random.default_rng(0)
     for unit, shown in (("%", "%"), (" kg", "kg")):
         cells = [f"{number}{unit}" if row else "" for row, number in enumerate(draw.integers(0, 99, ROWS))]
-        _frame().assign(fat=cells).to_csv("people.csv", index=False)
+        people().assign(fat=cells).to_csv("people.csv", index=False)
         with pytest.raises(
             DataError, match=f"column `fat` cannot be a task: it holds numbers with `{shown}`"
         ):
             draft_study("people.csv", ["fat", "score"])
-    _frame().assign(dose=draw.choice(["10 mg", "20 mg", "50 mg"], ROWS)).to_csv("people.csv", index=False)
+    people().assign(dose=draw.choice(["10 mg", "20 mg", "50 mg"], ROWS)).to_csv("people.csv", index=False)
     assert draft_study("people.csv", ["dose", "score"]).tasks["dose"] == "multiclass"
-    _frame().assign(day=[f"{day}{'th' if day % 2 else 'st'}" for day in range(15)] * 13 + ["0st"] * 5).to_csv(
+    people().assign(day=[f"{day}{'th' if day % 2 else 'st'}" for day in range(15)] * 13 + ["0st"] * 5).to_csv(
         "people.csv", index=False
     )
     assert draft_study("people.csv", ["day", "score"]).tasks["day"] == "multiclass"
 
 
 def test_the_list_of_columns_knows_the_group(here: Path) -> None:
-    _frame().assign(site=np.arange(ROWS) // 50, patient=np.arange(ROWS) // 4).to_csv(
+    people().assign(site=np.arange(ROWS) // 50, patient=np.arange(ROWS) // 4).to_csv(
         "people.csv", index=False
     )
     shown = CliRunner().invoke(app, ["init", "people.csv", "--group", "site"], catch_exceptions=False).output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ import yaml
 from sklearn.utils.multiclass import type_of_target
 from typer.testing import CliRunner
 
+from _drafts import ROWS, loaded, people
 from taskloom.cli import app
-from taskloom.data.batch import DataSplits
-from taskloom.errors import ConfigError, DataError
+from taskloom.errors import DataError
 from taskloom.study import load_study
 from taskloom.study.draft import draft_study, find_source, survey
 from taskloom.study.draft.yaml_text import flow, key, line, scalar
-from taskloom.study.single import load_data
 from taskloom.study.yaml_lines import parse_document, parse_value
 
-ROWS = 200
 HARD_NAMES = (
     *("no", "yes", "on", "1", "1e3", "0x1F", "null", "~", "true", "2011-01-01", "a: b", "x,y", "#hash"),
     *("- dash", "{br}", "[ab]", "tab\tb", 'quo"te', "'single'", "*", "&amp", "!tag", "%p", "@at", "|"),
@@ -34,18 +31,6 @@ HARD_NAMES = (
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def _frame(rows: int = ROWS) -> pd.DataFrame:
-    draw = np.random.default_rng(0)
-    frame = pd.DataFrame(draw.normal(size=(rows, 3)), columns=list("abc"))
-    noisy = frame.a + draw.normal(size=rows)
-    return frame.assign(ill=(noisy > 0).astype(int), score=frame.b + draw.normal(size=rows))
-
-
-def _loaded(text: str) -> DataSplits:
-    Path("study.yaml").write_text(text, encoding="utf-8")
-    return load_data(load_study(Path("study.yaml")), None, Path("stores"))
 
 
 def _init(*arguments: str) -> Any:
@@ -72,7 +57,7 @@ def test_long_lines_are_broken_without_a_change() -> None:
 
 def test_kinds_are_those_of_scikit_learn(here: Path) -> None:
     draw = np.random.default_rng(1)
-    frame = _frame().assign(
+    frame = people().assign(
         words=draw.choice(["low", "mid", "high"], ROWS),
         codes=draw.integers(0, 5, ROWS),
         answer=draw.choice(["no", "yes"], ROWS),
@@ -108,14 +93,14 @@ def load_study_of(text: str) -> Any:
 def test_kind_of_a_task(here: Path, values: Any, name: str, settings: dict[str, Any]) -> None:
     cells = np.resize(np.array(list(values)), ROWS)
     np.random.default_rng(0).shuffle(cells)
-    _frame().assign(**{name: cells}).to_csv("people.csv", index=False)
+    people().assign(**{name: cells}).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", [name, "score"])
     assert draft.settings["tasks"][name] == settings
-    assert name in _loaded(draft.text).tasks
+    assert name in loaded(draft.text).tasks
 
 
 def test_an_uneven_binary_task_is_judged_by_auc(here: Path) -> None:
-    frame = _frame().assign(rare=np.arange(ROWS) % 10 == 0)
+    frame = people().assign(rare=np.arange(ROWS) % 10 == 0)
     frame.to_parquet("people.parquet")
     assert draft_study("people.parquet", ["rare", "ill"]).settings["tasks"]["rare"] == {
         "kind": "binary",
@@ -125,7 +110,7 @@ def test_an_uneven_binary_task_is_judged_by_auc(here: Path) -> None:
 
 
 def test_marks_of_holes_are_counted_as_pandas_counts_them(here: Path) -> None:
-    frame = _frame().astype(object)
+    frame = people().astype(object)
     frame.loc[:10, "score"], frame.loc[11:20, "score"] = "N/A", "?"
     frame.loc[21:30, "a"], frame.loc[5:9, "ill"], frame.loc[40:60, "ill"] = "unknown", "-", None
     frame.to_csv("people.csv", index=False)
@@ -134,7 +119,7 @@ def test_marks_of_holes_are_counted_as_pandas_counts_them(here: Path) -> None:
     draft = draft_study("people.csv", ["ill", "score"])
     assert sorted(draft.settings["data"]["missing"]) == sorted(marks)
     assert draft.settings["data"]["impute"] == "mean"
-    labels = _loaded(draft.text).about["labels"]
+    labels = loaded(draft.text).about["labels"]
     for task in ("ill", "score"):
         assert sum(labels[task].values()) == known[task].notna().sum()
     assert f"for {int(known[['a', 'b', 'c']].isna().sum().sum())} missing feature values" in draft.text
@@ -143,12 +128,12 @@ def test_marks_of_holes_are_counted_as_pandas_counts_them(here: Path) -> None:
 def test_a_number_for_unknown_is_a_hole_where_no_column_means_it(here: Path) -> None:
     draw = np.random.default_rng(0)
     age = np.where(np.arange(ROWS) % 5 == 0, -1, draw.integers(10, 60, ROWS))
-    _frame().assign(age=age, smokes=draw.choice([0, 1, 9], ROWS)).to_csv("people.csv", index=False)
+    people().assign(age=age, smokes=draw.choice([0, 1, 9], ROWS)).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["age", "smokes"])
     assert draft.settings["data"]["missing"] == ["-1", "9"]
     assert draft.tasks == {"age": "regression", "smokes": "binary"}
-    assert sum(_loaded(draft.text).about["labels"]["age"].values()) == (age != -1).sum()
-    _frame().assign(age=age, smokes=draw.choice([0, 1, 9], ROWS), day=np.arange(ROWS) % 31 - 1).to_csv(
+    assert sum(loaded(draft.text).about["labels"]["age"].values()) == (age != -1).sum()
+    people().assign(age=age, smokes=draw.choice([0, 1, 9], ROWS), day=np.arange(ROWS) % 31 - 1).to_csv(
         "people.csv", index=False
     )
     draft = draft_study("people.csv", ["age", "smokes"])
@@ -161,7 +146,7 @@ def test_a_number_for_unknown_is_a_hole_where_no_column_means_it(here: Path) -> 
 def test_a_feature_with_a_number_for_unknown_is_spoken_of(here: Path) -> None:
     draw = np.random.default_rng(0)
     dose = np.where(np.arange(ROWS) % 20 == 0, 999, draw.integers(0, 80, ROWS))
-    _frame().assign(dose=dose, level=draw.integers(-1, 3, ROWS)).to_csv("people.csv", index=False)
+    people().assign(dose=dose, level=draw.integers(-1, 3, ROWS)).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["ill", "score"])
     assert draft.notes == (
         "Feature `dose` is 999 in 10 rows, and all others are 79 or less: if that means missing, say "
@@ -171,17 +156,17 @@ def test_a_feature_with_a_number_for_unknown_is_spoken_of(here: Path) -> None:
 
 
 def test_decimal_commas_and_semicolons(here: Path) -> None:
-    frame = _frame()
+    frame = people()
     frame.to_csv("people.csv", sep=";", decimal=",", index=False, encoding="utf-8-sig")
     draft = draft_study("people.csv", ["ill", "score"])
     assert draft.settings["data"]["decimal"] == ","
-    assert _loaded(draft.text).about["features"]["names"] == ["a", "b", "c"]
-    values = _loaded(draft.text).train.labels.values["score"].double().mean().item()
+    assert loaded(draft.text).about["features"]["names"] == ["a", "b", "c"]
+    values = loaded(draft.text).train.labels.values["score"].double().mean().item()
     assert values == pytest.approx(frame.score.mean(), abs=0.5)
 
 
 def test_what_is_left_out_has_a_reason(here: Path) -> None:
-    frame = _frame().assign(
+    frame = people().assign(
         id=range(ROWS),
         serial=np.random.default_rng(0).permutation(ROWS),
         uuid=[f"u{row}" for row in range(ROWS)],
@@ -193,7 +178,7 @@ def test_what_is_left_out_has_a_reason(here: Path) -> None:
     frame.to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["ill", "score"])
     assert draft.settings["data"]["exclude"] == ["id", "serial", "constant", "dose"]
-    assert _loaded(draft.text).about["features"]["names"] == ["a", "b", "c", "humidity"]
+    assert loaded(draft.text).about["features"]["names"] == ["a", "b", "c", "humidity"]
     for text in ("`id` (an identifier by its name)", "`serial` (numbers the rows)", "visit: dates", "uuid"):
         assert text in draft.text
     assert "no column says which rows belong together" in draft.text
@@ -204,25 +189,25 @@ def test_a_split_column_is_honoured(here: Path, whole: bool) -> None:
     parts = np.array(["train", "train", "train", "val", "test"])
     person = [f"p{row // 4}" for row in range(ROWS)]
     side = parts[np.arange(ROWS) // 4 % 5] if whole else parts[np.arange(ROWS) % 5]
-    _frame().assign(split=side, person=person).to_csv("people.csv", index=False)
+    people().assign(split=side, person=person).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["ill", "score"])
-    splits = _loaded(draft.text)
+    splits = loaded(draft.text)
     assert splits.test.rows.tolist() == np.flatnonzero(side == "test").tolist()
     assert splits.validation.rows.tolist() == np.flatnonzero(side == "val").tolist()
     assert ("shared_groups" in draft.settings["split"]) is not whole
 
 
 def test_a_column_called_split_may_be_a_feature_or_a_task(here: Path) -> None:
-    _frame().assign(split=np.random.default_rng(0).normal(size=ROWS)).to_csv("people.csv", index=False)
-    assert "split" in _loaded(draft_study("people.csv", ["ill", "score"]).text).about["features"]["names"]
+    people().assign(split=np.random.default_rng(0).normal(size=ROWS)).to_csv("people.csv", index=False)
+    assert "split" in loaded(draft_study("people.csv", ["ill", "score"]).text).about["features"]["names"]
     assert draft_study("people.csv", ["ill", "split"]).tasks["split"] == "regression"
 
 
 def test_lists_and_bytes_of_parquet_are_left_out_as_text_is(here: Path) -> None:
-    frame = _frame().assign(tags=[["u", "v"]] * ROWS, raw=[b"\xff\x00"] * ROWS, both=[{"a": 1}] * ROWS)
+    frame = people().assign(tags=[["u", "v"]] * ROWS, raw=[b"\xff\x00"] * ROWS, both=[{"a": 1}] * ROWS)
     frame.loc[3, "tags"] = None
     frame.to_parquet("people.parquet")
-    splits = _loaded(draft_study("people.parquet", ["ill", "score"]).text)
+    splits = loaded(draft_study("people.parquet", ["ill", "score"]).text)
     assert splits.about["features"]["names"] == ["a", "b", "c"]
     assert "Not used as features: tags, raw, both (text or blank)." in splits.about["notes"]
     with pytest.raises(DataError, match="it holds `<binary>` wherever it is not blank"):
@@ -234,10 +219,10 @@ def test_lists_and_bytes_of_parquet_are_left_out_as_text_is(here: Path) -> None:
     [(["ja", "nein"], ["nein", "ja"]), (["case", "control"], ["control", "case"]), (["F", "M"], ["F", "M"])],
 )
 def test_the_class_that_says_no_comes_first(here: Path, values: list[str], classes: list[str]) -> None:
-    _frame().assign(k=np.resize(values, ROWS)).to_csv("people.csv", index=False)
+    people().assign(k=np.resize(values, ROWS)).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["k", "score"])
     assert draft.settings["tasks"]["k"]["classes"] == classes
-    assert _loaded(draft.text).tasks["k"].class_names == tuple(classes)
+    assert loaded(draft.text).tasks["k"].class_names == tuple(classes)
 
 
 def test_hard_column_names_make_a_study(here: Path) -> None:
@@ -250,7 +235,7 @@ def test_hard_column_names_make_a_study(here: Path) -> None:
     frame["[ab]"] = range(ROWS)  # left out: the rows in order
     frame.to_csv("people.csv", index=False)
     draft = draft_study("people.csv", tasks)
-    splits = _loaded(draft.text)
+    splits = loaded(draft.text)
     assert list(splits.tasks) == tasks
     assert splits.about["features"]["names"] == [name for name in names if name not in (*tasks, "[ab]")]
 
@@ -258,14 +243,14 @@ def test_hard_column_names_make_a_study(here: Path) -> None:
 def test_an_array_beside_the_table_gives_the_features(here: Path) -> None:
     bits = np.packbits(np.random.default_rng(0).random((ROWS, 30)) < 0.3, axis=1)
     np.savez("prints.npz", bits=bits, num_bits=30)
-    _frame()[["ill", "score"]].to_csv("people.csv", index=False)
+    people()[["ill", "score"]].to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["ill", "score"])
     assert draft.settings["data"]["features"] == {"npz": "prints.npz", "array": "bits", "packed_bits": 30}
-    assert _loaded(draft.text).train.input_shape == (30,)
+    assert loaded(draft.text).train.input_shape == (30,)
 
 
 def test_arrays_that_cannot_be_the_features(here: Path) -> None:
-    _frame()[["ill", "score"]].to_csv("people.csv", index=False)
+    people()[["ill", "score"]].to_csv("people.csv", index=False)
     Path("broken.npz").write_bytes(b"PK no archive")
     Path("broken.npy").write_bytes(b"")
     np.save("other.npy", np.zeros((ROWS + 1, 3)))
@@ -279,8 +264,8 @@ def test_arrays_that_cannot_be_the_features(here: Path) -> None:
 def test_a_rare_class_is_spread_over_the_parts(here: Path) -> None:
     rare = np.full(ROWS, "common", dtype=object)
     rare[[3, 77, 150, 160, 190]] = "rare"
-    _frame().assign(rare=rare).to_csv("people.csv", index=False)
-    splits = _loaded(draft_study("people.csv", ["rare", "score"]).text)
+    people().assign(rare=rare).to_csv("people.csv", index=False)
+    splits = loaded(draft_study("people.csv", ["rare", "score"]).text)
     for part in (splits.train, splits.test):
         assert len(set(part.labels.values["rare"].tolist())) == 2
 
@@ -288,7 +273,7 @@ def test_a_rare_class_is_spread_over_the_parts(here: Path) -> None:
 def test_many_tasks_do_not_explode(here: Path) -> None:
     draw = np.random.default_rng(0)
     table = pd.DataFrame(draw.integers(0, 2, (ROWS, 12)), columns=[f"t-{number}" for number in range(12)])
-    pd.concat([_frame(), table], axis=1).to_csv("people.csv", index=False)
+    pd.concat([people(), table], axis=1).to_csv("people.csv", index=False)
     draft = draft_study("people.csv", ["t-*"])
     assert len(draft.tasks) == 12
     assert draft.runs == "(3 cells + 12 tasks alone) x 5 seeds = 75 runs"
@@ -296,7 +281,7 @@ def test_many_tasks_do_not_explode(here: Path) -> None:
 
 
 def test_the_command_writes_a_study_that_runs(here: Path) -> None:
-    _frame(120).to_csv("people.csv", index=False)
+    people(120).to_csv("people.csv", index=False)
     result = _init("people.csv", "--tasks", "ill,score", "--out", "my study.yaml")
     assert result.exit_code == 0, result.output
     assert "runs     (4 cells + 2 tasks alone) x 5 seeds = 30 runs" in result.output
@@ -311,7 +296,7 @@ def test_the_command_writes_a_study_that_runs(here: Path) -> None:
 
 
 def test_out_may_be_in_a_folder_but_not_be_one(here: Path) -> None:
-    _frame(120).to_csv("people.csv", index=False)
+    people(120).to_csv("people.csv", index=False)
     assert _init("people.csv", "--tasks", "ill,score", "--out", "new/folder/a.yaml").exit_code == 0
     assert Path("new/folder/a.yaml").is_file()
     result = _init("people.csv", "--tasks", "ill,score", "--out", "new", "--force")
@@ -319,7 +304,7 @@ def test_out_may_be_in_a_folder_but_not_be_one(here: Path) -> None:
 
 
 def test_without_tasks_nothing_is_written(here: Path) -> None:
-    frame = _frame().assign(id=range(ROWS), person=[f"p{row // 4}" for row in range(ROWS)])
+    frame = people().assign(id=range(ROWS), person=[f"p{row // 4}" for row in range(ROWS)])
     frame["ill"] = frame.ill.astype("Int64").where(frame.a < 1)
     frame["mood"] = np.resize(["low", "high", "mid"], ROWS)
     frame.to_csv("people.csv", index=False)
@@ -338,7 +323,7 @@ def test_without_tasks_nothing_is_written(here: Path) -> None:
 
 
 def test_a_file_that_is_there_stays(here: Path) -> None:
-    _frame().to_csv("people.csv", index=False)
+    people().to_csv("people.csv", index=False)
     Path("study.yaml").write_text("mine")
     result = _init("people.csv", "--tasks", "ill,score")
     assert result.exit_code == 2
@@ -348,78 +333,6 @@ def test_a_file_that_is_there_stays(here: Path) -> None:
     assert (
         Path("study.yaml").read_text().startswith("# Written by `taskloom init` from people.csv (200 rows)")
     )
-
-
-def _write(change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    change(_frame()).to_csv("people.csv", index=False)
-
-
-@pytest.mark.parametrize(
-    ("change", "tasks", "message"),
-    [
-        (
-            lambda f: f,
-            ["il", "score"],
-            "people.csv: no column `il`, which `--tasks` needs. Did you mean `ill`",
-        ),
-        (lambda f: f, ["ill", "x-*"], "people.csv: no column `x-*`, which `--tasks` needs."),
-        (
-            lambda f: f.assign(k=1),
-            ["ill", "k"],
-            "column `k` cannot be a task: it holds `1` wherever it is not ",
-        ),
-        (lambda f: f.assign(k=""), ["ill", "k"], "column `k` cannot be a task: it is blank in all 200 rows"),
-        (
-            lambda f: f.assign(k=[f"t{row}" for row in range(ROWS)]),
-            ["ill", "k"],
-            "column `k` cannot be a task: it is text of 200 different values in 200 rows, such as `t0`",
-        ),
-        (
-            lambda f: f.assign(k=["12a", *map(str, range(1, ROWS))]),
-            ["ill", "k"],
-            "people.csv:2: column `k`: a number expected, found `12a`",
-        ),
-        (
-            lambda f: f.assign(k=pd.date_range("2011-01-01", periods=ROWS).strftime("%d.%m.%Y")),
-            ["ill", "k"],
-            "column `k` cannot be a task: it holds dates, such as `",
-        ),
-        (lambda f: f[["ill", "score"]], ["ill", "score"], "no input is left to predict the tasks from"),
-        (lambda f: f[:1], ["ill", "score"], "people.csv: 1 row, which is too few to train"),
-        (lambda f: f.rename(columns={"a": "b "}), ["ill", "score"], "people.csv:1: column `b` stands twice"),
-    ],
-)
-def test_bad_tables(
-    here: Path, change: Callable[[pd.DataFrame], pd.DataFrame], tasks: list[str], message: str
-) -> None:
-    _write(change)
-    with pytest.raises(DataError) as error:
-        draft_study("people.csv", tasks)
-    assert message in str(error.value)
-    assert str(error.value).count("\n") == 0
-
-
-def test_nothing_there(here: Path) -> None:
-    result = _init("peple.csv")
-    assert result.exit_code == 2
-    expected = "peple.csv: a table (CSV, TSV or Parquet), or a folder of images or recordings with one, exp"
-    assert result.stderr.startswith(expected)
-
-
-def test_one_task_shares_with_nothing(here: Path) -> None:
-    _write(lambda frame: frame)
-    with pytest.raises(ConfigError, match="two columns or more expected, as tasks share with each other"):
-        draft_study("people.csv", ["ill"])
-
-
-@pytest.mark.parametrize("text", [b"", b"a,b,c\n", "grün,b\n1,2\n".encode("cp1252"), b"\x00\x01"])
-def test_unreadable_tables_are_one_sentence(here: Path, text: bytes) -> None:
-    Path("people.csv").write_bytes(text)
-    for arguments in (["people.csv"], ["people.csv", "--tasks", "a,b"]):
-        result = _init(*arguments)
-        assert result.exit_code == 2
-        assert len(result.stderr.strip().splitlines()) == 1
-        assert result.stderr.startswith("people.csv")
 
 
 def test_many_values_and_many_columns(here: Path) -> None:
