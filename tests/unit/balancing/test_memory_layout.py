@@ -10,6 +10,7 @@ import torch
 import taskloom as tl
 from _random_rows import RANDOM_TASKS, RandomRows
 from taskloom.balancing import BALANCERS
+from taskloom.balancing.base import Processes
 from taskloom.balancing.gradients import Rows, add_gradient, flattened, parts
 from taskloom.encoders import Encoder, build
 
@@ -63,6 +64,33 @@ def test_every_method_leaves_gradients_that_lie_as_their_parameters(name: str) -
             assert parameter.grad.stride() == parameter.stride(), key
             filters += not parameter.is_contiguous()
     assert filters > 3
+
+
+class Rebuilt(Processes):
+    """A process that gets from the others what it gave: the mean of equal numbers, in new memory."""
+
+    def __init__(self) -> None:
+        super().__init__(2, lambda tensor: tensor.clone())
+
+
+@pytest.mark.parametrize("name", ["gradient_sum", "gradnorm", "mgda_ub", "upgrad"])
+def test_processes_exchange_gradients_in_the_order_of_memory(name: str) -> None:
+    found = []
+    for processes in (Processes(), Rebuilt()):
+        torch.manual_seed(4)
+        network = tl.sharing.hard_sharing(encoder(), RANDOM_TASKS, stages=2)
+        balancer = tl.balancing.build(name, {})
+        balancer.start(network)
+        balancer.processes = processes
+        pictures = RandomRows(SHAPE, 0, missing=0.0)
+        with balancer.watching(network):
+            predictions = network(pictures.inputs)
+        losses = tl.losses.per_task(predictions, pictures.labels, RANDOM_TASKS)
+        beside = sum(parameter.square().sum() for parameter in network.parameters())
+        balancer.backward(losses, network, beside)
+        found.append({key: parameter.grad for key, parameter in network.named_parameters()})
+    for key, gradient in found[0].items():
+        torch.testing.assert_close(found[1][key], gradient, rtol=1e-4, atol=1e-5)
 
 
 def channels_last(seed: int) -> torch.nn.Parameter:

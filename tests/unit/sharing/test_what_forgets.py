@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import taskloom as tl
 from taskloom.sharing import MultiTaskNetwork, build
 from taskloom.sharing.mixing import MixingUnit
+from taskloom.sharing.modules.sluice import SluiceNetwork
 from taskloom.tasks import Reversal
 
 FACTOR = 0.7
@@ -43,7 +44,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mmoe", {"experts": 3, "stages": [1, 2]}),
     ("ple", {"stages": "all"}),  # gates of the last two levels are a task's own
     ("ple", {"stages": [1, 2], "levels": 1}),
-    ("ple", {"stages": "all", "task_experts": 0}),
+    ("ple", {"stages": "all", "task_experts": 0, "shared_experts": 2}),  # all gates are
     ("mtan", {"stages": [1, 2]}),  # masks below a stage that all share
     ("mtan", {}),
     ("task_routing", {"sharing": 0.6}),
@@ -195,3 +196,48 @@ def test_a_unit_that_does_not_say_whose_its_rows_are_is_shared() -> None:
     expected, found = slopes(plain, totals(plain)[0]), slopes(adversarial, totals(adversarial)[0])
     torch.testing.assert_close(found["mixing.dense_2.scale"], -FACTOR * expected["mixing.dense_2.scale"])
     torch.testing.assert_close(found["heads.person.0.weight"], expected["heads.person.0.weight"])
+
+
+def test_policies_that_a_penalty_draws_after_an_adversarys_make_it_forget() -> None:
+    """AdaShare: where the penalty compares policies, the adversary's is not its own alone."""
+    networks = [
+        network_of("adashare", {"sharing": 0.1, "sparsity": 0.0}, role)
+        for role in ("auxiliary", "adversarial")
+    ]
+    for network in networks:
+        with torch.no_grad():  # equal policies do not pull at each other yet
+            for place, policy in enumerate(p for n, p in network.named_parameters() if n.startswith("pol")):
+                policy += 0.3 * (place != 1)
+    of_others = slopes(networks[0], totals(networks[0])[1])
+    expected, found = (slopes(network, totals(network)[0]) for network in networks)
+    drawn = [key for key in expected if key.startswith("pol") and expected[key].any()]
+    assert drawn
+    for key in drawn:
+        assert of_others[key].any()
+        torch.testing.assert_close(found[key], -FACTOR * expected[key], rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_stages_may_be_named_in_any_order() -> None:
+    found = []
+    for mixed in [(0, 2), (2, 0)]:
+        torch.manual_seed(4)
+        person = tl.Multiclass("person", 3, role="adversarial", reversal=Reversal("constant", FACTOR))
+        tasks = tl.TaskSet(tl.Multiclass("mood", 3), person)
+        encoder = tl.encoders.mlp((6,), hidden=[8, 8, 8])
+        network = SluiceNetwork(encoder, tasks, mixed=mixed, skips="none", start=MIXED["start"])
+        found.append(slopes(network, totals(network)[0]))
+    for key, slope in found[0].items():
+        assert torch.equal(found[1][key], slope), key
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("hard_sharing", {"stages": 1, "from": "output"}), ("soft_sharing", {"stages": [1, 3], "tie": "l2"})],
+)
+def test_a_reversal_that_leaves_turns_nothing_any_more(name: str, settings: dict[str, Any]) -> None:
+    plain, adversarial = (network_of(name, settings, role) for role in ("auxiliary", "adversarial"))
+    for reversal in adversarial.reversals.values():
+        reversal.leave(adversarial)
+    expected, found = slopes(plain, totals(plain)[0]), slopes(adversarial, totals(adversarial)[0])
+    for key, slope in expected.items():
+        torch.testing.assert_close(found[key], slope)
