@@ -101,6 +101,7 @@ class HeldRows:
 
     Args:
         most: How many rows it takes at most.
+        otherwise: What to do with more.
 
     Attributes:
         columns: Of the table; empty until rows are predicted.
@@ -108,8 +109,8 @@ class HeldRows:
         states: The state that each row was read off; None where nothing was predicted.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, otherwise: str = "have them written to a file") -> None:
+        self.most, self.otherwise = most, otherwise
         self.columns: tuple[Column, ...] = ()
         self.rows: list[list[Any]] = []
         self.states: list[State | None] = []
@@ -118,8 +119,8 @@ class HeldRows:
         """Takes a row. Raises DataError where that is one too many."""
         if len(self.rows) == self.most:
             raise DataError(
-                f"more than {self.most:,} rows of predictions are not held in memory; have them written to a "
-                "file, or give less at a time."
+                f"more than {self.most:,} rows of predictions are not held in memory; {self.otherwise}, or "
+                "give less at a time."
             )
         self.rows.append(list(cells))
         self.states.append(state)

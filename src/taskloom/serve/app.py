@@ -25,6 +25,7 @@ from taskloom.errors import DataError, TaskloomError
 from taskloom.predict import PredictSettings
 from taskloom.predict.outputs import HeldRows
 from taskloom.predict.prepared import prepared_as as prepare_as
+from taskloom.predict.readings import Readings
 from taskloom.serve.about import about_bundle
 from taskloom.serve.guard import Guard
 from taskloom.serve.page import make_page
@@ -32,8 +33,8 @@ from taskloom.serve.predictors import Predictor, make_predictor, with_rows_as_fi
 from taskloom.serve.uploads import Received, receive
 from taskloom.version import __version__
 
-MOST_ROWS = 100_000
-"""Of an answer in JSON, which stands in memory; a CSV has no such limit."""
+MOST_ROWS, MOST_VALUES = 100_000, 5_000_000
+"""Of an answer in JSON, which stands in memory with every class's probability; a CSV has no such limit."""
 _MOST_WAITING = 64
 _MOST_NOTES = 20
 """In a header, which clients do not take at any length."""
@@ -133,7 +134,7 @@ def _predicted(predictor: Predictor, received: Received, table: Path | HeldRows)
 
 def _answer(predictor: Predictor, received: Received, device: str) -> bytes:
     """Rows with what `taskloom predict` writes in its columns, and the probability of every class."""
-    held = HeldRows(MOST_ROWS)
+    held = HeldRows(_most_rows(predictor.readings), "ask for the table, `predict?format=csv`")
     notes = _predicted(predictor, received, held)
     names = [column.name for column in held.columns]
     chances = [None if state is None else predictor.readings.chances(state) for state in held.states]
@@ -145,6 +146,12 @@ def _answer(predictor: Predictor, received: Received, device: str) -> bytes:
         "device": device,
     }
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _most_rows(readings: Readings) -> int:
+    """How many rows an answer in JSON has at most: fewer where there are hundreds of classes."""
+    width = len(readings.columns) + sum(reading.width for reading in readings.by_task.values())
+    return max(1, min(MOST_ROWS, MOST_VALUES // max(width, 1)))
 
 
 def _finite(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:

@@ -10,13 +10,15 @@ import socket
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import taskloom as tl
 from _predict import image_bundle
 from _recording_bundles import trained
 from _web import CPU, client, client_of, table_bundle
-from taskloom.deploy import Bundle, web_app
+from taskloom.deploy import Bundle, load_bundle, web_app
 
 ROWS = {"rows": [{"a": 1, "b": 2, "c": 3}]}
 
@@ -171,3 +173,13 @@ def test_no_answer_may_be_read_by_another_site(tmp_path: Path) -> None:
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"
         assert answer.headers["cache-control"] == "no-store"
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_means_of_the_training_rows_stand_in_the_fields(tmp_path: Path) -> None:
+    bundle = table_bundle(tmp_path)
+    center = load_bundle(bundle).preprocessing["standardization"]["center"]
+    rows = pd.read_csv(tmp_path / "people.csv")[["a", "b", "c"]]
+    np.testing.assert_allclose(center, rows.mean(), atol=1)  # three fifths of the rows train
+    web = client(bundle)
+    assert web.get("/about").json()["inputs"]["means"] == center
+    assert re.findall(r'placeholder="([^"]*)"', web.get("/").text) == [f"{mean:.4g}" for mean in center]

@@ -1,14 +1,17 @@
-"""Small requests that would take much memory, and what a network says where numbers end."""
+"""Small requests that would take much memory, many at once, and what a network says where numbers end."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -16,13 +19,14 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from _predict import image_bundle
 from _recording_bundles import trained, write_wav
-from _web import client, form, table_bundle
-from taskloom.deploy import load_bundle
+from _web import CPU, client, form, table_bundle
+from taskloom.deploy import load_bundle, web_app
 from taskloom.errors import DataError
-from taskloom.serve import predictors, uploads
+from taskloom.serve import app, predictors, uploads
 from taskloom.serve.unpacked import check_picture, check_unpacked
 
 
@@ -126,6 +130,19 @@ def test_rows_of_different_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sentence.startswith("rows: at most 69 cells expected, found 7 rows of 10 names;")
 
 
+def test_many_classes_make_fewer_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number, of two classes one and of three all: five values a row, and five columns."""
+    web = client(table_bundle(tmp_path))
+    rows = [{"a": number, "b": 2, "c": 3} for number in range(4)]
+    for most, status in ((40, 200), (39, 422)):
+        monkeypatch.setattr(app, "MOST_VALUES", most)
+        assert web.post("/predict", json={"rows": rows}).status_code == status
+    assert error_of(web.post("/predict", json={"rows": rows}))[1].startswith(
+        "more than 3 rows of predictions are not held in memory; ask for the table, `predict?format=csv`, or"
+    )
+    assert len(web.post("/predict?format=csv", json={"rows": rows}).text.splitlines()) == 5
+
+
 def test_rows_are_read_while_the_server_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, int] = {}
     for room, name in ((uploads, "_rows"), (predictors, "rows_as_text")):
@@ -136,12 +153,12 @@ def test_rows_are_read_while_the_server_goes_on(tmp_path: Path, monkeypatch: pyt
             return plain(given)
 
         monkeypatch.setattr(room, name, told)
-    app = client(table_bundle(tmp_path)).app
+    served = client(table_bundle(tmp_path)).app
     loop: list[int] = []
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
         loop.append(threading.get_ident())
-        await app(scope, receive, send)
+        await served(scope, receive, send)
 
     from starlette.testclient import TestClient
 
@@ -149,6 +166,41 @@ def test_rows_are_read_while_the_server_goes_on(tmp_path: Path, monkeypatch: pyt
     assert web.post("/predict", json={"rows": [{"a": 1, "b": 2, "c": 3}]}).status_code == 200
     assert set(seen) == {"_rows", "rows_as_text"}
     assert not {*seen.values()} & {*loop}
+
+
+class _Counts(nn.Module):
+    """A network that says by how many requests at most it was used at once."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.lock, self.inside, self.most = network, threading.Lock(), 0, 0
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        time.sleep(0.02)  # another thread would come in
+        outputs = self.network(inputs)
+        with self.lock:
+            self.inside -= 1
+        return outputs
+
+
+def test_one_request_at_a_time_is_in_the_network(tmp_path: Path) -> None:
+    """Networks and detectors of faces need not bear several threads."""
+    bundle = load_bundle(table_bundle(tmp_path))
+    counts = _Counts(bundle.model)
+    served = web_app(dataclasses.replace(bundle, model=counts), CPU)  # type: ignore[arg-type]
+
+    async def ask() -> list[int]:
+        transport = httpx2.ASGITransport(app=served)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as web:
+            one = {"rows": [{"a": 1, "b": 2, "c": 3}]}
+            answers = await asyncio.gather(*(web.post("/predict", json=one) for _ in range(6)))
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask()) == [200] * 6
+    assert counts.most == 1
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
