@@ -268,7 +268,15 @@ def read_table(
 
 def sniff_separator(path: Path) -> str:
     """Returns the separator (comma, semicolon or tab) that cuts the header line into the most columns."""
-    counts = {separator: len(_header(path, separator)) for separator in SEPARATORS}
+    counts: dict[str, int] = {}
+    too_long: csv.Error | None = None
+    for separator in SEPARATORS:
+        try:
+            counts[separator] = len(_header(path, separator))
+        except csv.Error as error:  # a cell of thousands of names, where another separator parts them
+            too_long = error
+    if too_long is not None and max(counts.values(), default=0) < 2:
+        raise too_long
     return max(counts, key=lambda separator: counts[separator])
 
 

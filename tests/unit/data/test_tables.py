@@ -355,3 +355,21 @@ def test_numbers_of_a_parquet_file_are_those_of_their_texts(tmp_path: Path) -> N
         read_table(tmp_path / "rows.parquet").numbers("double")
     pd.DataFrame({"none": np.array([np.nan] * 3)}).to_parquet(tmp_path / "none.parquet")
     assert read_table(tmp_path / "none.parquet").is_numeric("none") is False
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_header_of_twenty_thousand_names(tmp_path: Path, separator: str) -> None:
+    """As tables of genes have; the csv module takes no cell of more than 131,072 letters."""
+    names = [f"ENSG{number:011d}" for number in range(20_000)]
+    path = tmp_path / "genes.csv"
+    path.write_text(separator.join(names) + "\n" + separator.join("1" * len(names)) + "\n")
+    table = read_table(path)
+    assert (table.separator, list(table.columns)) == (separator, names)
+    assert table.numbers(names[-1]).tolist() == [1.0]
+
+
+def test_a_mark_that_is_not_closed_in_a_long_table(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text('age,"sex\n' + "31,f\n" * 50_000)
+    with pytest.raises(DataError, match=r"people\.csv:1: .*quotation mark"):
+        read_table(path)
