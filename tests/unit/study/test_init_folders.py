@@ -163,9 +163,11 @@ def test_short_sounds_are_one_window_each(here: Path) -> None:
     draft = draft_study("words", ["word", "pitch"])
     data = draft.settings["data"]
     assert (data["reader"], data["files"], data["fit_seconds"]) == ("wav", "sub/*.wav", 0.5)
+    assert data["spectrogram"]["mel_bands"] == 40
     assert "`speaker` has 8 values only" in draft.notes[0]
     splits = load_data(_study(draft.text), None, Path("stores"))
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 24
+    assert splits.train.input_shape[0] == 40  # bands, not samples of sound
 
 
 def _study(text: str) -> Any:

@@ -111,6 +111,15 @@ def test_rows_are_kept_together_by_the_wider_unit(here: Path, order: tuple[str, 
     assert splits.about["features"]["names"] == ["a", "b", "c"]
 
 
+def test_a_split_column_with_blank_cells_is_none(here: Path) -> None:
+    side = np.where(np.arange(ROWS) % 5 == 0, "test", "train").astype(object)
+    side[7] = None
+    people().assign(split=side).to_csv("people.csv", index=False)
+    draft = draft_study("people.csv", ["ill", "score"])
+    assert draft.settings["split"]["by"] == "rows"
+    assert sum(len(part) for part in (loaded(draft.text).train, loaded(draft.text).test)) == 160
+
+
 def test_units_that_cross_or_are_few_are_not_wider(here: Path) -> None:
     person = np.arange(ROWS) // 2
     crossed = np.arange(ROWS) % 25
