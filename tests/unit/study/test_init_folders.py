@@ -167,7 +167,7 @@ def test_short_sounds_are_one_window_each(here: Path) -> None:
     assert "`speaker` has 8 values only" in draft.notes[0]
     splits = load_data(_study(draft.text), None, Path("stores"))
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 24
-    assert splits.train.input_shape[0] == 40  # bands, not samples of sound
+    assert splits.train.input_shape[-1] == 40  # bands, not samples of sound
 
 
 def _study(text: str) -> Any:
