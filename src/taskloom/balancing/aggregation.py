@@ -176,7 +176,7 @@ class GradientAggregation(RowBalancer):
         if not np.isfinite(products).all():
             return self._not_finite(matrix, products)
         quiet = [row for row, task in enumerate(tasks) if task in self._silent and products[row, row] > 0]
-        if quiet:  # its own row of a mixing unit learns all the same, which is nobody else's business
+        if quiet:  # its own row of a mixing unit has a gradient all the same, of which no method is to know
             products = products.copy()
             products[quiet], products[:, quiet] = 0.0, 0.0
         self._conflicts.add(products, index)
