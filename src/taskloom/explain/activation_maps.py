@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.explain.targets import Target, target_score
 from taskloom.sharing import MultiTaskNetwork
+from taskloom.sharing.reversal import without_reversal
 from taskloom.training.evaluation import in_evaluation_mode
 
 
@@ -121,7 +122,7 @@ def activation_maps(
     names, kept = _stages(model)
     index = None if stage is None else _index(stage, names)
     observed = range(len(names)) if index is None else [index]
-    with _differentiable(model), in_evaluation_mode(model):
+    with _differentiable(model), without_reversal(model), in_evaluation_mode(model):
         # Gradients arrive at every stage, also where all weights below it are fixed.
         given = inputs.detach().clone().requires_grad_(inputs.is_floating_point())
         with _watched({number: kept[number] for number in observed}) as seen:

@@ -10,6 +10,8 @@ trunk forgets well.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -124,3 +126,34 @@ class GradientReversal:
         first, *others = inputs
         # A copy, as the module may work in place, which the output of a function of one's own forbids.
         return (self.reverse(first).clone() if first.requires_grad else first, *others)
+
+
+@contextmanager
+def without_reversal(network: nn.Module) -> Iterator[None]:
+    """Inside, gradients come back through a network as they are: of what a task sees, not of what it teaches.
+
+    Args:
+        network: The network, or what wraps it.
+
+    Example:
+        >>> tasks = tl.TaskSet(tl.Binary("mood"), tl.Binary("person", role="adversarial"))
+        >>> network = tl.sharing.hard_sharing(tl.encoders.mlp((5,), hidden=[8]), tasks, stages=1)
+        >>> inputs = torch.ones(1, requires_grad=True)
+        >>> with without_reversal(network):
+        ...     network.reversals["person"].reverse(inputs).backward()
+        >>> inputs.grad
+        tensor([1.])
+    """
+    reversals = {
+        id(reversal): reversal
+        for module in network.modules()
+        for reversal in getattr(module, "reversals", {}).values()
+    }
+    factors = {number: reversal.factor for number, reversal in reversals.items()}
+    try:
+        for reversal in reversals.values():
+            reversal.factor = -1.0  # a gradient times -(-1), at a reversal and where it is put back
+        yield
+    finally:
+        for number, reversal in reversals.items():
+            reversal.factor = factors[number]

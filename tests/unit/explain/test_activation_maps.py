@@ -204,3 +204,31 @@ def test_resized_maps_are_within_one_and_keep_their_peak() -> None:
 def test_mistakes_are_named(task: str, stage: int | str, target: int | str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         activation_maps(network("hard_sharing", stages=3), inputs(), task, stage=stage, target=target)
+
+
+@pytest.mark.parametrize(
+    ("way", "settings"),
+    [
+        ("hard_sharing", {"stages": 3}),
+        ("hard_sharing", {"stages": 1, "from": "output"}),
+        ("cross_stitch", {"start": {"same": 0.6, "other": 0.4}}),
+        ("mtan", {"stages": [1, 2]}),
+        ("ple", {"stages": [1, 2]}),
+        ("sluice", {"start": {"same": 0.6, "other": 0.4}, "skips": "none"}),
+    ],
+)
+def test_an_adversarial_task_looks_where_it_would_without_its_reversal(
+    way: str, settings: dict[str, object]
+) -> None:
+    found = []
+    for role in ("auxiliary", "adversarial"):
+        torch.manual_seed(0)
+        tasks = tl.TaskSet(TASKS["gender"], tl.Multiclass("race", 3, role=role))
+        model = tl.sharing.build(way, pooled(2), tasks, **settings).double()
+        model.set_progress(0.0)
+        before = [reversal.factor for reversal in model.reversals.values()]
+        found.append([activation_maps(model, inputs(), "race", stage, signed=True).maps for stage in (0, 1)])
+        assert [reversal.factor for reversal in model.reversals.values()] == before
+    for expected, maps in zip(*found, strict=True):
+        assert expected.any()
+        torch.testing.assert_close(maps, expected)
