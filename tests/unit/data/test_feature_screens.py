@@ -128,3 +128,19 @@ def test_row_numbers_are_looked_for_beyond_the_first_rows() -> None:
     columns = np.stack([order, late, order[::-1], order[::-1], order / 7], axis=1).astype(np.float32)
     found = row_numbers(FeatureRows(columns, ["a", "b", "c", "id", "d"]))
     assert [text.split("`")[1] for text in found] == ["a", "id"]
+
+
+@pytest.mark.parametrize("rows", [256, 2001])
+@pytest.mark.parametrize("least", [0.99, 0.999])
+def test_plateaus_up_to_the_correlation_that_is_asked_for(rows: int, least: float) -> None:
+    """A number that stands still in the middle uses the bound up: pairs there tie, as near as can be."""
+    numbers = np.arange(rows, dtype=np.float64)
+    steps = np.abs(numbers - (rows - 1) / 2)
+    widths = np.linspace(0, 0.5, 60) * rows / 2
+    block = np.where(steps[:, None] <= widths, (rows - 1) / 2, numbers[:, None]).astype(np.float32)
+    correlations = np.array([spearmanr(feature, numbers).statistic for feature in block.T])
+    kept = may_keep_order(np.concatenate([block, -block], axis=1), numbers, least)
+    assert 2 < (correlations >= least).sum() < 58
+    assert kept[:60][correlations >= least].all()
+    assert kept[60:][correlations >= least].all()
+    assert not kept[:60][correlations < least - 2 * (1 - least)].any()

@@ -373,3 +373,11 @@ def test_a_mark_that_is_not_closed_in_a_long_table(tmp_path: Path) -> None:
     path.write_text('age,"sex\n' + "31,f\n" * 50_000)
     with pytest.raises(DataError, match=r"people\.csv:1: .*quotation mark"):
         read_table(path)
+
+
+@pytest.mark.parametrize("kind", ["int64", "int16", "float64", "float32"])
+def test_marks_of_missing_values_among_the_numbers_of_a_parquet_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "people.parquet"
+    pd.DataFrame({"age": np.array([31, -1, 47, -1], kind)}).to_parquet(path)
+    np.testing.assert_array_equal(read_table(path, missing=["-1"]).numbers("age"), [31, np.nan, 47, np.nan])
+    np.testing.assert_array_equal(read_table(path).numbers("age"), [31, -1, 47, -1])
