@@ -239,6 +239,14 @@ def check_rows() -> None:
         )
 
 
+def _product_flops(rows: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    return 2 * math.prod(out_shape) * rows[-1]
+
+
+NOT_COUNTED = {torch.ops.mkldnn._linear_pointwise: _product_flops}
+"""What `sharing/onednn.py` multiplies with: PyTorch counts it as nothing."""
+
+
 def flops_of(step: Step, network: nn.Module | None = None, problem: Problem | None = None) -> int:
     """Floating-point operations that one step demands, forward and backward.
 
@@ -252,7 +260,7 @@ def flops_of(step: Step, network: nn.Module | None = None, problem: Problem | No
     mixing_kernel._MOST_SCALARS = sys.maxsize  # as scaled additions, which PyTorch does not count
     products._LARGE = sys.maxsize  # as matrix products, which it does
     try:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=NOT_COUNTED) as counter:
             step()
     finally:
         mixing_kernel._MOST_SCALARS, products._LARGE = written, large

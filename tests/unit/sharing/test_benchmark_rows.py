@@ -9,9 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 import taskloom as tl
 from taskloom import sharing
+from taskloom.sharing import onednn
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 
@@ -58,6 +60,24 @@ def test_work_of_mixing_and_of_gates(table: ModuleType) -> None:
     below = 2 * 3 * 2 * sizes[0]  # what the gates of level 2 give back to what they read
     assert table.sums_of(layered, encoder) == 6 * ((3 * 2 + 4) * sizes[0] + 3 * 2 * sizes[1]) + below
     assert table.sums_of(sharing.build("hard_sharing", encoder, tasks, stages=2), encoder) == 0
+
+
+@pytest.mark.parametrize("name", ["mtan", "soft_sharing"])
+def test_work_is_that_of_the_products_whatever_multiplies(
+    table: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """PyTorch counts oneDNN's products, which some kernels call themselves, as no work at all."""
+    if not onednn.serves(torch.ones(1)):
+        pytest.skip("this PyTorch has no oneDNN")
+    problem = table.Problem("opportunity", 2, quick=True)
+    network = problem.network(name)
+
+    def step() -> None:
+        network(problem.inputs)[next(iter(problem.tasks))].sum().backward()
+
+    with_onednn = table.flops_of(step)
+    monkeypatch.setattr(onednn, "serves", lambda tensor: False)
+    assert table.flops_of(step) == with_onednn
 
 
 def test_variants_are_architectures_with_other_settings(table: ModuleType) -> None:
