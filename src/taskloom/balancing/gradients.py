@@ -326,10 +326,14 @@ def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
     if parameter.grad is not None:
         parameter.grad += gradient
         return
-    gradient = gradient.to(parameter.dtype)
-    if gradient.stride() != parameter.stride():
-        gradient = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
-    parameter.grad = gradient
+    parameter.grad = laid_out(gradient.to(parameter.dtype), parameter)
+
+
+def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient with the memory layout of its parameter: itself where it has it, else a copy."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
 
 
 def _order_of(tensor: Tensor) -> Order:

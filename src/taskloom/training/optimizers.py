@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from taskloom.balancing import Balancer
+from taskloom.balancing.gradients import laid_out
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.training.config import CosineConfig, PlateauConfig, TrainingConfig
 
@@ -72,9 +73,8 @@ def _lay_out_gradients(optimizer: Optimizer, *_: Any) -> None:
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            gradient = parameter.grad
-            if gradient is not None and gradient.stride() != parameter.stride():
-                parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+            if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+                parameter.grad = laid_out(parameter.grad, parameter)
 
 
 def _group_of(
