@@ -1,4 +1,4 @@
-"""What this machine offers: versions, devices, extras, prepared stores; what to type for what is missing."""
+"""What this machine offers: versions, devices, extras, recipes, stores; what to type for what is missing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from taskloom.recipes import recipes_folder
 from taskloom.wording import counted
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
@@ -26,7 +27,7 @@ def examine(stores: Path) -> list[tuple[str, str]]:
     Args:
         stores: Folder of prepared data stores.
     """
-    return [*_basics(), *_devices(), *_extras(), *_stores(stores)]
+    return [*_basics(), *_devices(), *_extras(), _recipes(), *_stores(stores)]
 
 
 def _basics() -> list[tuple[str, str]]:
@@ -66,6 +67,13 @@ def _extras() -> list[tuple[str, str]]:
         else:
             lines.append((f"[{extra}]", ", ".join(f"{module} {_version(module)}" for module in modules)))
     return lines
+
+
+def _recipes() -> tuple[str, str]:
+    folder = recipes_folder()
+    if folder is None:
+        return "recipes", "not installed"
+    return "recipes", f"{counted(len(list(folder.glob('*.yaml'))), 'study file')} in {folder}"
 
 
 def _stores(folder: Path) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from taskloom.errors import ConfigError
+from taskloom.recipes import recipe_of
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: keys of mappings and positions in lists, from the top."""
@@ -117,7 +118,11 @@ def read_document(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; a study file in YAML was expected.") from None
+        own = recipe_of(path)
+        where = f" taskloom's own {path.name} is {own}." if own else ""
+        raise ConfigError(
+            f"{path}: there is no such file; a study file in YAML was expected.{where}"
+        ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: a study file in YAML was expected, found a folder.") from None
     except (OSError, UnicodeDecodeError) as error:

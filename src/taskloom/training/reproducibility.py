@@ -16,7 +16,7 @@ import torch.utils.deterministic
 
 from taskloom.version import __version__
 
-_PACKAGES = ("torch", "lightning-fabric", "numpy", "torchmetrics", "pandas", "scikit-learn", "scipy")
+_PACKAGES = ("torch", "lightning-fabric", "numpy", "pandas", "scikit-learn", "scipy")
 
 
 def seed_everything(seed: int) -> None:
