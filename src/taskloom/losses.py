@@ -313,6 +313,27 @@ def _masked_and_weighted(loss: Loss, parts: Sequence[_Prepared]) -> list[SumCoun
     return [SumCount(total, count) for total, count in zip(sums.unbind(), counts.unbind(), strict=True)]
 
 
+def class_counts(task: Task, device: torch.device) -> Tensor | None:
+    """How often a label of each class counts, whole numbers [C]; None where every label counts once.
+
+    What is added to a loss that `per_task` gave must count by the same measure.
+
+    Example:
+        >>> class_counts(tl.Multiclass("a", 2, class_weights=(1.0, 0.5)), torch.device("cpu")).tolist()
+        [1048576, 524288]
+    """
+    weights = task.class_weights if isinstance(task, Multiclass) else ()
+    return _whole_weights((weights,), device)[0] if weights and isinstance(weights, tuple) else None
+
+
+def counts_of_labels(task: Task, values: Tensor, present: Tensor) -> Tensor:
+    """How often each label counts, int64, shaped like `present`: 0 where none is, else as its class does."""
+    weights = class_counts(task, present.device)
+    if weights is None:
+        return present.long()
+    return torch.where(present, weights[torch.where(present, values, 0)], 0)
+
+
 WEIGHT_STEPS = 2**20
 """Steps into which the largest class weight of a task is divided."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taskloom.data.batch import Batch, TaskDataset
 from taskloom.errors import ConfigError, did_you_mean
-from taskloom.losses import SumCount, masked, per_task
+from taskloom.losses import SumCount, counts_of_labels, masked, per_task
 from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Task, TaskSet
 from taskloom.training.augment_config import AugmentConfig, FlipConfig
 from taskloom.training.image_ops import affine_maps, coloured, flipped, flipped_points, moved, moved_points
@@ -241,15 +241,16 @@ def _weighted(*parts: tuple[float, Mapping[str, SumCount]]) -> dict[str, SumCoun
 
 
 def _even_loss(task: Task, output: Tensor, labels: Labels) -> SumCount | None:
-    """The loss against all classes evenly; None for a task that has none."""
+    """The loss against all classes evenly, counted as the labels are; None for a task that has none."""
     if task.name not in labels.values or not isinstance(task, Binary | Multiclass | Multilabel):
         return None
     output = output.float()
     present = labels.present[task.name]
     if isinstance(task, Multiclass):
         scores = output.movedim(1, -1)
+        times = counts_of_labels(task, labels.values[task.name], present)
         return masked(
-            lambda out, _: -F.log_softmax(out, dim=-1).mean(dim=-1), scores, present.long(), present
+            lambda out, often: -F.log_softmax(out, dim=-1).mean(dim=-1) * often, scores, times, present
         )
     scores = output.squeeze(1) if isinstance(task, Binary) else output
     return masked(lambda out, _: (F.softplus(out) + F.softplus(-out)) / 2, scores, present.long(), present)

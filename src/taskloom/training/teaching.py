@@ -6,8 +6,9 @@ rows of a batch, with n true labels and m soft ones, a task's loss is
 
     (sum of its losses on true labels + weight * sum of its losses on soft labels) / (n + m)
 
-so that with weight 1 a soft label counts as a true one does. The loss on a soft label is, with logits z of
-the student, v of the teacher and temperature T,
+so that with weight 1 a soft label counts as a true one does. Where a task weighs its classes, n and m are
+sums of weights, and a soft label's share in a class weighs as much as that class. The loss on a soft label
+is, with logits z of the student, v of the teacher and temperature T,
 
     classes                  -T^2 sum_c softmax(v / T)_c log softmax(z / T)_c
     yes/no, levels (CORAL)   T^2 times the cross-entropy of sigmoid(z / T) against sigmoid(v / T)
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from taskloom.data.batch import TaskDataset
 from taskloom.errors import ConfigError
-from taskloom.losses import LOSSES, SumCount
+from taskloom.losses import LOSSES, SumCount, class_counts
 from taskloom.tasks import Labels, Landmarks, Regression, Task, TaskSet
 from taskloom.training.checkpoints import write_atomically
 from taskloom.training.evaluation import evaluate
@@ -133,12 +134,15 @@ class SoftLabels:
             output = predictions[name]
             target = self.values[name][index].to(output.device)
             where = missing[index].to(output.device)
+            often = _counts_of_classes(tasks[name], target)
             with torch.autocast(output.device.type, enabled=False):
-                loss = soft_loss(tasks[name], output.float(), target, self.teaching.temperature)
+                weighed = target if often is None else target * often
+                loss = soft_loss(tasks[name], output.float(), weighed, self.teaching.temperature)
             loss = loss.reshape(*where.shape, -1).mean(dim=-1)
             total = self.teaching.weight * torch.where(where, loss, 0).sum()
             own, factor = found[name], int(counted)
-            found[name] = SumCount(own.sum + factor * total, own.count + factor * where.sum())
+            times = where if often is None else torch.where(where, weighed.sum(dim=1).round().long(), 0)
+            found[name] = SumCount(own.sum + factor * total, own.count + factor * times.sum())
         return found
 
     def save(self, path: Path) -> None:
@@ -225,6 +229,12 @@ def soft_loss(task: Task, output: Tensor, target: Tensor, temperature: float) ->
             return loss * temperature**2
         case loss:
             return LOSSES[loss](output, target)
+
+
+def _counts_of_classes(task: Task, target: Tensor) -> Tensor | None:
+    """How often each class counts, as an axis of `target`; None where all count once."""
+    counts = class_counts(task, target.device)
+    return None if counts is None else counts.reshape(-1, *(1,) * (target.ndim - 2))
 
 
 def check_teaching(taught: Collection[str], augment: AugmentConfig | None, tasks: TaskSet) -> None:

@@ -60,6 +60,8 @@ def test_margins_of_every_kind_of_task() -> None:
         tl.Multilabel("multilabel", ("x", "y")),
         tl.Regression("regression", center=1.0, scale=2.0),
         tl.Landmarks("landmarks", 2, center=0.0, scale=1.0),
+        tl.Ordinal("coral", range=(10, 30), step=10),
+        tl.Ordinal("dex", range=(10, 30), step=10, loss="dex"),
     )
     labels = tl.Labels(
         {
@@ -68,6 +70,8 @@ def test_margins_of_every_kind_of_task() -> None:
             "multilabel": torch.tensor([[1, 0], [0, 0], [0, 1]]),
             "regression": torch.tensor([3.0, 0.0, 5.0]),
             "landmarks": torch.arange(12.0).reshape(3, 2, 2),
+            "coral": torch.tensor([30.0, 0.0, 10.0]),
+            "dex": torch.tensor([30.0, 0.0, 10.0]),
         },
         {
             "binary": present,
@@ -75,6 +79,8 @@ def test_margins_of_every_kind_of_task() -> None:
             "multilabel": both,
             "regression": present,
             "landmarks": both,
+            "coral": present,
+            "dex": present,
         },
     )
     sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
@@ -86,6 +92,9 @@ def test_margins_of_every_kind_of_task() -> None:
         "regression": [abs(1.0 - 0.5), NAN, abs(2.0 + 1.0)],
         # Points 0 and 1 of row 0, of which only the first is there: (0 + 1) / 2; of row 2 all four numbers.
         "landmarks": [0.5, NAN, (8 + 9 + 10 + 11) / 4],
+        # Levels 2 and 0 of three, against the number of levels that are expected to be passed.
+        "coral": [2 - sigmoid(2.0) - sigmoid(-1.0), NAN, sigmoid(1.0) + sigmoid(0.0)],
+        "dex": [2 - (0 + 1 + 2 * math.e) / (2 + math.e), NAN, (0 + math.e + 2) / (2 + math.e)],
     }
     outputs = {
         "binary": torch.tensor([[2.0], [0.0], [-1.0]]),
@@ -93,6 +102,8 @@ def test_margins_of_every_kind_of_task() -> None:
         "multilabel": torch.tensor([[2.0, 9.0], [0.0, 0.0], [0.0, 1.0]]),
         "regression": torch.tensor([[0.5], [0.0], [-1.0]]),
         "landmarks": torch.zeros(3, 4),
+        "coral": torch.tensor([[2.0, -1.0], [0.0, 0.0], [1.0, 0.0]]),
+        "dex": torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
     }
     for name, task in tasks.items():
         found = error_margins(task, outputs[name], labels)

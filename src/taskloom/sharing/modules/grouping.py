@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from taskloom.errors import ConfigError
-from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task, TaskSet
+from taskloom.tasks import (
+    Binary,
+    Labels,
+    Landmarks,
+    Multiclass,
+    Multilabel,
+    Ordinal,
+    Regression,
+    Task,
+    TaskSet,
+)
 
 Grouping = tuple[tuple[int, ...], ...]
 """Groups of branch numbers, by their smallest member."""
@@ -27,7 +37,7 @@ def error_margins(task: Task, output: Tensor, labels: Labels) -> Tensor:
     """Every row's error margin, the distance between target and prediction; NaN where there is no label.
 
     Of a class it is 1 minus the probability of the right one, of several labels, values, points or samples in
-    a row the mean over those that are present.
+    a row the mean over those that are present, of levels the distance to the expected one, in steps.
 
     Args:
         task: The task.
@@ -52,6 +62,11 @@ def error_margins(task: Task, output: Tensor, labels: Labels) -> Tensor:
             margins = 1.0 - output.softmax(dim=1).gather(1, right).squeeze(1)
         case Multilabel():
             margins = (values - output.sigmoid()).abs()
+        case Ordinal():  # a regression too, whose outputs are levels or the questions about them
+            right = task.codes(values)
+            shares = task.probabilities(output)
+            found = shares.sum(dim=1) if task.default_loss == "coral" else shares @ _levels(task, output)
+            margins = (right - found).abs()
         case Regression() | Landmarks():
             margins = (task.standardize(values).reshape(output.shape) - output).abs()
         case _:
@@ -60,6 +75,10 @@ def error_margins(task: Task, output: Tensor, labels: Labels) -> Tensor:
     there = present.flatten(1) if present.dim() > 1 else present.unsqueeze(1)
     margins = torch.where(there, margins.reshape(there.shape), 0.0)
     return margins.sum(dim=1) / torch.where(there.any(dim=1), there.sum(dim=1).double(), torch.nan)
+
+
+def _levels(task: Ordinal, output: Tensor) -> Tensor:
+    return torch.arange(task.num_levels, dtype=output.dtype, device=output.device)
 
 
 def task_affinity(margins: Mapping[str, Tensor]) -> Tensor:
