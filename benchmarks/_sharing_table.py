@@ -24,7 +24,7 @@ from taskloom.encoders.vgg5 import HEAD_HIDDEN
 from taskloom.errors import ConfigError
 from taskloom.sharing import HeadSpec, MultiTaskNetwork, mixing_kernel
 from taskloom.sharing.modules.experts import ExpertNetwork
-from taskloom.sharing.modules.gates import Gate
+from taskloom.sharing.modules.gates import ExpertGate, Gate
 from taskloom.sharing.ties import products
 
 Step = Callable[[], None]
@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adaptive_branching": {"after_epochs": [1]},
     "sluice": {"skips": "none"},
     "mmoe": {},
+    "dselect_k": {},
     "ple": {},
     "mtan": {},
     "task_routing": {},
@@ -288,7 +289,9 @@ def sums_of(network: nn.Module, encoder: Encoder) -> int:
             if isinstance(gate, Gate) and level.start > 0
         )
         weighed = {
-            encoder.stage_names[level[-1]]: sum(len(m.mean) for m in gates.modules() if isinstance(m, Gate))
+            encoder.stage_names[level[-1]]: sum(
+                len(m.mean) for m in gates.modules() if isinstance(m, ExpertGate)
+            )
             for level, gates in levels
         }
     elif isinstance(network, MultiTaskNetwork):

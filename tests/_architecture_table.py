@@ -99,6 +99,10 @@ ROWS: dict[str, Row] = {
         {"experts": 2},
         lambda t, s, e, k: 2 * sum(s) + t * 2 * rows_of(e)[0] + head_parameters(e, k),
     ),
+    "dselect_k": Row(  # 3 experts, whose codes have 2 digits
+        {"experts": 3, "selected": 2},
+        lambda t, s, e, k: 3 * sum(s) + t * 2 * (2 + 1) * (rows_of(e)[0] + 1) + head_parameters(e, k),
+    ),
     "ple": Row(
         {},
         lambda t, s, e, k: (

@@ -29,6 +29,7 @@ _EXPERTS = Meaning(
 )
 MEANINGS = {
     "mmoe": _EXPERTS,
+    "dselect_k": _EXPERTS,
     "ple": _EXPERTS,
     "task_routing": Meaning(
         "Share of the row's channels that the column uses too; drawn when the network is built, not learned.",

@@ -19,6 +19,7 @@ from taskloom.sharing.mixing import CrossStitch
 from taskloom.sharing.modules import (
     adaptive_branching,
     adashare,
+    dselect_k,
     mmoe,
     mtan,
     multilinear_relationship,
@@ -58,6 +59,7 @@ __all__ = [
     "build",
     "by_plan",
     "cross_stitch",
+    "dselect_k",
     "hard_sharing",
     "mmoe",
     "mtan",

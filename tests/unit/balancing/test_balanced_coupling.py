@@ -23,6 +23,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "hard_sharing": {"stages": 1},
     "cross_stitch": {},
     "mmoe": {"experts": 2},
+    "dselect_k": {"experts": 3},
 }
 AT_FEATURE = "mgda_ub"
 

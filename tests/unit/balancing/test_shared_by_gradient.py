@@ -17,6 +17,8 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("mtan", {}),
     ("mtan", {"stages": [1, 3]}),
     ("mmoe", {"experts": 3}),
+    ("dselect_k", {"entropy": 0.0}),  # its penalty stands beside the tasks
+    ("dselect_k", {"entropy": 0.0, "gate_input": "static"}),
     ("ple", {}),
     ("ple", {"levels": 2, "task_experts": 2}),
     ("ple", {"levels": 1}),

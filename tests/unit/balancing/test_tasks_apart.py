@@ -93,7 +93,9 @@ def test_methods_that_need_more_that_share_refuse(name: str) -> None:
         build(name).start(network(NAMES))
 
 
-@pytest.mark.parametrize("architecture", ["sluice", "mmoe", "ple", "mtan", "task_routing", "adashare"])
+@pytest.mark.parametrize(
+    "architecture", ["sluice", "mmoe", "dselect_k", "ple", "mtan", "task_routing", "adashare"]
+)
 @pytest.mark.parametrize(("name", "instead"), [("mgda_ub", "use `mgda`"), ("pcgrad", "use `at: parameters`")])
 def test_a_feature_for_all_is_asked_for_before_training(architecture: str, name: str, instead: str) -> None:
     tasks = tl.TaskSet(tl.Binary("a"), tl.Binary("b"))

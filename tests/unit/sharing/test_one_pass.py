@@ -248,7 +248,9 @@ def test_a_gate_reads_channels_last_as_channels_first() -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "settings"), [("mtan", {}), ("ple", {}), ("mmoe", {"experts": 3})])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("mtan", {}), ("ple", {}), ("mmoe", {"experts": 3}), ("dselect_k", {"experts": 3})]
+)
 def test_many_gradients_at_once_are_those_one_by_one(name: str, settings: dict[str, int]) -> None:
     """Jacobians of balancers ask for the gradients of all tasks in one batched backward pass."""
     network, inputs = network_of(name, "conv2d", 3, **settings), inputs_of("conv2d")
@@ -305,7 +307,7 @@ def test_a_hook_at_a_gate_is_called_and_changes_nothing(inside: bool) -> None:
     assert {id(module) for module in seen} == {id(module) for module in watched}
 
 
-@pytest.mark.parametrize("name", ["mtan", "mmoe", "ple", "cross_stitch"])
+@pytest.mark.parametrize("name", ["mtan", "mmoe", "dselect_k", "ple", "cross_stitch"])
 @pytest.mark.parametrize("kind", ["mlp", "conv2d"])
 def test_a_batch_without_rows_passes_and_has_no_gradient(name: str, kind: str) -> None:
     network = network_of(name, kind, 2).eval()

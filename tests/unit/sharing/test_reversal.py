@@ -36,6 +36,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "plan": {"partition": ["together", [["mood", "person"], ["face"]], "alone"]},
     "sluice": {},
     "mmoe": {"experts": 2, "stages": [1, 2]},
+    "dselect_k": {"experts": 3, "stages": [1, 2]},
     "ple": {"stages": [1, 2]},
     "mtan": {},
     "task_routing": {"sharing": 0.6},
@@ -46,6 +47,7 @@ OWN_BEHIND = {
     "hard_sharing": r"stages\.",
     "multilinear_relationship": r"stages\.",
     "mmoe": r"(gates|stages)\.",
+    "dselect_k": r"(gates|stages)\.",
     "ple": r"(gates\.[01]|stages\.dense_[12])\.",  # gates, experts of the last level, and the tower
     "mtan": r"attention\.",
     "sluice": r"skips\.",

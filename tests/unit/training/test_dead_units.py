@@ -17,7 +17,16 @@ from taskloom.training import Callback, EarlyFreeze, History, TaskStopping, fit
 from taskloom.training.freezing import reads
 
 TRAIN, VALIDATION = planted("mlp", 3, num_rows=60), planted("mlp", 3, num_rows=32, seed=1)
-MODULES = ("sluice", "mmoe", "ple", "mtan", "task_routing", "adashare", "multilinear_relationship")
+MODULES = (
+    "sluice",
+    "mmoe",
+    "dselect_k",
+    "ple",
+    "mtan",
+    "task_routing",
+    "adashare",
+    "multilinear_relationship",
+)
 # task_0 converges in epoch 1 and stops after 2, task_1 after 4.
 TABLE: dict[str, list[float | None]] = {
     "task_0": [1.0, 2.0, 1.0, 1.0, 1.0],

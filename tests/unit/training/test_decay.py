@@ -19,6 +19,7 @@ LEARNED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "sluice": ({}, ("mixing.", "skips.")),
     "soft_sharing": ({"tie": "exponential_affine"}, ("ties.",)),
     "adashare": ({}, ("policies.",)),
+    "dselect_k": ({}, ("gates.",)),
 }
 
 

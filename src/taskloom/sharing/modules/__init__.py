@@ -14,6 +14,7 @@ from taskloom.sharing.modules.multilinear import RelationNetwork, multilinear_re
 from taskloom.sharing.modules.registration import ModuleArchitecture, register_module
 from taskloom.sharing.modules.retraining import RetrainedNetwork
 from taskloom.sharing.modules.routing import RoutingNetwork, task_routing
+from taskloom.sharing.modules.selecting import SelectionGate, SelectionNetwork, dselect_k
 from taskloom.sharing.modules.skipping import Policy, SkippingNetwork
 from taskloom.sharing.modules.sluice import SluiceNetwork, StageWeights, sluice
 from taskloom.sharing.modules.subspaces import SubspaceMixing
@@ -31,6 +32,8 @@ __all__ = [
     "RelationNetwork",
     "RetrainedNetwork",
     "RoutingNetwork",
+    "SelectionGate",
+    "SelectionNetwork",
     "SkippingNetwork",
     "SluiceNetwork",
     "StageWeights",
@@ -38,6 +41,7 @@ __all__ = [
     "TensorNormal",
     "adaptive_branching",
     "adashare",
+    "dselect_k",
     "mmoe",
     "mtan",
     "multilinear_relationship",

@@ -6,7 +6,8 @@ stages before the run are one trunk for all tasks, those after it are towers, on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -23,7 +24,7 @@ from taskloom.sharing.modules.base import (
     stage_run,
 )
 from taskloom.sharing.modules.combination import combine
-from taskloom.sharing.modules.gates import Gate, GateInput, check_gate
+from taskloom.sharing.modules.gates import ExpertGate, Gate, GateInput, check_gate
 from taskloom.sharing.modules.registration import register_module
 from taskloom.sharing.plan import Copies
 from taskloom.sharing.reversal import GradientReversal
@@ -53,6 +54,7 @@ class ExpertNetwork(ModuleNetwork):
         shared_experts: Number of experts of all tasks in each level, at least 1.
         task_experts: Number of experts of every single task in each level.
         gate_input, gate_bias: See `Gate`.
+        make_gate: Makes a gate of another kind from the shape of one row of its input and K; None: a `Gate`.
         head, copies: See `PlanNetwork`.
 
     Raises:
@@ -69,6 +71,7 @@ class ExpertNetwork(ModuleNetwork):
         task_experts: int = 0,
         gate_input: GateInput = "flat",
         gate_bias: bool = False,
+        make_gate: Callable[[Sequence[int], int], ExpertGate] | None = None,
         head: HeadChoice = None,
         copies: Copies = "fresh",
     ) -> None:
@@ -92,6 +95,7 @@ class ExpertNetwork(ModuleNetwork):
         self.add_towers(encoder, self._after)
         self.add_heads(encoder, head)
         self.gates = nn.ModuleList()
+        make = make_gate or partial(Gate, gate_input=gate_input, bias=gate_bias)
         shapes = (encoder.input_shape, *encoder.stage_shapes)
         for number, level in enumerate(self.levels, start=1):
             receivers = [(key, len(self._choices[0])) for key in self._task_keys.values()]
@@ -99,11 +103,7 @@ class ExpertNetwork(ModuleNetwork):
                 receivers.append((self._shared_gate, len(names)))
             self.gates.append(
                 nn.ModuleDict(
-                    {
-                        key: Gate(shapes[level.start], choices, gate_input=gate_input, bias=gate_bias)
-                        for key, choices in receivers
-                        if choices > 1
-                    }
+                    {key: make(shapes[level.start], choices) for key, choices in receivers if choices > 1}
                 )
             )
 
@@ -225,10 +225,10 @@ class ExpertNetwork(ModuleNetwork):
             key += "_"
         return key
 
-    def _gates_of(self, level: int) -> dict[str, Gate]:
+    def _gates_of(self, level: int) -> dict[str, ExpertGate]:
         gates = self.gates[level]
         assert isinstance(gates, nn.ModuleDict)
-        return {key: gate for key, gate in gates.items() if isinstance(gate, Gate)}
+        return {key: gate for key, gate in gates.items() if isinstance(gate, ExpertGate)}
 
     def _read(self, level: int, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
         """A level's inputs of every task, then that of what is shared, and what their gates make of them."""

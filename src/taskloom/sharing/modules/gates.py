@@ -1,4 +1,4 @@
-"""Softmax gates over experts."""
+"""Gates over experts: what they have in common, and softmax gates."""
 
 from __future__ import annotations
 
@@ -26,11 +26,38 @@ GateInput = Literal["flat", "pooled"]
 
 _LONG_ROW, _FEW = 1 << 15, 4
 """Values in a row from which on, for so few experts, scaled additions are faster than a matrix product."""
-_MOMENTUM = 0.1
+MOMENTUM = 0.1
 """Share of a batch in the running mean of a gate; that of batch norm."""
 
 
-class Gate(nn.Module):
+class ExpertGate(nn.Module):
+    """Weights over K experts, row by row.
+
+    Args:
+        num_experts: K, at least 2.
+
+    Attributes:
+        mean: Running mean of the weights over batches in training mode, [K]; a buffer.
+    """
+
+    mean: Tensor
+
+    def __init__(self, num_experts: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((num_experts,), 1.0 / num_experts))
+
+    def read(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights [N, K], and the inputs to go on with: what they are read for elsewhere."""
+        return inputs, self(inputs)
+
+    def note(self, weights: Tensor) -> None:
+        """Takes weights [N, K] of a batch into the running mean, in training mode."""
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(weights.mean(0).to(self.mean.dtype), MOMENTUM)
+
+
+class Gate(ExpertGate):
     """Softmax weights over K experts: g(x) = softmax(W x), or softmax(W x + b) with a bias.
 
     Source: Ma et al. 2018, equation 7 (no bias).
@@ -42,17 +69,12 @@ class Gate(nn.Module):
             first (the channels).
         bias: Whether there is a b.
 
-    Attributes:
-        mean: Running mean of the weights over batches in training mode, [K]; a buffer.
-
     Example:
         >>> Gate((4,), 3)(torch.zeros(2, 4)).tolist()[0] == [1 / 3] * 3
         False
         >>> Gate((4, 5), 3, gate_input="pooled")(torch.randn(2, 4, 5)).sum(1).allclose(torch.ones(2))
         True
     """
-
-    mean: Tensor
 
     def __init__(
         self,
@@ -62,11 +84,10 @@ class Gate(nn.Module):
         gate_input: GateInput = "flat",
         bias: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(num_experts)
         self.gate_input = gate_input
         size = math.prod(input_shape) if gate_input == "flat" else input_shape[0]
         self.linear = nn.Linear(size, num_experts, bias=bias)
-        self.register_buffer("mean", torch.full((num_experts,), 1.0 / num_experts))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[N, *input_shape] to weights [N, K], each row summing to 1."""
@@ -75,9 +96,7 @@ class Gate(nn.Module):
     def _weights(self, scores: Tensor) -> Tensor:
         """Softmax of scores [N, K]; the running mean learns of it in training."""
         weights = scores.softmax(dim=1)
-        if self.training:
-            with torch.no_grad():
-                self.mean.lerp_(weights.mean(0).to(self.mean.dtype), _MOMENTUM)
+        self.note(weights)
         return weights
 
     def read(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
