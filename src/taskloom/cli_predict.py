@@ -145,8 +145,11 @@ def _predict_rows(bundle: Bundle, source: str, table: Path | None, device: str) 
 
     place = table or Path(f"{Path(source).stem}.predicted.csv")
     check_apart(source, place)
-    rows, found = predict_table(bundle, Path(source), place, device=device)
+    notes: list[str] = []
+    rows, found = predict_table(bundle, Path(source), place, device=device, tell=notes.append)
     say(f"{source}  {counted(rows, 'row')}   device {found}")
+    for note in notes:
+        say(f"note     {note}")
     say(f"table    {place}")
 
 

@@ -11,6 +11,7 @@ MISSING_MARKS = frozenset(
 """Texts, in small letters, that other programs write where there is nothing. None of them is taken for
 missing unless `missing` says so: "na" may be Namibia."""
 
+_WHOLE_AS_DECIMAL = re.compile(r"([+-]?\d+)\.0*")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 _DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
@@ -82,3 +83,28 @@ def alike_but_for_case(names: Iterable[str]) -> list[tuple[str, ...]]:
     for name in names:
         found.setdefault(" ".join(name.casefold().split()), []).append(name)
     return [tuple(sorted(group)) for group in found.values() if len(group) > 1]
+
+
+def without_decimals(text: str) -> str:
+    """A whole number as it is written without decimals, `3` for `3.0`; any other text as it is.
+
+    Example:
+        >>> without_decimals("3.0"), without_decimals("3.5")
+        ('3', '3.5')
+    """
+    whole = _WHOLE_AS_DECIMAL.fullmatch(text)
+    return whole.group(1) if whole else text
+
+
+def sorted_values(values: set[str]) -> tuple[str, ...]:
+    """Values by number where all are numbers (then by text, for `1` and `01`), else by text.
+
+    Example:
+        >>> sorted_values({"10", "9"}), sorted_values({"10", "9", "b"})
+        (('9', '10'), ('10', '9', 'b'))
+    """
+    try:
+        numbers = {value: float(value) for value in values}
+    except ValueError:
+        return tuple(sorted(values))
+    return tuple(sorted(values, key=lambda value: (numbers[value], value)))

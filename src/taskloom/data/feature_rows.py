@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from taskloom.data.category_columns import Categories, categories_of, category_columns
 from taskloom.data.feature_arrays import load_array
 from taskloom.errors import ConfigError, DataError, did_you_mean
 
@@ -98,6 +99,19 @@ class FeatureRows:
         self.standardization = standardization
         self.left_out: tuple[str, ...] = ()
         """Columns of the table that "rest" left out because they hold text or nothing."""
+        self.categories = Categories({})
+        """What the last of the features are: columns of 0 and 1 for the values of a column each."""
+
+    @property
+    def num_numbers(self) -> int:
+        """How many of the features, the first ones, are numbers; the others are categories."""
+        return self.num_features - len(self.categories.columns)
+
+    def column(self, position: int) -> str:
+        """The column of the table that a feature comes from."""
+        if position < self.num_numbers:
+            return self.names[position]
+        return self.categories.columns[position - self.num_numbers]
 
     def __len__(self) -> int:
         return len(self.array)
@@ -119,7 +133,8 @@ class FeatureRows:
     ) -> Standardization:
         """Fits centre, scale and imputation on the rows given (the training rows), in two passes by blocks.
 
-        Missing values do not count; a column that is constant, or missing altogether, gets scale 1.
+        Missing values do not count; a column that is constant, or missing altogether, gets scale 1. Features
+        of categories stay 0 and 1: divided by its small deviation, a rare value would drown all others.
 
         Args:
             rows: Rows of the table, [N].
@@ -131,6 +146,7 @@ class FeatureRows:
         deviation = np.sqrt(_blockwise_mean(self, blocks, lambda block: (block - mean) ** 2))
         # Rounding leaves a constant column a deviation of about 1e-16 of its mean: that is no spread.
         constant = deviation <= 1e-12 * np.maximum(np.abs(mean), 1e-300)
+        mean[self.num_numbers :], constant[self.num_numbers :] = 0, True
         zeros = np.zeros(self.num_features)
         return Standardization(
             center=mean if standardize else zeros,
@@ -141,7 +157,9 @@ class FeatureRows:
     def standardized(self, standardization: Standardization) -> FeatureRows:
         """Returns these rows standardised: at once where they lie in RAM, else with every batch."""
         if self.packed_bits is None and not isinstance(self.array, np.memmap):
-            return FeatureRows(standardization.apply(self.array.copy()), self.names)
+            rows = FeatureRows(standardization.apply(self.array.copy()), self.names)
+            rows.categories = self.categories
+            return rows
         return FeatureRows(
             self.array, self.names, packed_bits=self.packed_bits, standardization=standardization
         )
@@ -169,6 +187,7 @@ def read_features(
     folder: Path,
     taken: Sequence[str],
     exclude: Sequence[str] = (),
+    categories: Sequence[str] = (),
 ) -> FeatureRows:
     """Reads the features of a table's rows.
 
@@ -180,6 +199,7 @@ def read_features(
         folder: Where the array's file is looked for.
         taken: Columns of tasks, groups and splits: never features, unless they are named outright.
         exclude: Columns or globs that "rest" and globs leave out.
+        categories: Columns or globs of which every value is a feature of 0 and 1, behind the numbers.
 
     Raises:
         DataError: An unknown column, a cell that is not a number (with "rest": in a column of numbers), no
@@ -187,17 +207,30 @@ def read_features(
         ConfigError: `settings` is none of the forms above.
     """
     if isinstance(settings, Mapping):
+        if categories:
+            raise ConfigError(
+                "data.categories: columns of a table whose `features` are columns, too, expected; here these "
+                "are an array beside it. Leave `categories` out."
+            )
         return _array_features(table, settings, folder)
+    coded = category_columns(table, categories, taken, exclude)
+    taken = (*taken, *coded)
+    left_out: tuple[str, ...] = ()
     if settings == "rest":
-        numbers, left_out = _rest(table, taken, exclude)
+        numbers, left_out = _rest(table, taken, exclude, alone=not coded)
     else:
-        names = select_columns(table, settings, taken, exclude)
-        numbers, left_out = {name: table.numbers(name) for name in names}, ()
-    array = np.empty((len(table), len(numbers)), dtype=np.float32)
+        wanted = [settings] if isinstance(settings, str) else settings
+        plain = [name for name in wanted if name not in coded]
+        names = select_columns(table, plain, taken, exclude) if plain or not coded else ()
+        numbers = {name: table.numbers(name) for name in names}
+    found = categories_of(table, coded)
+    array = np.empty((len(table), len(numbers) + len(found.names)), dtype=np.float32)
     for position, values in enumerate(numbers.values()):
         array[:, position] = values
-    features = FeatureRows(array, tuple(numbers))
+    array[:, len(numbers) :] = found.encode(table)
+    features = FeatureRows(array, (*numbers, *found.names))
     features.left_out = left_out
+    features.categories = found
     return features
 
 
@@ -242,13 +275,13 @@ def feature_files(settings: FeatureSettings, folder: Path) -> list[Path]:
 
 
 def _rest(
-    table: Table, taken: Sequence[str], exclude: Sequence[str]
+    table: Table, taken: Sequence[str], exclude: Sequence[str], *, alone: bool
 ) -> tuple[dict[str, NDArray[np.float64]], tuple[str, ...]]:
     """Values of every numeric column that nobody else has, and the columns that are not numeric."""
     unwanted = _unwanted(table, taken, exclude)
     columns = {name: table.numbers_or_none(name) for name in table.columns if name not in unwanted}
     numbers = {name: values for name, values in columns.items() if values is not None}
-    if not numbers:
+    if not numbers and alone:
         raise _no_feature(table)
     return numbers, tuple(name for name in columns if name not in numbers)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from taskloom.data.cell_texts import alike_but_for_case, looks_missing, missing_with
+from taskloom.data.cell_texts import (
+    alike_but_for_case,
+    looks_missing,
+    missing_with,
+    sorted_values,
+    without_decimals,
+)
 from taskloom.data.sources import TaskSettings, resolve_tasks
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError, did_you_mean
@@ -20,7 +25,6 @@ from taskloom.wording import counted
 LabelColumns = dict[str, tuple[str, ...]]
 """Per task, the columns that hold its labels: one for classes and a single number, several otherwise."""
 
-_WHOLE_AS_DECIMAL = re.compile(r"([+-]?\d+)\.0*")
 _MOST_CLASSES = 1000
 _MOST_SLIPS = 6
 """Up to so many values of a binary task, a third is rather a mark or a slip than a class."""
@@ -79,7 +83,7 @@ def classes_in_column(table: Table, column: str, task: str) -> tuple[str, ...]:
             reads like a mark of missing labels ("N/A"), which nothing says is a class.
     """
     table.column_name(column, f"task `{task}`")
-    values = {_without_decimals(text) for text in np.unique(table.text(column).astype(str)) if text}
+    values = {without_decimals(text) for text in np.unique(table.text(column).astype(str)) if text}
     if not values:
         raise _no_label(table, column, task)
     _check_no_marks(table, column, task, values)
@@ -90,7 +94,7 @@ def classes_in_column(table: Table, column: str, task: str) -> tuple[str, ...]:
             f"{table.path}: column `{column}` holds {len(values)} distinct values, too many for classes of "
             f"task `{task}`; is it a regression?"
         )
-    return tuple(sorted(values, key=_class_order(values)))
+    return sorted_values(values)
 
 
 def encode_labels(table: Table, tasks: TaskSet, columns: LabelColumns, *, to_train: bool = True) -> Labels:
@@ -176,7 +180,7 @@ def _codes(
     code_of = {name: code for code, name in enumerate(classes)}
     codes = np.zeros(len(texts), dtype=np.int64)
     for position, text in enumerate(texts):
-        code = code_of.get(text, code_of.get(_without_decimals(text)))
+        code = code_of.get(text, code_of.get(without_decimals(text)))
         if code is not None:
             codes[position] = code
         elif text:
@@ -286,20 +290,6 @@ def _single(task: str, columns: tuple[str, ...]) -> str:
     return columns[0]
 
 
-def _without_decimals(text: str) -> str:
-    whole = _WHOLE_AS_DECIMAL.fullmatch(text)
-    return whole.group(1) if whole else text
-
-
-def _class_order(values: set[str]) -> Any:
-    """Sort key: by number where all values are numbers (then by text, for `1` and `01`), else by text."""
-    try:
-        numbers = {value: float(value) for value in values}
-    except ValueError:
-        return str
-    return lambda value: (numbers[value], value)
-
-
 def _check_no_marks(table: Table, column: str, task: str, values: set[str]) -> None:
     """Refuses "N/A" as a class that nobody named: the network would learn where labels are missing."""
     marks = sorted(filter(looks_missing, values))
@@ -319,7 +309,7 @@ def _check_two(table: Table, column: str, task: str, classes: tuple[str, ...]) -
     begin = f"tasks.{task}.classes: a binary task has two classes, column `{column}` holds {len(classes):,}"
     if len(classes) > _MOST_SLIPS:
         raise ConfigError(f"{begin}; use a multiclass task, or for amounts a regression.")
-    texts = [_without_decimals(text) for text in table.text(column)]
+    texts = [without_decimals(text) for text in table.text(column)]
     found = ", ".join(f"`{name}` ({counted(texts.count(name), 'row')})" for name in classes)
     alike = alike_but_for_case(classes)
     if len(classes) - sum(len(names) - 1 for names in alike) == 2:

@@ -12,14 +12,18 @@ _BELOW = (-1.0, -9.0, -99.0, -999.0, -9999.0)
 _ABOVE = (999.0, 9999.0, 99999.0)
 STAND_INS = frozenset({*_BELOW, *_ABOVE})
 """Numbers that other tables write where nothing is known."""
+FAR_BELOW = -9
+"""A lowest number below this may be no number in any column; -1 may be one among 0 and 1."""
 _LEAST_OTHERS = 10
+_LEAST_TIMES = 3
 
 
 def stand_ins(labels: Labels, tasks: TaskSet, missing: tuple[str, ...] = ()) -> list[str]:
     """Warns of numbers that other tables write where nothing is known, and that stand apart from all others.
 
-    -1, -9, -99 and so on where no other label is below 0; 999, 9999 and 99999 where every other label is
-    below a third of that; three times or oftener, beside ten other values at least.
+    -1, -9, -99 and so on where no other label is below 0; any whole number below -9, as -200, where it is the
+    only one below 0 or farther below all others than these lie apart; 999, 9999 and 99999 where every other
+    label is below a third of that; three times or oftener, beside ten other values at least.
 
     Args:
         labels: The labels of all rows.
@@ -47,12 +51,32 @@ def numbers_apart(values: NDArray[np.floating]) -> list[tuple[float, int, str]]:
         values: The numbers that are there, [n].
     """
     kept = values[~np.isin(values, [*STAND_INS])]
+    below = _far_below(kept)
+    kept = kept if below is None else kept[kept != below]
     if len(np.unique(kept)) < _LEAST_OTHERS:
         return []
     pairs = [(number, "0 or more") for number in _BELOW if kept.min() >= 0]
+    pairs += [] if below is None else [(below, f"{kept.min():g} or more")]
     pairs += [(number, f"{kept.max():g} or less") for number in _ABOVE if 3 * kept.max() < number]
     counts = [(number, int((values == number).sum()), where) for number, where in pairs]
-    return [entry for entry in counts if entry[1] >= 3]
+    return [entry for entry in counts if entry[1] >= _LEAST_TIMES]
+
+
+def may_stand_in(low: float, high: float) -> bool:
+    """Whether the lowest or the highest of some numbers is one that may stand where nothing is known."""
+    return bool({low, high} & STAND_INS) or (low < FAR_BELOW and float(low).is_integer())
+
+
+def _far_below(values: NDArray[np.floating]) -> float | None:
+    """The lowest number where it is far below all others, or the only one below 0; else None."""
+    if not len(values) or not may_stand_in(float(values.min()), 0.0):
+        return None
+    lowest = float(values.min())
+    others = values[values > lowest]
+    if not len(others):
+        return None
+    alone = others.min() >= 0 or others.min() - lowest > others.max() - others.min()
+    return lowest if alone else None
 
 
 def _warning(task: str, number: float, count: int, where: str, missing: tuple[str, ...]) -> str:

@@ -17,7 +17,17 @@ from taskloom.data.table_source import load_labelled
 from taskloom.data.tables import Table
 from taskloom.errors import ConfigError, DataError
 
-ROWS_SETTINGS = ("folder", "missing", "columns", "group", "features", "exclude", "standardize", "impute")
+ROWS_SETTINGS = (
+    "folder",
+    "missing",
+    "columns",
+    "group",
+    "features",
+    "categories",
+    "exclude",
+    "standardize",
+    "impute",
+)
 """Settings of every source of rows, besides those of its reader; see `taskloom.data.table_source`."""
 
 

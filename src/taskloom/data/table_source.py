@@ -49,7 +49,7 @@ __all__ = [
     "table",
 ]
 
-TABLE_SETTINGS = (*LABEL_SETTINGS, "features", "exclude", "standardize", "impute")
+TABLE_SETTINGS = (*LABEL_SETTINGS, "features", "categories", "exclude", "standardize", "impute")
 
 
 @SOURCES.register("table")
@@ -67,7 +67,9 @@ def load_table(
     Settings: `table` (file); `features`: column names or globs, "rest" (default: every numeric column that
     is neither task nor group), `{npz, array, packed_bits}` or `{npy}`; `exclude`; `group` (column: clusters
     of the intervals; the split's own column where it is not given); `standardize` (default true, false for
-    packed bits; fitted on train); `impute` (mean or zero, fitted on train); `separator`; `missing` (texts
+    packed bits; fitted on train; never of categories); `categories` (columns or globs of which every value
+    is a feature of 0 and 1, behind the numbers; a value that no training row has counts as blank, and a blank
+    cell is 0 in all of them); `impute` (mean or zero, fitted on train); `separator`; `missing` (texts
     that mean missing besides blank); `decimal` ("," for numbers with a decimal comma); `columns` (per task,
     where its own settings cannot say it); `folder`.
     """
@@ -105,6 +107,7 @@ def load_labelled(
         folder=root,
         taken=labelled.taken_columns,
         exclude=listed(settings.get("exclude", ())),
+        categories=listed(settings.get("categories", ())),
     )
     impute = _imputation(settings.get("impute"))
     rows = np.arange(len(table))
@@ -120,12 +123,16 @@ def load_labelled(
     warnings += telling_features(features, labelled.labels, labelled.tasks, advice=advice)
     if features.left_out:
         notes.append(f"Not used as features: {', '.join(features.left_out)} (text or blank).")
+    _keep_known_categories(features, parts.train)
     features, fitted = _standardized(features, parts.train, settings, impute)
     beside = feature_files(settings.get("features", "rest"), root)
     about = labelled.about(reader, labelled.labels, parts, notes, warnings, beside=beside, sources=sources)
     about["features"] = {"count": features.num_features, "standardized": fitted is not None}
     if not isinstance(settings.get("features", "rest"), Mapping):
         about["features"]["names"] = list(features.names)
+    coded = dict(features.categories.values)
+    if coded:
+        about["features"]["categories"] = {name: len(values) for name, values in coded.items()}
     task_set = labelled.tasks.fit(labelled.labels[torch.from_numpy(parts.train)])
     datasets = {
         name: TableDataset(features, part, task_set, labelled.labels, labelled.groups)
@@ -139,6 +146,8 @@ def load_labelled(
         "packed_bits": features.packed_bits,
         "standardization": fitted,
     }
+    if coded:
+        preprocessing["categories"] = {name: list(values) for name, values in coded.items()}
     return DataSplits(**datasets, about=about, preprocessing=preprocessing)
 
 
@@ -212,6 +221,16 @@ def _standardized(
         return features, None
     fitted = features.fit(train, standardize=standardize, impute=impute)
     return features.standardized(fitted), fitted.to_dict()
+
+
+def _keep_known_categories(features: FeatureRows, train: NDArray[np.int64]) -> None:
+    """Empties the features of values that no training row has: their weights would be those of the start."""
+    if not features.categories.values:
+        return
+    first = features.num_numbers
+    present = np.asarray(features.array[train, first:].any(axis=0), dtype=np.bool_)
+    features.array[:, first:][:, ~present] = 0
+    features.categories = features.categories.seen(present)
 
 
 def _imputation(value: Any) -> Imputation | None:

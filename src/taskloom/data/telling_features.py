@@ -67,12 +67,13 @@ def telling_features(
         wanted = labels.values[name].numpy()[rows]
         tells, screen = _WAYS[isinstance(task, Regression)]
         told = [
-            features.names[position]
+            position
             for position in _candidates(features.array, rows, wanted, tells, screen)
             if tells(*_given(features.array[rows, position], wanted), features.num_features)
         ]
         if told:
-            found.append(_warning(name, told, advice))
+            columns = list(dict.fromkeys(map(features.column, told)))
+            found.append(_warning(name, [features.names[position] for position in told], columns, advice))
     return found
 
 
@@ -172,14 +173,14 @@ _WAYS: dict[bool, tuple[_Test, _Screen]] = {
 """By whether the task is a number."""
 
 
-def _warning(task: str, names: list[str], advice: str) -> str:
+def _warning(task: str, names: list[str], columns: list[str], advice: str) -> str:
     shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMED])
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     if len(names) == 1:
         begin, were, are = f"feature {shown} tells", "it was", "is"
     else:
         begin, were, are = f"each of the features {shown}{more} tells", "they were", "are"
-    left_out = advice.format(names=", ".join(names[:_MOST_NAMED]))
+    left_out = advice.format(names=", ".join(columns[:_MOST_NAMED]))
     return (
         f"{begin} the labels of task `{task}` alone: if {were} made from the label, or {are} known only "
         f"after it, {left_out}."

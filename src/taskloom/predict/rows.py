@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from taskloom.data.category_columns import Categories
 from taskloom.data.feature_arrays import load_array
 from taskloom.data.feature_rows import (
     FeatureRows,
     Standardization,
     array_rows,
     check_values,
-    read_features,
 )
 from taskloom.data.tables import PARQUET_SUFFIXES, Table, read_table, sniff_separator
 from taskloom.deploy import Bundle
@@ -31,7 +31,12 @@ _BLOCK_ROWS = 1024
 
 
 def predict_table(
-    bundle: Bundle, source: Path, table: Path | HeldRows, *, device: str = "auto"
+    bundle: Bundle,
+    source: Path,
+    table: Path | HeldRows,
+    *,
+    device: str = "auto",
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[int, str]:
     """Predicts every row of a table of features, or of an array of them.
 
@@ -42,6 +47,7 @@ def predict_table(
         table: A .csv, .parquet or .jsonl file, or what holds rows in memory: `row` (0, 1, ... in the
             source's order), then the tasks.
         device: auto, cpu or cuda.
+        tell: Called with a sentence for every column that holds categories which no training row had.
 
     Returns:
         How many rows, and the device.
@@ -68,6 +74,9 @@ def predict_table(
         data = bundle.about.get("data", {})  # cells are read as those of the table that trained the network
         found = read_table(source, missing=data.get("missing", ()), decimal=_decimal(source, data))
         features = _features(bundle, found)
+        if tell is not None:
+            for note in categories_of_bundle(bundle).unknown(found):
+                tell(note)
     where = device_of(device)
     model = bundle.model.to(where).eval()
     readings = Readings(bundle.tasks, ["row"])
@@ -113,6 +122,11 @@ def trained_on_array(bundle: Bundle) -> bool:
     if about is not None:
         return "names" not in about
     return list(known["features"]) == [str(index) for index in range(len(known["features"]))]
+
+
+def categories_of_bundle(bundle: Bundle) -> Categories:
+    """The columns whose values are the last of a bundle's features; none where all are numbers."""
+    return Categories(bundle.preprocessing.get("categories", {}))
 
 
 def _array_features(bundle: Bundle, source: Path) -> FeatureRows:
@@ -173,7 +187,9 @@ def _features(bundle: Bundle, table: Table) -> FeatureRows:
     """The columns that the network was trained on, in its order, as it was trained on them."""
     known = bundle.preprocessing
     names = tuple(str(name) for name in known["features"])
-    missing = [name for name in names if name not in table.columns]
+    categories = categories_of_bundle(bundle)
+    numbers = names[: len(names) - len(categories.columns)]
+    missing = [name for name in (*numbers, *categories.values) if name not in table.columns]
     if known["packed_bits"] is not None or (trained_on_array(bundle) and missing):
         kind = f"{len(names)} packed bits" if known["packed_bits"] is not None else f"{len(names)} numbers"
         raise DataError(
@@ -185,9 +201,11 @@ def _features(bundle: Bundle, table: Table) -> FeatureRows:
             f"{table.path}: column `{missing[0]}`, a feature of this bundle, is missing"
             f"{f' and {len(missing) - 1} more are' if len(missing) > 1 else ''}."
         )
-    chosen = read_features(table, list(names), folder=table.path.parent, taken=())
-    order = [chosen.names.index(name) for name in names]
-    features = FeatureRows(np.ascontiguousarray(chosen.array[:, order]), names)
+    array = np.empty((len(table), len(names)), dtype=np.float32)
+    for position, name in enumerate(numbers):
+        array[:, position] = table.numbers(name)
+    array[:, len(numbers) :] = categories.encode(table)
+    features = FeatureRows(array, names)
     fitted = known["standardization"]
     imputes = fitted is not None and fitted["fill"] is not None
     advice = "this bundle was trained without missing features: fill in the cell, or train with `impute`"

@@ -19,7 +19,7 @@ from taskloom.predict.people import PersonStatistics, SourceFile
 from taskloom.predict.pipeline import FRAME_COLUMNS, PROBLEM, how_found
 from taskloom.predict.readings import Readings
 from taskloom.predict.recordings import RECORDING_READERS, RecordingRows
-from taskloom.predict.rows import ARRAY_SUFFIXES, trained_on_array
+from taskloom.predict.rows import ARRAY_SUFFIXES, categories_of_bundle, trained_on_array
 from taskloom.predict.windowing import Preparation
 from taskloom.serve.unpacked import check_picture, check_unpacked
 from taskloom.serve.uploads import Received, Upload, rows_as_text
@@ -122,18 +122,27 @@ class TablePredictor:
     def inputs(self) -> dict[str, Any]:
         known = self.bundle.preprocessing
         fitted = known["standardization"]
+        categories = categories_of_bundle(self.bundle)
+        numbers = [str(name) for name in known["features"]]
+        numbers = numbers[: len(numbers) - len(categories.columns)]
         return {
             "kind": self.kind,
             "suffixes": list(ARRAY_SUFFIXES if self.from_array else TABLE_SUFFIXES),
-            "features": [str(name) for name in known["features"]],
+            "features": [*numbers, *categories.values],
+            "categories": {
+                name: [value for value in values if value is not None]
+                for name, values in categories.values.items()
+            },
             "means": None if fitted is None or not any(fitted["center"]) else fitted["center"],
             "may_be_missing": fitted is not None and fitted["fill"] is not None,
             "packed_bits": known["packed_bits"],
         }
 
     def predict(self, received: Received, table: Path | HeldRows) -> list[str]:
-        predict_table(self.bundle, self._source(received), table, device=self.device)
-        return []
+        notes: list[str] = []
+        source = self._source(received)
+        predict_table(self.bundle, source, table, device=self.device, tell=notes.append)
+        return notes
 
     def _source(self, received: Received) -> Path:
         files = _files(received, "a table", ())

@@ -284,7 +284,7 @@ async function predictRow(event) {
   event.preventDefault();
   complain("");
   const row = {};
-  for (const field of at("row").querySelectorAll("input")) row[field.name] = field.value.trim() || null;
+  for (const field of at("row").querySelectorAll("input, select")) row[field.name] = field.value.trim() || null;
   try {
     const answer = await (await ask(JSON.stringify({ rows: [row] }))).json();
     at("row_answer").replaceChildren(card("This row", answer.rows[0], answer.probabilities[0]));

@@ -17,6 +17,9 @@ _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[
 _EXAMPLES = 8
 FEW_CLASSES = 20
 """Up to so many distinct values that repeat, a column is said to hold classes."""
+_MOST_CATEGORIES = 50
+_LEAST_OF_EACH = 3
+"""Rows per value, on average, of a column of text that is made into features."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,15 @@ class Column:
         """Whether its values look like classes: few, and each of them again and again."""
         few = self.num_distinct <= (10 if self.is_number else FEW_CLASSES)
         return self.num_distinct >= 2 and few and self.repeats and (self.whole or not self.is_number)
+
+    @property
+    def is_category(self) -> bool:
+        """Whether it is text of so few values, each so often, that a feature of each can be learned from."""
+        few = (
+            2 <= self.num_distinct <= _MOST_CATEGORIES
+            and self.num_given >= _LEAST_OF_EACH * self.num_distinct
+        )
+        return few and not (self.is_number or self.is_date or self.slip)
 
     def describe(self) -> str:
         """Kind and values in a few words.

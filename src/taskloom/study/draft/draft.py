@@ -9,6 +9,7 @@ from typing import Any
 
 from taskloom.data.cell_texts import looks_missing
 from taskloom.data.inspect import inspect_splits
+from taskloom.data.label_doubts import FAR_BELOW
 from taskloom.errors import ConfigError, DataError
 from taskloom.study.cells import baselines, expand_cells
 from taskloom.study.config import Study, check_study
@@ -156,18 +157,23 @@ def _drafted(found: Survey, names: Sequence[str]) -> tuple[Survey, list[TaskDraf
     table, columns = found.table, dict(found.columns)
     marks = {mark: dict(counts) for mark, counts in found.marks.items()}
     doubts: dict[str, dict[str, str]] = {}
-    apart = {name: stand_ins(table, columns[name]) for name in names if found.source.label_table}
-    for name, reasons in apart.items():
+    own = {name: stand_ins(table, columns[name]) for name in names if found.source.label_table}
+    far = {mark for reasons in own.values() for mark in reasons if float(mark) < FAR_BELOW}
+    others = [name for name in found.free if name not in names] if far else []
+    apart = own | {name: stand_ins(table, columns[name]).keys() & far for name in others}
+    for name, reasons in own.items():
         for mark, why in reasons.items():
             meant = [other for other in found.free if mark not in apart.get(other, ())]
             if any(_holds(found, other, mark) for other in meant):  # there it is a number like others
                 doubts.setdefault(name, {})[mark] = why
             else:
-                count = int((table.numbers(name) == float(mark)).sum())
-                marks.setdefault(mark, {})[name] = count
+                alike = [other for other in apart if mark in apart[other]]
+                counts = {other: int((table.numbers(other) == float(mark)).sum()) for other in alike}
+                marks.setdefault(mark, {}).update(counts)
     table = replace(table, missing=tuple(marks))
     for name in columns:
-        if len(marks) > len(found.marks) and (name in names or not columns[name].is_number):
+        changed = not columns[name].is_number or any(name in counts for counts in marks.values())
+        if len(marks) > len(found.marks) and (name in names or changed):
             columns[name] = look(table, name)
     found = replace(found, table=table, columns=columns, marks=marks)
     return found, [draft_task(table, columns[name], doubts.get(name, {})) for name in names]

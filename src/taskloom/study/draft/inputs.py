@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from taskloom.data.cell_texts import missing_with
-from taskloom.data.label_doubts import STAND_INS, numbers_apart
+from taskloom.data.label_doubts import may_stand_in, numbers_apart
 from taskloom.errors import DataError
 from taskloom.study.draft.arrays import array_beside
 from taskloom.study.draft.columns import Column
 from taskloom.study.draft.networks import Network, for_features
 from taskloom.study.draft.roles import blank_group, of_one_row, why_identifier
+from taskloom.study.draft.split_columns import names_a_split
 from taskloom.study.draft.survey import Survey
-from taskloom.study.draft.yaml_text import shown
+from taskloom.study.draft.yaml_text import flow, shown
 from taskloom.wording import counted
 
 _MOST_NAMED = 6
 _FRACTIONS = {"test": 0.2, "validation": 0.2}
 _FEW_GROUPS = 10
+_MOST_CODES, _WIDE_GAPS = 50, 4
+"""Different whole numbers up to which they may be codes, and how far apart on average they are then."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def _features(
     rest = {name: column for name, column in found.free.items() if name not in (*tasks, *group)}
     against = {name: reason for name in rest if (reason := _reason_against(found, name))}
     kept = {name: column for name, column in rest.items() if column.is_number and name not in against}
-    if not kept:
+    coded = {name: column for name, column in rest.items() if column.is_category and name not in against}
+    if not kept and not coded:
         array = array_beside(found.table)
         if array is None:
             raise _no_feature(found, tasks, against)
@@ -97,7 +101,12 @@ def _features(
         comments["features"] = f"{width:,} numbers per row, in the order of the table's rows"
         return for_features(len(found.table), width)
     data["features"] = "rest"
-    comments["features"] = f"{counted(len(kept), 'column')} of numbers besides tasks, group and split"
+    numbers = f"{counted(len(kept), 'column')} of numbers" if kept else "no column of numbers"
+    comments["features"] = f"{numbers} besides tasks, group and split"
+    width = len(kept) + sum(column.num_distinct for column in coded.values())
+    if coded:
+        data["categories"] = list(coded)
+        comments["categories"] = f"text: each of {width - len(kept):,} values is a feature of 0 and 1"
     if against:
         data["exclude"] = list(against)
         shown_reasons = [
@@ -107,12 +116,13 @@ def _features(
         comments["exclude"] = f"left out: {', '.join(shown_reasons)}{more}"
     holes = sum(column.num_rows - column.num_given for column in kept.values())
     if holes:
-        share = 100 * holes / (len(kept) * len(found.table))
+        share = 100 * holes / (len(kept) * len(found.table))  # there is a hole, and so a column
         data["impute"] = "mean"
         comments["impute"] = f"of train, for {holes:,} missing feature values ({share:.1f} %)"
-    used = {*kept, *against}
+    used = {*kept, *coded, *against}
     remarks += _about_text([column for name, column in rest.items() if name not in used])
-    return for_features(len(found.table), len(kept))
+    remarks += _about_codes(kept.values())
+    return for_features(len(found.table), width)
 
 
 def _doubtful_features(found: Survey, others: Sequence[str]) -> list[str]:
@@ -120,7 +130,7 @@ def _doubtful_features(found: Survey, others: Sequence[str]) -> list[str]:
     left = {*others, *(found.group or ())[:1]}
     sentences = []
     for name, column in found.free.items():
-        if name in left or not column.is_number or not {column.low, column.high} & STAND_INS:
+        if name in left or not column.is_number or not may_stand_in(column.low, column.high):
             continue
         numbers = found.table.numbers(name)
         for number, count, where in numbers_apart(numbers[~np.isnan(numbers)]):
@@ -137,13 +147,35 @@ def _about_text(columns: Sequence[Column]) -> list[str]:
     dates = [column.name for column in columns if column.is_date]
     others = [column.name for column in columns if not column.is_date]
     remarks = [f"{_named(dates)}: dates, and so no features; days since the first would be."] if dates else []
-    return remarks + ([f"Not numbers, and so no features: {_named(others)}."] if others else [])
+    said = "Text of too many values, or of one, for features: "
+    return remarks + ([f"{said}{_named(others)}."] if others else [])
+
+
+def _about_codes(columns: Iterable[Column]) -> list[str]:
+    """What is said of whole numbers with gaps between them, which may be codes and not amounts."""
+    codes = [
+        column.name
+        for column in columns
+        if column.whole
+        and 3 <= column.num_distinct <= _MOST_CODES
+        and column.num_given >= 10 * column.num_distinct
+        and column.high - column.low >= _WIDE_GAPS * column.num_distinct
+    ]
+    if not codes:
+        return []
+    listed = flow(codes[:_MOST_NAMED])
+    return [
+        f"Few whole numbers far apart: {_named(codes)}. Codes without an order are features of their own "
+        f"with `categories: {listed}`."
+    ]
 
 
 def _reason_against(found: Survey, name: str) -> str:
     column = found.columns[name]
     if column.slip:
         return "a cell is no finite number"
+    if names_a_split(column):
+        return "about a split by its name"
     if column.is_number:
         return "one value only" if column.num_distinct == 1 else why_identifier(column)
     return ""
@@ -214,16 +246,16 @@ def _by_column(found: Survey) -> tuple[dict[str, Any], str]:
     settings: dict[str, Any] = {"by": "column", "column": split.name, "test": split.test}
     settings["validation"] = split.validation or _FRACTIONS["validation"]
     if found.group is None:
-        return settings, "as the column says"
+        return settings, split.remark
     name = found.group[0]
     groups = found.table.text(name).astype(str)
     pairs = set(zip(groups, found.table.text(split.name).astype(str), strict=True))
     if len(pairs) == len(set(groups)):
         plain = found.source.kind != "recordings" and "group" not in found.table.columns
-        return {**settings, "by": "group" if plain else name}, "as the column says"
+        return {**settings, "by": "group" if plain else name}, split.remark
     if found.source.kind != "recordings":
         settings["shared_groups"] = "allowed"
-    return settings, f"as the column says, though it parts values of `{shown(name)}`"
+    return settings, f"{split.remark}, though it parts values of `{shown(name)}`"
 
 
 def _named(names: Sequence[str], most: int = _MOST_NAMED) -> str:

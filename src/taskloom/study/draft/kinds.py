@@ -26,6 +26,7 @@ _LEVEL_WORDS = frozenset(
 )
 _MOST_LEVELS = 11
 _MOST_CLASSES = 1000
+_RARE_SLIPS = 2
 _UNEVEN = 0.2
 """Share of the rarer of two classes below which accuracy is high for a network that learned nothing."""
 _STAND_IN = (-1.0, -9.0, -99.0, -999.0, -9999.0, 9.0, 99.0, 999.0, 9999.0)
@@ -88,7 +89,7 @@ def draft_task(table: Table, column: Column, doubts: Mapping[str, str] = Mapping
     """
     _check(table, column)
     rarest = None
-    if column.slip and column.num_distinct > FEW_CLASSES:
+    if column.slip and (column.num_distinct > FEW_CLASSES or _is_rare_slip(table, column)):
         table.numbers(column.name)  # says which cell is no number
     if column.is_number:
         numbers = table.numbers(column.name)
@@ -113,6 +114,13 @@ def draft_task(table: Table, column: Column, doubts: Mapping[str, str] = Mapping
         remark += f'; if `{mark}` means missing ({why}), say `missing: ["{mark}"]` in `data`'
     labels = f"{column.num_given:,} labels, {100 * column.holes:.0f} % missing"
     return TaskDraft(column.name, settings, f"{labels}; {remark}", rarest)
+
+
+def _is_rare_slip(table: Table, column: Column) -> bool:
+    """Whether what is no number is too rare for a class of its own, as `3+` among counts would be."""
+    texts = pd.Series(table.text(column.name), dtype=object)
+    numbers = pd.to_numeric(texts[texts != ""], errors="coerce")
+    return int(numbers.isna().sum()) <= max(_RARE_SLIPS, len(numbers) // 1000)
 
 
 def stand_ins(table: Table, column: Column) -> dict[str, str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -20,36 +19,20 @@ _UNITS = frozenset(
     {
         *("person", "subject", "patient", "speaker", "participant", "individual", "people", "proband"),
         *("donor", "user", "client", "customer", "animal", "mouse", "child", "pupil", "student", "family"),
-        *("household", "molecule", "smiles", "group", "cluster", "case"),
+        *("household", "molecule", "smiles", "group", "cluster", "case", "sample", "specimen", "slide"),
+        *("subj", "pat", "site", "batch", "hospital", "clinic", "plate"),
     }
 )
-_PARTS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing"),
-}
 _LEAST_GROUPS = 3
 _LEAST_UNNAMED = 10
 _MOST_ARMS = 10
 _LEAST_AROUND = 10
-_MAYBE_ARMS = frozenset({"group", "cluster"})
-"""Names of what rows belong to, but also of the few arms of a trial."""
+_MAYBE_ARMS = frozenset({"group", "cluster", "batch", "site", "hospital", "clinic", "plate"})
+"""Names of what rows belong to, but also of few arms or places, which are no sample of all there could be."""
+_TIMES = frozenset({"date", "day", "datetime", "timestamp", "time"})
+_ABOUT_A_TIME = frozenset({*_TIMES, "of", "measurement", "measured", "recording", "recorded", "visit", "obs"})
 _RULES = ("rows", "column", "files")
 """Names that mean a rule of `split.by`, and so cannot be a column there."""
-
-
-@dataclass(frozen=True)
-class SplitColumn:
-    """A column that says which rows are for what.
-
-    Args:
-        name: The column.
-        test, validation: The values that mean these parts; no validation: it is drawn from train.
-    """
-
-    name: str
-    test: str
-    validation: str | None
 
 
 def words_of(name: str) -> list[str]:
@@ -121,13 +104,13 @@ def may_group(column: Column) -> bool:
 def find_group(columns: Iterable[Column]) -> tuple[str, str] | None:
     """The column that says which rows belong together, and how that is told; None where none does.
 
-    By its name (a person, a subject, a molecule); else an identifier that stands in several rows; else text
-    that repeats, of too many values for classes.
+    By its name (a person, a subject, a molecule; else a place or a batch); else an identifier that stands in
+    several rows; else text that repeats, of too many values for classes; else the day of a measurement.
     """
     candidates = [column for column in columns if may_group(column)]
-    for column in candidates:
-        if _is_unit(column):
-            return column.name, "by its name"
+    units = [column for column in candidates if _is_unit(column)]
+    for column in sorted(units, key=_may_be_arms):  # of a patient and a hospital, the patient
+        return column.name, "by its name"
     for column in candidates:
         of_several = is_identifier_name(column.name) and not _OF_ONE_ROW & set(words_of(column.name))
         if of_several and column.repeats and (column.whole or not column.is_number):
@@ -136,12 +119,25 @@ def find_group(columns: Iterable[Column]) -> tuple[str, str] | None:
         least = max(_LEAST_UNNAMED, np.sqrt(column.num_rows))
         if not column.is_number and not column.is_date and column.repeats and column.num_distinct >= least:
             return column.name, "text whose values repeat"
+    for column in candidates:
+        if _says_when(column) and column.repeats and column.num_distinct >= _LEAST_UNNAMED:
+            return column.name, "rows of one day are alike"
     return None
 
 
+def _says_when(column: Column) -> bool:
+    """Whether dates say when a row was measured, and not when somebody was born."""
+    words = words_of(column.name)
+    return column.is_date and bool(_TIMES & set(words)) and set(words) <= _ABOUT_A_TIME
+
+
 def _is_unit(column: Column) -> bool:
-    arms = bool(_MAYBE_ARMS & set(words_of(column.name))) and column.num_distinct < _LEAST_UNNAMED
-    return is_unit_name(column.name) and not arms
+    few = _may_be_arms(column) and column.num_distinct < _LEAST_UNNAMED
+    return is_unit_name(column.name) and not few
+
+
+def _may_be_arms(column: Column) -> bool:
+    return bool(_MAYBE_ARMS & set(words_of(column.name)))
 
 
 def unit_around(table: Table, columns: Iterable[Column], inner: str) -> str | None:
@@ -151,6 +147,7 @@ def unit_around(table: Table, columns: Iterable[Column], inner: str) -> str | No
     """
     own = table.text(inner)
     wider = [column for column in columns if column.name != inner and may_group(column) and _is_unit(column)]
+    wider = [column for column in wider if not _may_be_arms(column)]
     num_own = len(set(own))
     for column in sorted(wider, key=lambda column: column.num_distinct):
         if _LEAST_AROUND <= column.num_distinct < num_own:
@@ -170,18 +167,3 @@ def blank_group(columns: Iterable[Column]) -> Column | None:
     """A column that by its name says which rows belong together, but is blank in some; None where none is."""
     named = [column for column in columns if is_unit_name(column.name) and column.num_distinct > 1]
     return next((column for column in named if 0 < column.holes < 1 and column.repeats), None)
-
-
-def find_split(table: Table, columns: Sequence[Column]) -> SplitColumn | None:
-    """The column that names every row's part, where there is one."""
-    for column in columns:
-        if column.is_number or column.num_given < column.num_rows or not 2 <= column.num_distinct <= 3:
-            continue
-        values = sorted({str(text) for text in table.text(column.name)})
-        found = {part: [v for v in values if v.lower() in names] for part, names in _PARTS.items()}
-        named = sum(map(len, found.values()))
-        if named == len(values) and all(len(found[part]) == 1 for part in ("train", "test")):
-            validation = found["validation"]
-            if len(validation) <= 1:
-                return SplitColumn(column.name, found["test"][0], next(iter(validation), None))
-    return None

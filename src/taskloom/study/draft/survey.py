@@ -11,8 +11,9 @@ from taskloom.data.tables import Table
 from taskloom.errors import DataError
 from taskloom.study.draft.columns import Column, look
 from taskloom.study.draft.marks import marks_in, with_decimal
-from taskloom.study.draft.roles import SplitColumn, find_group, find_split, unit_around, why_identifier
+from taskloom.study.draft.roles import find_group, unit_around, why_identifier
 from taskloom.study.draft.sources import Source
+from taskloom.study.draft.split_columns import SplitColumn, find_split, names_a_split
 from taskloom.study.draft.yaml_text import shown
 
 NO_GROUP = "none"
@@ -60,16 +61,18 @@ class Survey:
             return "left out"
         if column.slip:
             return "left out until mended"
+        if names_a_split(column):
+            return "left out: about the split by its name"
         if column.is_date:
             return "left out: dates are no numbers"
         identifier = why_identifier(column)
         if identifier:
             return f"left out: {identifier}"
         if column.is_classes:
-            return "a task" if self.source.kind != "table" or not column.is_number else "a task, or a feature"
+            return "a task" if self.source.kind != "table" else "a task, or a feature"
         if column.is_number:
             return "a task" if self.source.kind != "table" else "a feature, or a task"
-        return "left out: text"
+        return "a feature" if self.source.kind == "table" and column.is_category else "left out: text"
 
     def likely_tasks(self) -> list[str]:
         """Columns that a newcomer might predict: those with holes first, then those of classes."""
