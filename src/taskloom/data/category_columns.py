@@ -140,7 +140,9 @@ def category_columns(
         chosen |= {name for name in found if name not in taken} or {
             table.column_name(pattern, "`categories`")
         }
-    unwanted = {name for pattern in exclude for name in table.columns if fnmatch.fnmatchcase(name, pattern)}
+    unwanted = {
+        name for pattern in map(str, exclude) for name in table.columns if fnmatch.fnmatchcase(name, pattern)
+    }
     return tuple(
         name for name in table.columns if name in chosen and name not in unwanted and name not in exclude
     )

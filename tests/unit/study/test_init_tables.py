@@ -318,7 +318,7 @@ def test_without_tasks_nothing_is_written(here: Path) -> None:
     assert lines["ill"] == f"2 values: 0, 1 {share} a task, or a feature"
     assert lines["id"] == "whole numbers, 0 to 199 0 % left out: an identifier by its name"
     assert lines["person"] == "text, 50 values, such as p0 0 % group: by its name"
-    assert lines["mood"] == "3 values: high, low, mid 0 % a task"
+    assert lines["mood"] == "3 values: high, low, mid 0 % a task, or a feature"
     assert result.output.rstrip().endswith("taskloom init people.csv --tasks ill,mood")
 
 
