@@ -131,6 +131,15 @@ class Metric(ABC):
     def label_counts(self, summary: Summary) -> NDArray[np.int64]:
         """Number of labels that the metric rests on, per group, [G]."""
 
+    def part_counts(self, summary: Summary) -> NDArray[np.int64]:
+        """Number of groups behind each of the parts that count alike in the metric, [P], all above 0.
+
+        Most metrics are one mean over all groups with a label. Where classes count alike, a rare one decides
+        how well the metric is known: an AUC of three positives among a thousand rows is known as a mean of
+        three is.
+        """
+        return _above_zero(np.array([np.count_nonzero(self.label_counts(summary))]))
+
     @abstractmethod
     def _summarize(self, task: Task, rows: Rows) -> Summary: ...
 
@@ -202,6 +211,16 @@ def count_by_group(
     """Counts each code 0..num_codes-1 per group: [M] and [M] give [G, num_codes]."""
     counts = np.bincount(groups * num_codes + codes, minlength=num_groups * num_codes)
     return counts.reshape(num_groups, num_codes)
+
+
+def groups_with(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """In how many groups each count [G, ...] is above 0, without those that are in none: [P]."""
+    return _above_zero(np.count_nonzero(counts.reshape(len(counts), -1), axis=0))
+
+
+def _above_zero(numbers: NDArray[Any]) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = numbers[numbers > 0].astype(np.int64)
+    return found
 
 
 def weighted_total(weights: Floats, sums: NDArray[Any]) -> Floats:

@@ -14,6 +14,7 @@ from taskloom.metrics.base import (
     Rows,
     Summary,
     count_by_group,
+    groups_with,
     mean_of_defined,
     ratio,
     weighted_total,
@@ -94,6 +95,9 @@ class BalancedAccuracy(_RecallMetric):
 
     name = "balanced_accuracy"
 
+    def part_counts(self, summary: Summary) -> NDArray[np.int64]:
+        return groups_with(summary["labels"])
+
     def _evaluate(self, summary: Summary, weights: Floats) -> Floats:
         recall = ratio(weighted_total(weights, summary["hits"]), weighted_total(weights, summary["labels"]))
         return mean_of_defined(mean_of_defined(recall))
@@ -119,6 +123,11 @@ class _F1Metric(Metric):
         if isinstance(task, Multiclass):
             return {**{key: count[:, 0, :] for key, count in counts.items()}, "present": present}
         return {**{key: count[:, :, 1] for key, count in counts.items()}, "present": present}
+
+    def part_counts(self, summary: Summary) -> NDArray[np.int64]:
+        # Of classes that only predictions have, nothing is to be found in the groups.
+        found = groups_with(summary["labels"])
+        return found if len(found) else super().part_counts(summary)
 
     def _evaluate(self, summary: Summary, weights: Floats) -> Floats:
         hits, labels, predictions = (
@@ -148,7 +157,15 @@ class F1Macro(_F1Metric):
     name = "f1_macro"
 
 
-class F1Weighted(_F1Metric):
+class _PooledF1(_F1Metric):
+    """Classes count by how common they are: one part, the groups that have any of them."""
+
+    def part_counts(self, summary: Summary) -> NDArray[np.int64]:
+        found = groups_with(summary["labels"].sum(axis=1))
+        return found if len(found) else Metric.part_counts(self, summary)
+
+
+class F1Weighted(_PooledF1):
     """Mean F1 over the classes, weighted by how often each occurs in the labels."""
 
     name = "f1_weighted"
@@ -158,7 +175,7 @@ class F1Weighted(_F1Metric):
         return ratio((f1 * labels).sum(axis=1), labels.sum(axis=1))
 
 
-class F1Micro(_F1Metric):
+class F1Micro(_PooledF1):
     """F1 of the pooled counts; of a multiclass task that is its accuracy."""
 
     name = "f1_micro"
@@ -182,6 +199,10 @@ class AccuracyAndF1(Metric):
     def label_counts(self, summary: Summary) -> NDArray[np.int64]:
         counts: NDArray[np.int64] = summary["labels"].sum(axis=(1, 2))
         return counts
+
+    def part_counts(self, summary: Summary) -> NDArray[np.int64]:
+        found = groups_with(summary["labels"][..., 1])
+        return found if len(found) else super().part_counts(summary)
 
     def _summarize(self, task: Task, rows: Rows) -> Summary:
         if isinstance(task, Multiclass):

@@ -35,6 +35,15 @@ class AreaUnderCurve(Metric):
     def label_counts(self, summary: Summary) -> NDArray[np.int64]:
         return np.bincount(summary["group"], minlength=int(summary["num_groups"]))
 
+    def part_counts(self, summary: Summary) -> NDArray[np.int64]:
+        found = []
+        for column in range(int(summary["num_columns"])):
+            here = summary["column"] == column
+            sides = [here & summary["positive"], here & ~summary["positive"]]
+            if all(side.any() for side in sides):
+                found += [len(np.unique(summary["group"][side])) for side in sides]
+        return np.array(found, dtype=np.int64) if found else super().part_counts(summary)
+
     def merge(self, first: Summary, second: Summary) -> Summary:
         """Joins the summaries of two parts of one evaluation: their scores are put one after the other."""
         for key in ("num_groups", "num_columns"):

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from taskloom.study.gains import Gain, Source
-from taskloom.study.statistics import LEAST_REPEATS, degrees_of_freedom_of
+from taskloom.study.intervals import Part, half_width
+from taskloom.study.statistics import LEAST_REPEATS
 
 Floats = NDArray[np.float64]
 
@@ -55,11 +55,11 @@ def what_would_help(gain: Gain, *, alpha: float = 0.05, same_folds: int | None =
         return Advice(None, None, "")
     if np.isnan(gain.low) or gain.standard_error == 0:
         return Advice(None, None, _without_spread(gain.num_repeats))
-    half = _half_width(gain, gain.num_repeats, gain.num_clusters, alpha) / 2
+    half = (gain.high - gain.low) / 4
     more = np.unique(np.geomspace(1, 1000, 2000))
     repeats = clusters = None
-    if gain.num_repeats > 1:
-        numbers = np.unique(np.ceil(gain.num_repeats * more))
+    if gain.degrees_repeats > 0:
+        numbers = np.unique(np.ceil((gain.degrees_repeats + 1) * more))  # repeats, or folds tested on
         repeats = _first(numbers, _half_width(gain, numbers, gain.num_clusters, alpha) <= half)
     if gain.variance_clusters > 0:
         numbers = np.unique(np.ceil(gain.num_clusters * more))
@@ -77,14 +77,15 @@ def _without_spread(num_repeats: int) -> str:
 
 
 def _half_width(gain: Gain, num_repeats: Any, num_clusters: Any, alpha: float) -> Any:
-    """Half of the interval if there were so many repeats and groups; broadcasts."""
-    repeats = gain.variance_repeats * gain.num_repeats / np.maximum(num_repeats, 1)
-    clusters = gain.variance_clusters * gain.num_clusters / np.maximum(num_clusters, 1)
-    if gain.variance_overlap > 0:
-        degrees = np.asarray(num_repeats, dtype=np.float64) - 1
-    else:
-        degrees = degrees_of_freedom_of(repeats, num_repeats, clusters, num_clusters)
-    return stats.t.ppf(1 - alpha / 2, degrees) * np.sqrt(repeats + clusters + gain.variance_overlap)
+    """Half of the interval with so many repeats (on further splits, where these are drawn) and groups."""
+    parts = []
+    if gain.degrees_repeats > 0:
+        of_repeats = gain.variance_repeats * (gain.degrees_repeats + 1) / num_repeats + gain.variance_overlap
+        parts.append(Part(of_repeats, np.asarray(num_repeats, dtype=np.float64) - 1))
+    if gain.degrees_clusters > 0:
+        times = np.asarray(num_clusters, dtype=np.float64) / gain.num_clusters
+        parts.append(Part(gain.variance_clusters / times, (gain.degrees_clusters + 1) * times - 1))
+    return half_width(parts, alpha)
 
 
 def _first(numbers: Floats, enough: NDArray[np.bool_]) -> int | None:

@@ -46,7 +46,8 @@ class Gain:
         variance_repeats, variance_clusters, variance_overlap: Parts of the gain's variance: training seeds
             (or redrawn splits), the draw of the test's groups, the overlap of redrawn training sets. 0 where
             a part does not enter.
-        degrees_of_freedom: Of the t distribution behind the interval.
+        degrees_repeats, degrees_clusters: Degrees of freedom of the parts, 0 where there are none; overlap
+            has those of the repeats.
         dominant: The largest of the parts; "" where there is none.
         note: What a reader must know beside the numbers; "" where nothing.
     """
@@ -67,7 +68,8 @@ class Gain:
     variance_repeats: float
     variance_clusters: float
     variance_overlap: float
-    degrees_of_freedom: float
+    degrees_repeats: float
+    degrees_clusters: float
     dominant: Source
     note: str
 

@@ -142,6 +142,7 @@ def _samples(task: Landmarks, runs: Sequence[Decided], *, redrawn: bool) -> dict
                 if len(resampled[measure]) == len(runs)
                 else None,
                 int(clusters[position]),
+                tuple(run.split for run in runs),
             )
             for position in range(len(clusters))
         ]

@@ -50,6 +50,10 @@ class MeanOfTasks:
         total: NDArray[np.int64] = np.sum(counts, axis=0)
         return total
 
+    def part_counts(self, summary: Summary) -> NDArray[np.int64]:
+        """Numbers of groups behind the parts of every task's metric; see `Metric.part_counts`."""
+        return np.concatenate([self.metric.part_counts(part) for part in self._parts(summary)])
+
     def evaluate(self, summary: Summary, weights: Floats) -> Floats:
         """Mean over the tasks under weights of the groups, [B, G] to [B]."""
         values: Floats = np.mean(

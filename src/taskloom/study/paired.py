@@ -3,7 +3,7 @@
 What subgroups and single landmarks share. Intervals: whole clusters of the test set (people, where rows are
 grouped) are drawn with replacement, the same draws for both networks, so that differences are paired; to that
 comes the spread between the repeats. Where each repeat draws its own split, the spread between them stands
-for both (Nadeau and Bengio 2003).
+for both (Nadeau and Bengio 2003); repeats on the same fold are one split.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.decisions import load_decisions, load_numbers
+from taskloom.study.intervals import Part, half_width, over_splits
 from taskloom.study.results import RunRecord, run_folder
-from taskloom.study.statistics import degrees_of_freedom_of
 from taskloom.study.test_rows import TestRows, load_test_rows
 from taskloom.study.verdicts import Groups
 from taskloom.tasks import Landmarks, Ordinal, Regression, Task, TaskSet
@@ -49,17 +48,19 @@ class Sample:
         values: Per repeat, [R].
         resampled: Mean over repeats in every draw, [B]; None where splits are redrawn.
         clusters: Number of clusters that it rests on.
+        splits: Of redrawn splits, what tells those of the repeats apart; all differ where empty.
     """
 
     values: Floats
     resampled: Floats | None
     clusters: int
+    splits: tuple[str, ...] = ()
 
     def __sub__(self, other: Sample) -> Sample:
         together = None
         if self.resampled is not None and other.resampled is not None:
             together = self.resampled - other.resampled
-        return Sample(self.values - other.values, together, min(self.clusters, other.clusters))
+        return Sample(self.values - other.values, together, min(self.clusters, other.clusters), self.splits)
 
     def estimate(
         self,
@@ -75,17 +76,20 @@ class Sample:
         Where all values are equal, chance was not seen, which does not mean that there is none: no bounds.
         """
         number = len(self.values)
-        spread = float(self.values.var(ddof=1)) if number > 1 else 0.0
         if test_over_train is not None and number > 1:
-            variance, degrees = spread / number + spread * test_over_train, number - 1.0
+            own, overlap, degrees = over_splits(self.values, self.splits or range(number), test_over_train)
+            parts = [Part(own + overlap, degrees)]
         else:
-            clusters = self._clusters_variance()
-            degrees = degrees_of_freedom_of(spread / number, number, clusters, self.clusters)
-            variance = spread / number + clusters
+            spread = float(self.values.var(ddof=1)) if number > 1 else 0.0
+            parts = [
+                Part(spread / number, number - 1),
+                Part(self._clusters_variance(), self.clusters - 1),
+            ]
+        parts = [part for part in parts if part.degrees > 0]
         value = float(self.values.mean())
-        if not (degrees > 0 and variance > (_ROUNDING * max(1.0, abs(value))) ** 2):
+        if not sum(part.variance for part in parts) > (_ROUNDING * max(1.0, abs(value))) ** 2:
             return {"value": value, "low": math.nan, "high": math.nan}
-        half = float(stats.t.ppf(1 - alpha / 2, degrees)) * math.sqrt(variance)
+        half = float(half_width(parts, alpha))
         least, most = within
         return {"value": value, "low": max(least, value - half), "high": min(most, value + half)}
 
@@ -106,11 +110,13 @@ class Decided:
         repeat: Which repeat.
         outputs: Outputs that decide as it did, [N, width], for `surrogate(task)`.
         rows: Labels and clusters of the rows.
+        split: What tells its test part from others.
     """
 
     repeat: int
     outputs: Tensor
     rows: TestRows
+    split: str
 
 
 Sides = dict[str, list[Decided]]
@@ -128,7 +134,8 @@ def surrogate(task: Task) -> Task:
 
 def decided_by(folder: Path, task: Task, run: RunRecord) -> Decided | None:
     """Reads what a run decided; None where it was not kept (runs of before, labels per sample)."""
-    rows = load_test_rows(folder, run.details.get("test_rows", ""))
+    split = run.details.get("test_rows", "")
+    rows = load_test_rows(folder, split)
     if rows is None or task.name not in rows.labels.values:
         return None
     own = run_folder(folder, run.id)
@@ -137,7 +144,7 @@ def decided_by(folder: Path, task: Task, run: RunRecord) -> Decided | None:
         outputs = None if outputs is None else outputs.reshape(len(outputs), -1)
     else:
         outputs = (load_decisions(own, TaskSet(task)) or {}).get(task.name)
-    return None if outputs is None or outputs.ndim != 2 else Decided(run.repeat, outputs, rows)
+    return None if outputs is None or outputs.ndim != 2 else Decided(run.repeat, outputs, rows, split)
 
 
 def judged_sides(
@@ -185,7 +192,7 @@ def differences_within(most: float) -> tuple[float, float]:
 def signed(sample: Sample, sign: float) -> Sample:
     """The sample times 1 or -1: positive is better."""
     resampled = None if sample.resampled is None else sign * sample.resampled
-    return Sample(sign * sample.values, resampled, sample.clusters)
+    return Sample(sign * sample.values, resampled, sample.clusters, sample.splits)
 
 
 def weights_of(task: Task, rows: TestRows) -> Floats | None:

@@ -65,6 +65,7 @@ def prepare_data(
     requests = [data_request(study, repeat, folder, stores) for repeat in wanted]
     checksums: dict[str, Any] = {}
     facts: dict[str, Any] = {}
+    ratios: dict[str, float] = {}
     columns: dict[str, dict[str, NDArray[np.str_]]] = {}
     asked = {} if study.config.report is None else study.config.report.subgroups
     # The first repeat last: its data are then in the cache for the dry build.
@@ -82,6 +83,10 @@ def prepare_data(
             columns[test_rows_key(splits.test)] = asked_columns(asked, splits.tasks, splits.test)
         checksums[request.key] = splits.about.get("sources", splits.about)
         facts = data_facts(splits, inspection, study)
+        ratios[request.key] = inspection.rows["test"] / inspection.rows["train"]
+    if facts["test_over_train"] is not None:
+        # Folds of groups differ in size: the first one alone may be far from what holds on average.
+        facts["test_over_train"] = float(np.mean([ratios[request.key] for request in requests]))
     return Prepared(requests, [checksums[request.key] for request in requests], facts, columns)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,20 @@ Floats = NDArray[np.float64]
 
 # Resampling weights laid out at once; 32 MB.
 _MOST_ELEMENTS = 4_000_000
+
+
+class Draws(NamedTuple):
+    """What the draw of the test's groups does to a mean difference.
+
+    Args:
+        variance: Its variance; 0 where it could not be computed.
+        num_clusters: Number of groups with labels; 0 where there is no variance for want of summaries.
+        degrees: With how many degrees of freedom the variance is known; 0 where it is not.
+    """
+
+    variance: float
+    num_clusters: int
+    degrees: float
 
 
 class Resampling:
@@ -31,7 +46,7 @@ class Resampling:
         >>> squared = np.array([[1.0], [3.0], [5.0]])
         >>> summary = {"rows": np.ones(3, dtype=np.int64), "squared": squared}
         >>> Resampling("mse", 1000, seed=0).variance([(summary, summary)], notes=[])
-        (0.0, 3)
+        Draws(variance=0.0, num_clusters=3, degrees=2.0)
     """
 
     def __init__(self, metric: str | MeanOfTasks, num_resamples: int = 1000, seed: int = 0) -> None:
@@ -41,19 +56,12 @@ class Resampling:
         self._known: dict[int, tuple[Summary, Floats]] = {}
         self._drawn: tuple[NDArray[np.bool_], Floats] | None = None
 
-    def variance(
-        self, pairs: Sequence[tuple[Summary | None, Summary | None]], notes: list[str]
-    ) -> tuple[float, int]:
-        """Variance of the mean difference over the draw of the groups.
-
-        The bootstrap's variance is that of a population of G; G / (G - 1) makes it unbiased for the mean.
+    def variance(self, pairs: Sequence[tuple[Summary | None, Summary | None]], notes: list[str]) -> Draws:
+        """Variance of the mean difference over the draw of the groups, by the bootstrap; see `support`.
 
         Args:
             pairs: The two summaries of each repeat, None where one is missing.
             notes: Gets a sentence where the variance could not be computed, or not in every resample.
-
-        Returns:
-            The variance and the number G of groups with labels; (0, 0) where it could not be computed.
 
         Raises:
             ValueError: The summaries are of different test sets.
@@ -61,12 +69,12 @@ class Resampling:
         summaries = [summary for pair in pairs for summary in pair if summary is not None]
         if len(summaries) < 2 * len(pairs):
             notes.append("the test's groups are not at hand: the interval says nothing about other test data")
-            return 0.0, 0
+            return Draws(0.0, 0, 0.0)
         labelled = self._labelled(summaries)
         num_clusters = int(labelled.sum())
         if num_clusters < 2:
             notes.append("one group in test: the interval says nothing about other test data")
-            return 0.0, num_clusters
+            return Draws(0.0, num_clusters, 0.0)
         values = np.array([self._values(summary, labelled) for summary in summaries])
         differences = (values[::2] - values[1::2]).mean(axis=0)
         differences = differences[~np.isnan(differences)]
@@ -75,8 +83,15 @@ class Resampling:
             notes.append(f"{self.metric.name} was undefined in {undefined} of {self.num_resamples} resamples")
         if undefined > self.num_resamples / 2:
             notes.append("too many to tell: the interval says nothing about other test data")
-            return 0.0, 0
-        return float(differences.var(ddof=1)) * num_clusters / (num_clusters - 1), num_clusters
+            return Draws(0.0, 0, 0.0)
+        counts = self.metric.part_counts(summaries[0])
+        if counts.min() < 2:
+            notes.append(
+                f"{self.metric.name}: a class stands in one group of test alone, which says little of "
+                "other groups"
+            )
+        factor, degrees = support(counts, num_clusters)
+        return Draws(float(differences.var(ddof=1)) * factor, num_clusters, degrees)
 
     def _labelled(self, summaries: Sequence[Summary]) -> NDArray[np.bool_]:
         """Which groups have labels, [G]; the same in all summaries of one test set."""
@@ -115,3 +130,32 @@ class Resampling:
             drawn += np.arange(lines)[:, None] * len(labelled)
             counts = np.bincount(drawn.ravel(), minlength=lines * len(labelled))
             yield counts.reshape(lines, len(labelled)).astype(np.float64)
+
+
+def support(counts: NDArray[np.int64], num_clusters: int) -> tuple[float, float]:
+    """What the bootstrap's variance is to be multiplied by, and with how many degrees of freedom it is known.
+
+    A mean of n groups has the variance s^2 / n; the bootstrap sees (n - 1) / n of it, with n - 1 degrees of
+    freedom. Of a metric in which several classes count alike, each is taken as a mean of the n_c groups that
+    have it, of equal spread: variances in proportion to 1 / n_c are added, degrees of freedom by Welch and
+    Satterthwaite. A class of one group is unseen by the bootstrap; it is taken to vary as the others do, and
+    to be known with one degree of freedom.
+
+    Args:
+        counts: Groups behind each part of the metric, `Metric.part_counts`, [P].
+        num_clusters: Groups with labels; there are no more degrees of freedom than these less one.
+
+    Example:
+        >>> support(np.array([10]), 10)
+        (1.1111111111111112, 9.0)
+        >>> factor, degrees = support(np.array([4, 400]), 404)  # four positives
+        >>> f"{factor:.2f} {degrees:.2f}"
+        '1.33 3.06'
+    """
+    of = counts.astype(np.float64)
+    variances = 1 / of
+    true, seen = variances.sum(), (variances * (of - 1) / of).sum()
+    if seen == 0:  # every class in one group: what is resampled is which of them are there
+        return num_clusters / (num_clusters - 1), 1.0
+    degrees = true**2 / (variances**2 / np.maximum(of - 1, 1)).sum()
+    return float(true / seen), float(min(degrees, num_clusters - 1))

@@ -7,16 +7,14 @@ depends on what a repeat draws anew:
 **Fixed test set** (`test_over_train=None`): repeats differ in the seed of training alone. Two sources of
 chance are added, the seeds and the test set:
 
-    variance = s^2 / R  +  G / (G - 1) * variance over resamples of the test's groups of the mean gain
+    s^2 / R with R - 1 degrees of freedom, and the variance of the mean gain over resamples of the groups
 
 s^2 is the sample variance of the d_r. Each of B resamples draws G groups with replacement (a row's group is
-its person, trial or molecule) and gives cell and baseline the same weights; G / (G - 1) makes the
-bootstrap's variance unbiased for few groups. Degrees of freedom by Welch and Satterthwaite from R - 1 and G
-- 1. What the seeds do differently to different groups is counted in both parts, which widens the interval.
-What narrows it is an s^2 that is small by luck: nearly all degrees of freedom then come from the groups.
-In simulations without any difference, at a nominal 5 %, the interval excluded 0 in 6 to 13 % of studies
-with R = 2, in 4 to 8 % with R = 3 and in 1 to 6 % with R = 5. So an interval of two repeats is shown, and
-no verdict rests on it.
+its person, trial or molecule) and gives cell and baseline the same weights; `resampling.support` makes the
+bootstrap's variance unbiased for few groups (G / (G - 1), with G - 1 degrees of freedom, where the metric is
+one mean over them) and for rare classes. What the seeds do differently to different groups is counted in both
+parts, which widens the interval. Interval and p-value are Banerjee's (`intervals.py`): at least their level
+whatever the parts are to each other, also at the small levels of Holm's correction.
 
 **Split redrawn in every repeat** (`test_over_train` = rows in test / rows in training; also for k folds):
 the d_r are not independent because their training sets overlap. Variance by Nadeau and Bengio, "Inference
@@ -24,8 +22,12 @@ for the generalization error" (Machine Learning 52, 2003), equation for the corr
 
     variance = s^2 * (1 / R + n_test / n_train),    R - 1 degrees of freedom
 
+Repeats that test on the same folds again (`same_folds`) are no further splits: the d_r of a fold are averaged
+first, R is the number of folds tested on, and with n_k of N repeats on fold k, 1 / R is sum (n_k / N)^2.
+
 A verdict needs a p-value below alpha after Holm's correction over the cells of the task, and at least three
-repeats that both sides finished (`LEAST_REPEATS`), in either design.
+repeats that both sides finished (`LEAST_REPEATS`), in either design. How often verdicts and intervals are
+wrong was simulated: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -33,14 +35,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from taskloom.metrics import METRICS
 from taskloom.study.gains import Gain, Scores, Source, Verdict
+from taskloom.study.intervals import Part, half_width, over_splits
+from taskloom.study.intervals import p_value as p_value_of
 from taskloom.study.resampling import Resampling
 
 __all__ = [
@@ -57,6 +60,8 @@ LEAST_REPEATS = 3
 
 Floats = NDArray[np.float64]
 
+_WITHOUT_INTERVAL = "fewer than two repeats (or folds) and fewer than two groups in test: no interval"
+
 # A standard error below this share of the values compared is rounding, not spread.
 _ROUNDING = 1e-12
 
@@ -68,6 +73,7 @@ def compare(
     cells: Mapping[str, Scores],
     *,
     test_over_train: float | None = None,
+    same_folds: int | None = None,
     alpha: float = 0.05,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -82,6 +88,8 @@ def compare(
         cells: The runs of each cell.
         test_over_train: None: one fixed test set. Else the split is redrawn in every repeat, and this is the
             number of test rows over the number of training rows; k folds have 1 / (k - 1).
+        same_folds: Number of folds of a cross-validation that is the same each time round: repeat r tests on
+            fold r modulo that. None: no two repeats have the same split.
         alpha: Level of the verdicts; the interval's level is 1 - alpha.
         num_resamples: Resamples of the test's groups.
         seed: Seed of the resampling.
@@ -105,8 +113,9 @@ def compare(
     if test_over_train is not None and not test_over_train > 0:
         raise ValueError(f"test_over_train above 0 expected, found {test_over_train}")
     resampling = resampling or Resampling(metric, num_resamples, seed)
+    splits = None if test_over_train is None else _Splits(test_over_train, same_folds)
     single = [
-        _one_gain(task, metric, baseline, name, scores, test_over_train, alpha, resampling)
+        _one_gain(task, metric, baseline, name, scores, splits, alpha, resampling)
         for name, scores in cells.items()
     ]
     adjusted = holm([gain.p_value for gain in single])
@@ -180,7 +189,7 @@ def _one_gain(
     baseline: Scores,
     cell: str,
     scores: Scores,
-    test_over_train: float | None,
+    splits: _Splits | None,
     alpha: float,
     resampling: Resampling,
 ) -> Gain:
@@ -191,7 +200,7 @@ def _one_gain(
     alone = np.array([baseline.values[repeat] for repeat in repeats], dtype=np.float64)
     gains = sign * (ours - alone)
     num_repeats = len(repeats)
-    variances = _variances(baseline, scores, repeats, gains, test_over_train, resampling, notes)
+    variances = _variances(baseline, scores, repeats, gains, splits, resampling, notes)
     mean = float(gains.mean()) if num_repeats else np.nan
     scale = float(np.abs([ours, alone]).max()) if num_repeats else 0.0
     if num_repeats == 1:
@@ -216,7 +225,8 @@ def _one_gain(
         variance_repeats=variances.repeats,
         variance_clusters=variances.clusters,
         variance_overlap=variances.overlap,
-        degrees_of_freedom=variances.degrees_of_freedom,
+        degrees_repeats=variances.degrees_repeats,
+        degrees_clusters=variances.degrees_clusters,
         dominant=variances.dominant,
         note="; ".join(notes),
     )
@@ -224,13 +234,23 @@ def _one_gain(
 
 @dataclass(frozen=True)
 class _Variances:
-    """The parts of a mean gain's variance, and the degrees of freedom of their sum."""
+    """The parts of a mean gain's variance and their degrees of freedom; repeats and overlap have the same."""
 
     repeats: float
     clusters: float
     overlap: float
     num_clusters: int
-    degrees_of_freedom: float
+    degrees_repeats: float
+    degrees_clusters: float
+
+    @property
+    def parts(self) -> list[Part]:
+        """Those that are known at all."""
+        found = [
+            Part(self.repeats + self.overlap, self.degrees_repeats),
+            Part(self.clusters, self.degrees_clusters),
+        ]
+        return [part for part in found if part.degrees > 0]
 
     @property
     def dominant(self) -> Source:
@@ -242,26 +262,38 @@ class _Variances:
         return max(parts, key=lambda part: parts[part]) if max(parts.values()) > 0 else ""
 
 
+class _Splits(NamedTuple):
+    """How splits are redrawn; see `compare`."""
+
+    test_over_train: float
+    same_folds: int | None
+
+    def folds_of(self, repeats: Sequence[int]) -> list[int]:
+        return [repeat if self.same_folds is None else repeat % self.same_folds for repeat in repeats]
+
+
 def _variances(
     baseline: Scores,
     scores: Scores,
     repeats: Sequence[int],
     gains: Floats,
-    test_over_train: float | None,
+    splits: _Splits | None,
     resampling: Resampling,
     notes: list[str],
 ) -> _Variances:
     """Variance of the mean of paired gains [R]. A single repeat has one test set, however it was drawn."""
     num_repeats = len(repeats)
-    spread = float(gains.var(ddof=1)) if num_repeats > 1 else 0.0
-    if test_over_train is not None and num_repeats > 1:
-        return _Variances(spread / num_repeats, 0.0, spread * test_over_train, 0, num_repeats - 1.0)
     if num_repeats == 0:
-        return _Variances(0.0, 0.0, 0.0, 0, np.nan)
+        return _Variances(0.0, 0.0, 0.0, 0, 0.0, 0.0)
+    if splits is not None and num_repeats > 1:
+        of_repeats, overlap, degrees = over_splits(gains, splits.folds_of(repeats), splits.test_over_train)
+        return _Variances(of_repeats, 0.0, overlap, 0, degrees, 0.0)
+    spread = float(gains.var(ddof=1)) if num_repeats > 1 else 0.0
     pairs = [(scores.summaries.get(repeat), baseline.summaries.get(repeat)) for repeat in repeats]
-    clusters, num_clusters = resampling.variance(pairs, notes)
-    degrees = degrees_of_freedom_of(spread / num_repeats, num_repeats, clusters, num_clusters)
-    return _Variances(spread / num_repeats, clusters, 0.0, num_clusters, degrees)
+    draws = resampling.variance(pairs, notes)
+    return _Variances(
+        spread / num_repeats, draws.variance, 0.0, draws.num_clusters, num_repeats - 1.0, draws.degrees
+    )
 
 
 def _interval(
@@ -271,40 +303,19 @@ def _interval(
 
     `scale` is the size of the values compared, against which rounding is told from spread.
     """
-    degrees = variances.degrees_of_freedom
-    error = float(np.sqrt(variances.repeats + variances.clusters + variances.overlap))
-    if np.isnan(mean) or np.isnan(degrees):
+    parts = variances.parts
+    if np.isnan(mean) or not parts:
         if not np.isnan(mean):
-            notes.append("fewer than two repeats and fewer than two groups in test: no interval")
+            notes.append(_WITHOUT_INTERVAL)
         return np.nan, np.nan, np.nan
+    error = float(np.sqrt(sum(part.variance for part in parts)))
     if error <= _ROUNDING * scale:
         # All paired gains equal: chance was not seen, which does not mean that there is none. Where they are
         # 0, the test was made all the same (p = 1), and counts among those that Holm corrects for.
         notes.append("the same gain in every repeat and group: its spread cannot be estimated, no interval")
         return np.nan, np.nan, 1.0 if abs(mean) <= _ROUNDING * scale else np.nan
-    half = float(stats.t.ppf(1 - alpha / 2, degrees)) * error
-    p_value = 2 * float(stats.t.sf(abs(mean) / error, degrees))
-    return mean - half, mean + half, p_value
-
-
-def degrees_of_freedom_of(
-    repeats: float | Floats, num_repeats: int | Floats, clusters: float | Floats, num_clusters: int | Floats
-) -> Any:
-    """Welch-Satterthwaite degrees of freedom of the sum of two variances; NaN where neither has any.
-
-    A part with one observation has no degrees of freedom and does not enter. Broadcasts.
-    """
-    of_repeats = np.asarray(num_repeats, dtype=np.float64) - 1
-    of_clusters = np.asarray(num_clusters, dtype=np.float64) - 1
-    squares = np.where(of_repeats > 0, repeats**2 / np.maximum(of_repeats, 1), 0.0) + np.where(
-        of_clusters > 0, clusters**2 / np.maximum(of_clusters, 1), 0.0
-    )
-    # Without any spread the larger number serves: the interval is a point whatever it is.
-    larger = np.maximum(of_repeats, of_clusters)
-    larger = np.where(larger > 0, larger, np.nan)
-    of_sum = (repeats + clusters) ** 2 / np.where(squares > 0, squares, 1)
-    degrees = np.where(squares > 0, of_sum, larger)
-    return float(degrees) if degrees.ndim == 0 else degrees
+    half = float(half_width(parts, alpha))
+    return mean - half, mean + half, p_value_of(mean, parts)
 
 
 def _common_repeats(baseline: Scores, scores: Scores) -> tuple[list[int], list[str]]:

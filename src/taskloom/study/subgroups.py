@@ -248,4 +248,4 @@ def _sample(
             if weights is not None:
                 resampled.append(judge.evaluate(summary, weights))
     together = np.mean(resampled, axis=0) if len(resampled) == len(runs) else None
-    return Sample(np.array(values), together, clusters)
+    return Sample(np.array(values), together, clusters, tuple(run.split for run in runs))

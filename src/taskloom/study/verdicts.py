@@ -10,6 +10,7 @@ from typing import Any
 
 from taskloom.metrics import METRICS, load_summaries
 from taskloom.study.cells import SINGLE_TASK
+from taskloom.study.design import same_folds
 from taskloom.study.mean_of_tasks import MeanOfTasks
 from taskloom.study.resampling import Resampling
 from taskloom.study.results import RunRecord, run_folder
@@ -186,6 +187,7 @@ class _TaskScores:
             self._scores(comparison.over),
             {cell: self._scores(cell) for cell in cells},
             test_over_train=self._facts["test_over_train"],
+            same_folds=same_folds(self._facts),
             resampling=self._resampling,
         )
         return list(gains.values())
@@ -223,7 +225,10 @@ def gain_between(
     """
     metric, ratio, groups = task.primary_metric, facts["test_over_train"], _are_resampled(facts)
     before, now = (_scores(folder, each, task.name, metric, groups=groups) for each in (without, runs))
-    return compare(task.name, metric, before, {cell: now}, test_over_train=ratio).get(cell)
+    gains = compare(
+        task.name, metric, before, {cell: now}, test_over_train=ratio, same_folds=same_folds(facts)
+    )
+    return gains.get(cell)
 
 
 def chosen_cells(tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> dict[str, str]:
@@ -264,6 +269,7 @@ class _MeanScores:
             baseline,
             test,
             test_over_train=self._facts["test_over_train"],
+            same_folds=same_folds(self._facts),
             resampling=self._resampling,
         )
         return Overall(name, tasks, metric, tuple(gains.values()), chosen.get(name, ""))

@@ -48,12 +48,14 @@ def test_fixed_test_set_follows_the_written_formula() -> None:
     assert gain.variance_repeats == pytest.approx(of_repeats)
     assert gain.variance_clusters == pytest.approx(of_groups, rel=0.04)
     assert gain.variance_overlap == 0
-    total = gain.variance_repeats + gain.variance_clusters
-    degrees = total**2 / (gain.variance_repeats**2 / 3 + gain.variance_clusters**2 / (NUM_GROUPS - 1))
-    assert gain.degrees_of_freedom == pytest.approx(degrees)
-    low, high = stats.t.interval(0.95, degrees, loc=gain.gain, scale=math.sqrt(total))
-    assert (gain.low, gain.high) == pytest.approx((low, high))
-    assert gain.p_value == pytest.approx(2 * stats.t.sf(abs(gain.gain) / math.sqrt(total), degrees))
+    assert (gain.degrees_repeats, gain.degrees_clusters) == pytest.approx((3, NUM_GROUPS - 1))
+    quantiles = [stats.t.ppf(0.975, degrees) for degrees in (3, NUM_GROUPS - 1)]
+    half = math.sqrt(quantiles[0] ** 2 * gain.variance_repeats + quantiles[1] ** 2 * gain.variance_clusters)
+    assert (gain.low, gain.high) == pytest.approx((gain.gain - half, gain.gain + half))
+    at_p = compare(
+        "task", "mse", scores(alone), {"c": scores(ours)}, num_resamples=20_000, alpha=gain.p_value
+    )
+    assert at_p["c"].low == pytest.approx(0, abs=1e-9)  # p is the level at which the interval ends at 0
     assert (gain.num_repeats, gain.num_clusters, gain.note) == (4, NUM_GROUPS, "")
     assert gain.dominant == ("repeats" if of_repeats > of_groups else "clusters")
 
@@ -73,7 +75,7 @@ def test_redrawn_splits_follow_nadeau_and_bengio() -> None:
     paired = (alone - ours).mean(axis=1)
     gain = one(scores(alone), scores(ours), test_over_train=0.25)
     error = math.sqrt(paired.var(ddof=1) * (1 / 6 + 0.25))
-    assert gain.degrees_of_freedom == 5
+    assert (gain.degrees_repeats, gain.degrees_clusters) == (5, 0)
     assert gain.standard_error == pytest.approx(error)
     assert (gain.low, gain.high) == pytest.approx(stats.t.interval(0.95, 5, loc=paired.mean(), scale=error))
     assert gain.variance_clusters == 0
@@ -153,7 +155,7 @@ def test_one_repeat_rests_on_the_groups_and_says_so(test_over_train: float | Non
     alone, ours = losses(1, seed=1), losses(1, seed=2, mean=2.0)
     gain = one(scores(alone), scores(ours), num_resamples=20_000, test_over_train=test_over_train)
     error = math.sqrt((alone - ours)[0].var(ddof=1) / NUM_GROUPS)
-    assert gain.degrees_of_freedom == NUM_GROUPS - 1
+    assert (gain.degrees_repeats, gain.degrees_clusters) == pytest.approx((0, NUM_GROUPS - 1))
     assert gain.standard_error == pytest.approx(error, rel=0.03)
     assert gain.note == (
         "one repeat: the interval says nothing about other training seeds; "
@@ -168,13 +170,13 @@ def test_one_repeat_and_one_group_give_no_interval() -> None:
     assert gain.gain == 1.0
     assert all(math.isnan(number) for number in (gain.low, gain.high, gain.p_value, gain.p_adjusted))
     assert gain.verdict == "no verdict"
-    assert "fewer than two repeats and fewer than two groups" in gain.note
+    assert "fewer than two repeats (or folds) and fewer than two groups" in gain.note
     assert what_would_help(gain).repeats is None
 
 
 def test_one_group_and_several_repeats_rest_on_the_repeats() -> None:
     gain = one(scores(np.array([[3.0], [3.1], [3.2]])), scores(np.array([[2.0], [2.0], [2.1]])))
-    assert gain.degrees_of_freedom == 2
+    assert (gain.degrees_repeats, gain.degrees_clusters) == (2, 0)
     assert gain.dominant == "repeats"
     assert "one group in test" in gain.note
 
