@@ -196,6 +196,12 @@ def load_bundle(path: Path | str) -> Bundle:
     )
 
 
+def weights_checksum(bundle: Bundle) -> str:
+    """SHA-256 of `weights.safetensors`, as `bundle.json` has it."""
+    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in bundle.model.state_dict().items()}
+    return hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
+
+
 def build_network(settings: Mapping[str, Any], tasks: TaskSet) -> MultiTaskNetwork:
     """Builds a network from the settings of a bundle; the caller's random state is left as it was.
 

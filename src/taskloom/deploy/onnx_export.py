@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from taskloom.deploy.bundle import Bundle
+from taskloom.deploy.onnx_about import BATCH, described, meaning_of
 from taskloom.deploy.onnx_inputs import inputs_of
 from taskloom.errors import DataError, MissingExtraError
-from taskloom.tasks import Binary, Landmarks, Multiclass, Multilabel, Ordinal, Task
 from taskloom.training.checkpoints import write_atomically
 
 OPSET = 20
@@ -68,8 +68,8 @@ def export_onnx(bundle: Bundle, path: Path | str) -> OnnxExport:
     table's own scale for tables (NaN for a missing value where training imputed); `windows` [batch, samples,
     channels] float32 for recordings, after the signal steps and before normalisation (after it, where that
     was done person by person); `inputs` for a network of one's own. Outputs: one per task, by its name, as
-    `Task.decode` gives it. The metadata entry `taskloom` is JSON: tasks with classes and units, what the
-    input must be (`input`, with its `normalization`), preprocessing, versions.
+    `Task.decode` gives it; a row of features or windows with a value that is not finite (and not filled in)
+    is NaN in all of them. The metadata is that of `onnx_about.described`.
 
     Args:
         bundle: The trained network; of several data sets choose one first (`predict.prepared_as`).
@@ -87,7 +87,7 @@ def export_onnx(bundle: Bundle, path: Path | str) -> OnnxExport:
     runtime = _runtime()
     whole = _Whole(bundle)
     content = _exported(whole, path)
-    content = _with_metadata(content, whole, bundle)
+    content = described(content, whole.prepare, whole.input_name, bundle)
     difference = _difference(runtime, content, whole, path)
     try:
         write_atomically(path, content)
@@ -97,10 +97,10 @@ def export_onnx(bundle: Bundle, path: Path | str) -> OnnxExport:
         path=path,
         num_bytes=len(content),
         input_name=whole.input_name,
-        input_shape=("batch", *whole.prepare.shape),
+        input_shape=(BATCH, *whole.prepare.shape),
         input_type=str(whole.prepare.dtype).removeprefix("torch."),
         input_meaning=whole.prepare.meaning,
-        outputs={name: _meaning(task) for name, task in bundle.tasks.items()},
+        outputs={name: meaning_of(task) for name, task in bundle.tasks.items()},
         difference=difference,
         rows=sum(_CHECKED_ROWS),
     )
@@ -118,7 +118,13 @@ class _Whole(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(self.prepare(inputs))
-        return tuple(task.decode(outputs[name]) for name, task in self.tasks.items())
+        decoded = tuple(task.decode(outputs[name]) for name, task in self.tasks.items())
+        unusable = self.prepare.unusable(inputs)
+        if unusable is None:
+            return decoded
+        return tuple(
+            value.masked_fill(unusable.view(-1, *[1] * (value.ndim - 1)), math.nan) for value in decoded
+        )
 
 
 def _runtime() -> Any:
@@ -158,31 +164,6 @@ def _exported(whole: _Whole, path: Path) -> bytes:
     return content
 
 
-def _with_metadata(content: bytes, whole: _Whole, bundle: Bundle) -> bytes:
-    import onnx
-
-    model = onnx.load_from_string(content)
-    about = {
-        "tasks": bundle.tasks.to_dicts(),
-        "input": {
-            "name": whole.input_name,
-            "meaning": whole.prepare.meaning,
-            "normalization": whole.prepare.normalization,
-        },
-        "preprocessing": bundle.preprocessing,
-        "versions": bundle.versions,
-    }
-    try:
-        text = json.dumps(about, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"the bundle's `preprocessing` holds what JSON cannot ({error}); nothing was written."
-        ) from error
-    onnx.helper.set_model_props(model, {"taskloom": text})
-    serialized: bytes = model.SerializeToString()
-    return serialized
-
-
 def _difference(runtime: Any, content: bytes, whole: _Whole, path: Path) -> float:
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     draw = np.random.default_rng(1)
@@ -208,24 +189,6 @@ def _difference(runtime: Any, content: bytes, whole: _Whole, path: Path) -> floa
                 )
             largest = max(largest, difference)
     return largest
-
-
-def _meaning(task: Task) -> str:
-    if isinstance(task, Binary):
-        return f"probability of {task.class_names[1]}"
-    if isinstance(task, Multiclass):
-        return f"probabilities of {_few(task.class_names)}"
-    if isinstance(task, Multilabel):
-        return f"probability of each of {_few(task.class_names)}"
-    if isinstance(task, Landmarks):
-        return f"pixels x, y of {_few(task.class_names)}"
-    unit = getattr(task, "unit", None)
-    return f"{'level' if isinstance(task, Ordinal) else 'value'}{f' in {unit}' if unit else ''}"
-
-
-def _few(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:4])
-    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 
 
 @contextlib.contextmanager

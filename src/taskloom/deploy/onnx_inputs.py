@@ -38,6 +38,14 @@ class Inputs(nn.Module):
         """Rows [N, *shape] as the network takes them."""
         return rows
 
+    def unusable(self, rows: Tensor) -> Tensor | None:  # noqa: ARG002  # a network of one's own may take any
+        """Which rows have a value that training refuses, [N]; None where there can be none.
+
+        What runtimes make of it differs: ONNX Runtime's pooling and recurrent layers lose a NaN, and predict
+        with confidence.
+        """
+        return None
+
     def rows(self, number: int, draw: np.random.Generator) -> Tensor:
         """Random rows [number, *shape], spread about as those of the training."""
         return torch.from_numpy(draw.normal(size=(number, *self.shape)).astype(np.float32))
@@ -83,6 +91,9 @@ class TableRows(Inputs):
             rows = torch.where(torch.isnan(rows), self.fill, rows)
         return (rows - self.center) / self.scale
 
+    def unusable(self, rows: Tensor) -> Tensor | None:
+        return _any(~torch.isfinite(rows) if self.fill is None else torch.isinf(rows))
+
     def rows(self, number: int, draw: np.random.Generator) -> Tensor:
         rows = super().rows(number, draw) * self.scale + self.center
         if self.fill is not None:
@@ -110,6 +121,9 @@ class Windows(Inputs):
     def forward(self, rows: Tensor) -> Tensor:
         normal = (rows - self.mean) / self.scale
         return normal if self.clip is None else normal.clamp(-self.clip, self.clip)
+
+    def unusable(self, rows: Tensor) -> Tensor | None:
+        return _any(~torch.isfinite(rows))
 
     def rows(self, number: int, draw: np.random.Generator) -> Tensor:
         return super().rows(number, draw) * self.scale + self.mean
@@ -140,6 +154,14 @@ class PersonWindows(Inputs):
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows if self.clip is None else rows.clamp(-self.clip, self.clip)
+
+    def unusable(self, rows: Tensor) -> Tensor | None:
+        return _any(~torch.isfinite(rows))
+
+
+def _any(found: Tensor) -> Tensor:
+    """Whether anything is true in a row, [N, ...] -> [N]."""
+    return found.flatten(1).any(dim=1)
 
 
 def inputs_of(bundle: Bundle) -> Inputs:

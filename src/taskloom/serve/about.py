@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import safetensors.torch
-
 from taskloom.deploy import Bundle
+from taskloom.deploy.bundle import weights_checksum
 from taskloom.predict.faces import device_of
 from taskloom.predict.readings import Readings
 from taskloom.report import words
@@ -36,7 +34,7 @@ def about_bundle(bundle: Bundle, predictor: Predictor, device: str, name: str | 
         "test": _test(bundle),
         "notes": list(predictor.notes),
         "device": str(device_of(device)),
-        "weights_sha256": _checksum(bundle),
+        "weights_sha256": weights_checksum(bundle),
         "versions": {"taskloom": __version__, "trained_with": bundle.versions},
     }
 
@@ -106,9 +104,3 @@ def _in_words(task: Task, summary: Mapping[str, Any]) -> str:
         return text
     low, high = (words.number(bound, metric, like=summary["value"]) for bound in bounds)
     return f"{text} [{low}, {high}]"
-
-
-def _checksum(bundle: Bundle) -> str:
-    """SHA-256 of `weights.safetensors`, as `bundle.json` has it."""
-    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in bundle.model.state_dict().items()}
-    return hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
