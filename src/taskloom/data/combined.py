@@ -26,7 +26,14 @@ from numpy.typing import NDArray
 
 from taskloom.data.batch import Batch, DataSplits, TaskDataset
 from taskloom.data.mixing_batches import MixRule, RowMix
-from taskloom.data.sources import SOURCES, TaskSettings, as_settings, check_settings, load
+from taskloom.data.sources import (
+    SOURCES,
+    TaskSettings,
+    as_settings,
+    check_settings,
+    declared_class_weights,
+    load,
+)
 from taskloom.errors import ConfigError, DataError, TaskloomError, did_you_mean
 from taskloom.tasks import Labels, Landmarks, Regression, Task, TaskSet, task_from_dict
 
@@ -228,20 +235,23 @@ def _check_all_there(declared: Mapping[str, Any], loaded: Mapping[str, DataSplit
 
 def _joined_tasks(declared: Mapping[str, Any], loaded: Mapping[str, DataSplits]) -> TaskSet:
     joined: list[Task] = []
+    # Each data set made numbers of "balanced" by its own labels; together they are fitted once more.
+    weights = declared_class_weights(declared)
     for task in declared:
         first: str | None = None
         for name, one in loaded.items():
             if task not in one.tasks:
                 continue
+            own = one.tasks.with_class_weights(weights)[task]
             if first is None:
                 first = name
-                joined.append(one.tasks[task])
-            elif _apart_from_scale(one.tasks[task]) != _apart_from_scale(joined[-1]):
+                joined.append(own)
+            elif _apart_from_scale(own) != _apart_from_scale(joined[-1]):
                 numbers = isinstance(joined[-1], Regression | Landmarks)
                 what = "the same settings" if numbers else "the classes"
                 raise DataError(
                     f"data.combined: task {task} is not the same in two data sets: {first} has "
-                    f"{_described(joined[-1])}, {name} has {_described(one.tasks[task])}; declare "
+                    f"{_described(joined[-1])}, {name} has {_described(own)}; declare "
                     f"{what} in tasks.{task}, or make them two tasks."
                 )
     return TaskSet(*joined)

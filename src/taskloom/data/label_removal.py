@@ -118,15 +118,19 @@ class Removal:
         return cls(**values)
 
 
-def remove_labels(splits: DataSplits, given: Any, *, seed: int) -> DataSplits:
+def remove_labels(
+    splits: DataSplits, given: Any, *, seed: int, class_weights: Mapping[str, Any] | None = None
+) -> DataSplits:
     """Returns the data with labels removed from their training rows.
 
-    Regressions are standardised anew, on the training labels that are left.
+    Regressions are standardised anew, and balanced class weights found anew, on the training labels that are
+    left.
 
     Args:
         splits: The data.
         given: The setting: one step's settings or a list of them.
         seed: Of draws that have no seed of their own.
+        class_weights: Per task, class weights as they are declared; those that are numbers stay.
 
     Raises:
         ConfigError: See `Removal`; a task that is not there.
@@ -146,7 +150,7 @@ def remove_labels(splits: DataSplits, given: Any, *, seed: int) -> DataSplits:
                     _thin(present[name], step.share, own, name)
     labels = Labels(before.values, present)
     _check_left(labels, splits)
-    tasks = splits.tasks.fit(labels)
+    tasks = splits.tasks.with_class_weights(class_weights or {}).fit(labels)
     parts: dict[str, TaskDataset] = {
         "train": Relabelled(splits.train, labels, tasks),
         "validation": Relabelled(splits.validation, splits.validation.labels, tasks),

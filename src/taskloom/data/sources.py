@@ -107,7 +107,9 @@ def load(
         raise ConfigError(
             f"data.reader: {name} gave {type(splits).__name__}; a reader returns taskloom.data.DataSplits."
         )
-    return splits if removal is None else remove_labels(splits, removal, seed=seed)
+    if removal is None:
+        return splits
+    return remove_labels(splits, removal, seed=seed, class_weights=declared_class_weights(tasks))
 
 
 def resolve_tasks(tasks: TaskSettings, known_classes: Mapping[str, Sequence[str]]) -> TaskSet:
@@ -149,6 +151,20 @@ def as_settings(tasks: TaskSettings) -> dict[str, dict[str, Any]]:
             entry.pop("center", None)
             entry.pop("scale", None)
     return entries
+
+
+def declared_class_weights(tasks: TaskSettings) -> dict[str, Any]:
+    """Per task that weighs its classes, how, as it is declared; the training labels make numbers of it.
+
+    Example:
+        >>> declared_class_weights({"gait": {"kind": "multiclass", "class_weights": "balanced"}})
+        {'gait': 'balanced'}
+    """
+    return {
+        name: settings["class_weights"]
+        for name, settings in as_settings(tasks).items()
+        if settings.get("class_weights")
+    }
 
 
 def _check_scale_is_kept(task: str, settings: Mapping[str, Any]) -> None:

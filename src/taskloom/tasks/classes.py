@@ -61,7 +61,8 @@ class Multiclass(Task):
             Where they are not given, a reader finds them in the data; until then there is no width.
         class_weights: Of the classes in the loss, whose mean they weigh as `torch.nn.CrossEntropyLoss` does:
             "balanced", `{name: weight}` (1 for the others), or one each. `TaskSet.fit` makes numbers of them,
-            from training labels.
+            from training labels. A label counts as often as its class weighs, as if its row were repeated:
+            a smoothed label too, and a teacher's soft label by its shares in the classes.
 
     Raises:
         ConfigError: One class only; or `width` and `class_names` are asked for before the classes are known.

@@ -102,6 +102,27 @@ class TaskSet(Mapping[str, Task]):
                 found.append(dataclasses.replace(task, classes=tuple(known[name])))
         return self.replaced(*found)
 
+    def with_class_weights(self, declared: Mapping[str, Any]) -> TaskSet:
+        """Returns a set whose class weights are as declared again ("balanced"), to be fitted on other labels.
+
+        Args:
+            declared: Per task, what `fit` made numbers of; the others stay.
+
+        Example:
+            >>> from taskloom.tasks import Multiclass
+            >>> tasks = TaskSet(Multiclass("gait", ("NULL", "walk"), class_weights=(0.7, 2.0)))
+            >>> tasks.with_class_weights({"gait": "balanced"})["gait"].to_dict()["class_weights"]
+            'balanced'
+        """
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in declared.items()}
+        return self.replaced(
+            *(
+                dataclasses.replace(task, class_weights=given[name])
+                for name, task in self._tasks.items()
+                if isinstance(task, Multiclass) and name in given
+            )
+        )
+
     def fit(self, labels: Labels) -> TaskSet:
         """Returns a set whose regression and landmark tasks are standardised on the labels that are present.
 
