@@ -61,6 +61,6 @@ def test_numbers_stay_numbers(folder: Path) -> None:
     settings = {"table": "one.csv", "remove_labels": {"share": 0.7}}
     splits = read(folder, "table", settings, class_weights={"hill": 0.1})
     assert splits.tasks["place"].to_dict()["class_weights"] == (0.1, 1.0, 1.0)
+    other = {"table": "two.csv", "tasks": {"place": {"classes": ["town", "lake", "hill"]}}}
     with pytest.raises(DataError, match="task place is not the same in two data sets"):
-        other = {"table": "two.csv", "tasks": {"place": {"classes": ["town", "lake", "hill"]}}}
         read(folder, "combined", {"combined": {"one": {"table": "one.csv"}, "two": other}})
