@@ -53,7 +53,7 @@ def test_another_form_of_the_same_table(base: Base) -> None:
 
 
 def test_other_names_and_other_places(base: Base) -> None:
-    """Classes, people and parts by other names, labels before features, tabulators, cells in another order."""
+    """Classes, people and parts by other names, labels before features, tabs, cells in another order."""
 
     def change(study: RandomStudy) -> None:
         table, settings = study.table, study.settings
