@@ -33,6 +33,22 @@ from taskloom.training.reproducibility import environment
 FORMAT = "taskloom bundle"
 VERSION = 1
 _SETTINGS, _WEIGHTS = "bundle.json", "weights.safetensors"
+_DECIDES = ("settings", "tasks", "preprocessing")
+"""Parts that predictions depend on. What else is said may be edited."""
+_KINDS: Mapping[type, str] = {dict: "an object", list: "a list", int: "a whole number", str: "text"}
+_PARTS: Mapping[tuple[str, ...], type] = {
+    ("settings",): dict,
+    ("settings", "input_shape"): list,
+    ("settings", "encoder"): dict,
+    ("settings", "sharing"): dict,
+    ("tasks",): list,
+    ("preprocessing",): dict,
+    ("about",): dict,
+    ("versions",): dict,
+    ("weights",): dict,
+    ("weights", "bytes"): int,
+    ("weights", "sha256"): str,
+}
 
 
 @dataclass(frozen=True)
@@ -143,21 +159,20 @@ def save_bundle(
     if not keep_auxiliary:
         settings, tasks, weights = _for_use(settings, model, weights)
     content = safetensors.torch.save(weights)
-    text = _to_json(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "settings": settings,
-            "tasks": tasks.to_dicts(),
-            "preprocessing": dict(preprocessing or {}),
-            "about": dict(about or {}),
-            "versions": environment()["versions"],
-            "weights": {
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            },
-        }
-    )
+    said = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": settings,
+        "tasks": tasks.to_dicts(),
+        "preprocessing": dict(preprocessing or {}),
+        "about": dict(about or {}),
+        "versions": environment()["versions"],
+        "weights": {
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        },
+    }
+    text = _to_json({**said, "sha256": _checksum(json.loads(_to_json(said)))})
     if path.exists() and not (path / _SETTINGS).exists():
         raise ConfigError(f"{path} exists and is not a bundle; give the bundle another name.")
     try:
@@ -171,7 +186,8 @@ def load_bundle(path: Path | str) -> Bundle:
     """Builds the network of a bundle and gives it its weights.
 
     Raises:
-        DataError: Not a bundle, one of another version, or one whose weights are cut off or changed.
+        DataError: Not a bundle, one of another version, or one whose weights or description are cut off or
+            changed.
         ConfigError: Its encoder or architecture is not registered here.
     """
     path = Path(path)
@@ -225,7 +241,7 @@ def build_network(settings: Mapping[str, Any], tasks: TaskSet) -> MultiTaskNetwo
     # Pretrained weights are in the bundle, as the network was trained on from them.
     with torch.random.fork_rng(), encoders.without_weights():
         built = encoders.build(encoder_name, tuple(settings["input_shape"]), **encoder)
-        network = sharing.build(way_name, built, trained, head=settings["head"], **way)
+        network = sharing.build(way_name, built, trained, head=settings.get("head"), **way)
     if not without:
         return network
     return drop_tasks(network, [name for name in trained if name not in tasks], without["empty"])
@@ -319,7 +335,34 @@ def _read_settings(path: Path) -> dict[str, Any]:
             f"load it with taskloom {described.get('versions', {}).get('taskloom', 'of that time')}, "
             "or train again."
         )
+    _check_parts(path / _SETTINGS, described)
+    if _checksum(described) != described.get("sha256", _checksum(described)):  # absent in older ones
+        raise DataError(
+            f"{path / _SETTINGS}: settings, tasks or preprocessing were changed after the bundle was saved; "
+            "copy it again."
+        )
     return described
+
+
+def _check_parts(place: Path, described: Mapping[str, Any]) -> None:
+    """Refuses a description that lacks something, so that what follows needs not look."""
+    for keys, kind in _PARTS.items():
+        found: Any = described
+        for key in keys:
+            found = found.get(key)
+        if not isinstance(found, kind):
+            raise DataError(
+                f"{place}: `{'.'.join(keys)}` should be {_KINDS[kind]}, found {str(found)[:40]}; "
+                "the bundle is damaged."
+            )
+    if not described["tasks"] or not all(isinstance(task, dict) for task in described["tasks"]):
+        raise DataError(f"{place}: `tasks` should be a list of tasks; the bundle is damaged.")
+
+
+def _checksum(described: Mapping[str, Any]) -> str:
+    """Of what predictions depend on, as JSON gives it back."""
+    plain = json.dumps([described[part] for part in _DECIDES], sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def _read_weights(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
