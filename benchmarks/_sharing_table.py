@@ -45,6 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mtan": {},
     "task_routing": {},
     "adashare": {},
+    "learning_to_branch": {},
     "multilinear_relationship": {},
 }
 """Every registered architecture with the settings that it is measured with; `check_rows` holds it so."""

@@ -125,6 +125,10 @@ ROWS: dict[str, Row] = {
         {},
         lambda t, s, e, k: sum(s) + 2 * t + head_parameters(e, k),
     ),
+    "learning_to_branch": Row(
+        {"retrain_from": 2, "retrain_weights": "keep"},
+        lambda t, s, e, k: t * sum(s) + 3 * t**2 + head_parameters(e, k),
+    ),
     "multilinear_relationship": Row(
         {"update_every": 2},
         lambda t, s, e, k: s[0] + s[1] + t * s[2] + head_parameters(e, k),

@@ -39,6 +39,11 @@ MEANINGS = {
         axis="mean probability",
     ),
     "adaptive_branching": Meaning("1 where two tasks use one copy of the stage, 0 where each has its own."),
+    "learning_to_branch": Meaning(
+        "How much two tasks run through the same copies: the smaller of their chances, summed over copies; "
+        "1 or 0 once the tree is fixed.",
+        axis="mean chance",
+    ),
     "multilinear_relationship": Meaning(
         "Correlation of the tasks' parameters, as the tensor-normal prior has learned it.",
         axis="mean correlation",

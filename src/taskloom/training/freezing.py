@@ -300,7 +300,7 @@ def reads(model: MultiTaskNetwork, inputs: Tensor, modules: Iterable[nn.Module])
     draw, modules = torch.Generator().manual_seed(0), list(modules)
     inputs = inputs.repeat(_ROWS, *[1] * (inputs.dim() - 1))
     found: dict[str, set[int]] = {}
-    with in_evaluation_mode(model):
+    with in_evaluation_mode(model), model.decided():  # noise would choose another way
         for noise in _NOISE:
             for task, read in _reads_once(model, inputs, modules, noise, draw).items():
                 found[task] = found.get(task, set()) | read

@@ -33,6 +33,7 @@ def trained(architecture: str, settings: dict[str, Any], balancing: str) -> Mult
     [
         ("adaptive_branching", {"after_epochs": [1, 2]}),
         ("adashare", {"curriculum_epochs": 1}),
+        ("learning_to_branch", {"retrain_from": 3}),
         ("adashare", {"retrain_from": 4, "curriculum_epochs": 1}),
     ],
 )

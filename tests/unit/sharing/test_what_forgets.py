@@ -44,6 +44,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mmoe", {"experts": 3, "stages": [1, 2]}),
     ("dselect_k", {"stages": [1, 2], "entropy": 0.0}),
     ("dselect_k", {"gate_input": "static", "entropy": 0.0}),
+    ("learning_to_branch", {}),
+    ("learning_to_branch", {"stages": [1, 2], "candidates": 2}),
     ("ple", {"stages": "all"}),  # gates of the last two levels are a task's own
     ("ple", {"stages": [1, 2], "levels": 1}),
     ("ple", {"stages": "all", "task_experts": 0, "shared_experts": 2}),  # all gates are

@@ -25,6 +25,7 @@ MODULES = (
     "mtan",
     "task_routing",
     "adashare",
+    "learning_to_branch",
     "multilinear_relationship",
 )
 # task_0 converges in epoch 1 and stops after 2, task_1 after 4.

@@ -20,6 +20,7 @@ LEARNED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "soft_sharing": ({"tie": "exponential_affine"}, ("ties.",)),
     "adashare": ({}, ("policies.",)),
     "dselect_k": ({}, ("gates.",)),
+    "learning_to_branch": ({}, ("choices.", "task_choices.")),
 }
 
 

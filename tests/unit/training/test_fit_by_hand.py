@@ -20,7 +20,11 @@ from taskloom.training import Callback, TrainingState
 
 SHAPES = {"vgg5": (3, 32, 32), "opportunity_cnn": (64, 10)}
 BATCH, RATE = 8, 0.02
-CHANGES_IN_TRAINING = {"adaptive_branching", "adashare"}  # by the epoch, which `fit` tells them
+CHANGES_IN_TRAINING = {
+    "adaptive_branching",
+    "adashare",
+    "learning_to_branch",
+}  # by the epoch, which `fit` tells them
 
 
 class Last(Callback):

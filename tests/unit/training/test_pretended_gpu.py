@@ -77,7 +77,7 @@ def test_a_step_waits_only_where_the_method_reads_numbers(balancing: str, expect
     assert found(records, "conv2d", "hard_sharing", balancing) == expected
 
 
-NO_WAITS = ("single_task", "cross_stitch", "sluice", "mmoe", "dselect_k", "ple", "mtan")
+NO_WAITS = ("single_task", "cross_stitch", "sluice", "mmoe", "dselect_k", "ple", "mtan", "learning_to_branch")
 
 
 @pytest.mark.parametrize("architecture", NO_WAITS)

@@ -6,6 +6,7 @@ downstream can tell them from plan networks.
 
 from taskloom.sharing.modules.adashare import adashare
 from taskloom.sharing.modules.base import ModuleNetwork
+from taskloom.sharing.modules.branch_search import BranchSearchNetwork, learning_to_branch
 from taskloom.sharing.modules.branching import BranchingNetwork, adaptive_branching
 from taskloom.sharing.modules.experts import ExpertNetwork, mmoe, ple
 from taskloom.sharing.modules.gates import Gate
@@ -23,6 +24,7 @@ from taskloom.sharing.modules.tensor_normal import TensorNormal
 __all__ = [
     "Attention",
     "AttentionNetwork",
+    "BranchSearchNetwork",
     "BranchingNetwork",
     "ExpertNetwork",
     "Gate",
@@ -42,6 +44,7 @@ __all__ = [
     "adaptive_branching",
     "adashare",
     "dselect_k",
+    "learning_to_branch",
     "mmoe",
     "mtan",
     "multilinear_relationship",
