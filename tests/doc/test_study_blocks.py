@@ -1,4 +1,4 @@
-"""Every piece of a study file on a page is one: checked as studies are, down to the settings of its reader."""
+"""Every piece of a study file on a page is one: checked as studies are, down to its reader's settings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pieces_of(page: Path) -> Iterator[Piece]:
     for start, block, language in sorted(found):
         code = block if language == "python" else code
         plain = textwrap.dedent(block)
-        if language != "yaml" or not re.match(rf"({'|'.join(SECTIONS)}):", plain):
+        if language != "yaml" or not re.search(rf"^({'|'.join(SECTIONS)}):", plain, re.MULTILINE):
             continue
         yield Piece(page.name, text[:start].count("\n") + 1, yaml.safe_load(plain), code)
 
@@ -88,7 +88,9 @@ def test_the_pages_have_pieces() -> None:
 def test_a_piece_of_a_study_file_is_one(piece: Piece, tmp_path: Path) -> None:
     study = whole(piece, tmp_path)
     assert expand_cells(study)
-    with pytest.raises(DataError, match="expected|no such folder"):  # settings are right, files are not there
+    with pytest.raises(
+        DataError, match=r"expected|no such folder"
+    ):  # settings are right, files are not there
         load_data(study, tmp_path, tmp_path / "stores")
 
 
