@@ -90,7 +90,7 @@ def test_a_piece_of_a_study_file_is_one(piece: Piece, tmp_path: Path) -> None:
     assert expand_cells(study)
     with pytest.raises(
         DataError, match=r"expected|no such folder"
-    ):  # settings are right, files are not there
+    ):
         load_data(study, tmp_path, tmp_path / "stores")
 
 
