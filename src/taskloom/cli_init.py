@@ -17,7 +17,10 @@ from taskloom.terminal import console, say
 if TYPE_CHECKING:
     from taskloom.study.draft import Survey
 
-_MOST_COLUMNS = 60
+_MOST_COLUMNS, _FIRST_COLUMNS, _LAST_COLUMNS = 60, 40, 20
+"""How many columns are shown; of more, the first and the last ones, as labels often stand last."""
+_SLOW_BYTES = 30_000_000
+"""Size of a table from which on it is said that it is being read."""
 
 
 def init(
@@ -25,7 +28,7 @@ def init(
         Path,
         typer.Argument(
             metavar="TABLE|FOLDER",
-            help="CSV, TSV or Parquet; or a folder with a table of the files in it.",
+            help="CSV, TSV, Parquet or ARFF; or a folder with a table of the files in it.",
             show_default=False,
         ),
     ],
@@ -50,6 +53,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace the file where it is there.")] = False,
 ) -> None:
     """Write a first study file for a table, or a folder of images or recordings, from what stands in it."""
+    if place.is_file() and place.stat().st_size >= _SLOW_BYTES:
+        say(f"reads    {place}   {place.stat().st_size / 2**20:,.0f} MiB", stderr=True)
     if not tasks:
         _list_columns(place, images, group, rate_hz)
         return
@@ -85,12 +90,14 @@ def _list_columns(place: Path, images: Path | None, group: str | None, rate_hz: 
     for heading in ("column", "holds", "missing", "likely"):
         table.add_column(heading, overflow="fold")
     names = list(found.columns)
-    for name in names[:_MOST_COLUMNS]:
+    hidden = names[_FIRST_COLUMNS : len(names) - _LAST_COLUMNS] if len(names) > _MOST_COLUMNS else []
+    for name in names if not hidden else [*names[:_FIRST_COLUMNS], "", *names[-_LAST_COLUMNS:]]:
+        if hidden and not name:
+            table.add_row("...", f"{len(hidden):,} more columns", "", "")
+            continue
         column = found.columns[name]
         table.add_row(*map(Text, (name, column.describe(), f"{100 * column.holes:.0f} %", found.role(name))))
     console().print(table)
-    if len(names) > _MOST_COLUMNS:
-        say(f"... and {len(names) - _MOST_COLUMNS:,} more columns")
     options = {"--images": images, "--group": group, "--rate-hz": None if rate_hz is None else f"{rate_hz:g}"}
     say(f"\nnothing was written; name the columns to predict:\n  {_command(found, place, options)}")
 

@@ -41,7 +41,7 @@ Margin = Annotated[
 Choose = Annotated[str, typer.Option("--choose", help="all faces, or the largest.")]
 Batch = Annotated[int, typer.Option("--batch", help="Faces that go through the network together.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-_ROW_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+_ROW_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".arff", ".data")
 
 
 def predict(

@@ -88,9 +88,7 @@ def test_the_pages_have_pieces() -> None:
 def test_a_piece_of_a_study_file_is_one(piece: Piece, tmp_path: Path) -> None:
     study = whole(piece, tmp_path)
     assert expand_cells(study)
-    with pytest.raises(
-        DataError, match=r"expected|no such folder"
-    ):
+    with pytest.raises(DataError, match=r"expected|no such folder"):
         load_data(study, tmp_path, tmp_path / "stores")
 
 

@@ -1,4 +1,4 @@
-"""Tables of plain rows: CSV, TSV and Parquet with every mistake located.
+"""Tables of plain rows: CSV, TSV, Parquet and ARFF with every mistake located.
 
 Cells are kept as the text that stands in the file until a column is asked for as numbers or as classes, so
 that a class code `007` stays what it is and a message can quote the cell it is about.
@@ -7,6 +7,7 @@ that a class code `007` stays what it is and a message can quote the cell it is 
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from taskloom.data.arff import ARFF_SUFFIX, read_arff
 from taskloom.data.cell_texts import has_decimal_comma, looks_missing, way_out
 from taskloom.data.quotes import check_quotes, unclosed_quote
 from taskloom.data.table_dataset import TableDataset
@@ -49,7 +51,7 @@ class Table:
     Args:
         path: The file, for messages.
         columns: Column names in file order.
-        separator: The separator of a text file; None for Parquet.
+        separator: The separator of a text file; None for Parquet and ARFF.
         missing: Cell texts that mean "missing" besides blank ones.
         decimal: "." or ",", what stands before the decimals of a text file's numbers.
     """
@@ -212,17 +214,17 @@ def read_table(
     separator: str | None = None,
     missing: Sequence[Any] = (),
     decimal: str = ".",
-    unnamed_index: bool = False,
 ) -> Table:
-    """Reads a CSV, TSV or Parquet table.
+    """Reads a CSV, TSV, Parquet or ARFF table.
+
+    A first column without a name that only numbers the rows, as pandas writes its index, is left out.
 
     Args:
-        path: A `.parquet` or `.pq` file is Parquet; everything else is text in UTF-8 with a header line.
+        path: A `.parquet` or `.pq` file is Parquet, `.arff` is ARFF; everything else is text in UTF-8 with a
+            header line.
         separator: Separator of a text file; looked for among comma, semicolon and tab where None.
         missing: Cells with these texts are missing, as blank ones always are.
         decimal: "." or ",": what stands before the decimals of numbers in a text file.
-        unnamed_index: Whether a first column without a name, as pandas writes its index, is called `index`
-            instead of being refused.
 
     Raises:
         DataError: No such file, no rows, a column that stands twice, a row that is too long or too short, or
@@ -259,8 +261,12 @@ def read_table(
                 "name it .csv if it is text."
             ) from error
         table = Table(path, _checked_header(path, data.column_names), None, marks, data)
+    elif path.suffix.lower() == ARFF_SUFFIX:
+        names, data = read_arff(path)
+        columns = _checked_header(path, names)
+        table = Table(path, columns, None, marks, data.rename_columns(list(columns)))
     else:
-        table = replace(_read_text(path, separator, marks, unnamed_index=unnamed_index), decimal=decimal)
+        table = replace(_read_text(path, separator, marks), decimal=decimal)
     if len(table) == 0:
         raise DataError(f"{path}: the table is empty; a header and at least one row expected.")
     return table
@@ -280,14 +286,14 @@ def sniff_separator(path: Path) -> str:
     return max(counts, key=lambda separator: counts[separator])
 
 
-def _read_text(path: Path, separator: str | None, missing: tuple[str, ...], *, unnamed_index: bool) -> Table:
+def _read_text(path: Path, separator: str | None, missing: tuple[str, ...]) -> Table:
     if separator is not None and len(separator) != 1:
         raise DataError(f"{path}: a separator of one character expected, found {separator!r}.")
     try:
         separator = separator or sniff_separator(path)
         header = _header(path, separator)
-        named = ["index", *header[1:]] if unnamed_index and not header[0] else header
-        columns = _checked_header(path, named)
+        numbered = not header[0].strip() and _numbers_the_rows(path, separator)
+        columns = _checked_header(path, header[1:] if numbered else header)
         data = pyarrow.csv.read_csv(
             path,
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
@@ -297,13 +303,16 @@ def _read_text(path: Path, separator: str | None, missing: tuple[str, ...], *, u
         )
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: text in UTF-8 expected, found other bytes; save the table as UTF-8."
+            f"{path}: text in UTF-8 expected, found other bytes; save the table as UTF-8 (if it is "
+            "latin-1: `iconv -f latin1 -t utf-8 FILE > NEW`)."
         ) from error
     except csv.Error as error:  # the header's cell is longer than any name: its mark is not closed
         raise unclosed_quote(path, separator or ",") or DataError(f"{path}: no header ({error}).") from error
     except pa.ArrowInvalid as error:
         raise _text_error(path, separator or ",", error) from error
     check_quotes(path, separator, data)
+    if numbered:
+        data = data.remove_column(0)
     return Table(path, columns, separator, missing, data.rename_columns(list(columns)))
 
 
@@ -343,6 +352,12 @@ def _header(path: Path, separator: str) -> list[str]:
         raise DataError(f"{path}: the table is empty; a header and at least one row expected.") from None
 
 
+def _numbers_the_rows(path: Path, separator: str) -> bool:
+    """Whether the first column holds another whole number in every row, as the index of a data frame does."""
+    cells = [record[0] for _, record in itertools.islice(_records(path, separator), 1, None)]
+    return len(cells) > 1 and all(cell.isdecimal() for cell in cells) and len(set(cells)) == len(cells)
+
+
 def _checked_header(path: Path, header: Sequence[str]) -> tuple[str, ...]:
     """Column names without surrounding blanks; refuses names that stand twice and columns without a name."""
     columns = tuple(name.strip() for name in header)
@@ -350,15 +365,27 @@ def _checked_header(path: Path, header: Sequence[str]) -> tuple[str, ...]:
     for position, name in enumerate(columns):
         if not name:
             raise DataError(
-                f"{path}:1: column {position + 1} of {len(columns)} has no name; name it or remove it "
-                "(pandas writes such a column unless told `index=False`)."
+                f"{path}:1: column {position + 1} of {len(columns)} has no name; name it or remove it."
             )
         first = places.setdefault(name, position)
         if first != position:
+            if 2 * sum(map(_is_number, columns)) > len(columns):
+                raise DataError(
+                    f"{path}:1: the names of the columns expected, found what looks like a row of data "
+                    f"(`{name}` stands twice); put a line with a name for each column above it."
+                )
             raise DataError(
                 f"{path}:1: column `{name}` stands twice ({first + 1} and {position + 1}); rename one."
             )
     return columns
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == "?"
+    return True
 
 
 def _whole_numbers(cells: Any) -> Any:

@@ -91,7 +91,9 @@ def test_lines_are_those_of_the_file_with_blank_lines_and_breaks_in_cells(tmp_pa
         ("a,b\n", ["table is empty"]),
         ("a,b,a\n1,2,3\n", [":1:", "`a` stands twice", "1 and 3"]),
         ("a,b, a\n1,2,3\n", [":1:", "`a` stands twice"]),
-        (",b\n1,2\n", [":1:", "column 1 of 2 has no name", "index=False"]),
+        (",b\n1,2\nx,2\n", [":1:", "column 1 of 2 has no name"]),
+        (",b\n1,2\n1,2\n", [":1:", "column 1 of 2 has no name"]),
+        ("63.0,1.0,1.0\n67.0,1.0,4.0\n", [":1:", "looks like a row of data", "a name for each column"]),
         ("a,b\n1,2\n3\n", [":3:", "2 columns expected", "found 1", "comma"]),
         ("a;b\n1;2\n\n3;4;5\n", [":4:", "2 columns expected", "found 3", "semicolon"]),
         (b"a,b\n1,\xff\n", ["UTF-8"]),
@@ -381,3 +383,12 @@ def test_marks_of_missing_values_among_the_numbers_of_a_parquet_file(tmp_path: P
     pd.DataFrame({"age": np.array([31, -1, 47, -1], kind)}).to_parquet(path)
     np.testing.assert_array_equal(read_table(path, missing=["-1"]).numbers("age"), [31, np.nan, 47, np.nan])
     np.testing.assert_array_equal(read_table(path).numbers("age"), [31, -1, 47, -1])
+
+
+def test_a_first_column_without_a_name_that_numbers_the_rows_is_left_out(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.5, 2.5, 3.5], "b": ["x", "y", "z"]}, index=[4, 0, 7])
+    frame.to_csv(tmp_path / "index.csv")
+    table = read_table(tmp_path / "index.csv")
+    assert table.columns == ("a", "b")
+    assert table.numbers("a").tolist() == frame.a.tolist()
+    assert table.where(1, "b").endswith("index.csv:3: column `b`")

@@ -209,8 +209,8 @@ def _with_coral(table: FaceTable, root: Path, coral: Mapping[str, Any]) -> FaceT
 
 
 def _read_coral(path: Path) -> Table:
-    """A CORAL file; its first column, an index, has no name."""
-    table = read_table(path, unnamed_index=True)
+    """A CORAL file; its first column, an index without a name, is left out."""
+    table = read_table(path)
     for name in ("file", "age"):
         table.column_name(name, "data.coral")
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from taskloom.data.arff import ARFF_SUFFIX
 from taskloom.data.image_source import FILE_COLUMNS
 from taskloom.data.tables import PARQUET_SUFFIXES, Table, read_table
 from taskloom.errors import DataError
@@ -13,7 +14,7 @@ from taskloom.study.draft.sources import Source
 from taskloom.wording import counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", *PARQUET_SUFFIXES)
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ARFF_SUFFIX, *PARQUET_SUFFIXES)
 
 
 def find_source(place: Path, *, images: Path | None = None, rate_hz: float | None = None) -> Source:

@@ -11,13 +11,14 @@ from taskloom.data.tables import Table
 from taskloom.errors import DataError
 from taskloom.study.draft.columns import Column, look
 from taskloom.study.draft.marks import marks_in, with_decimal
-from taskloom.study.draft.roles import find_group, unit_around, why_identifier
+from taskloom.study.draft.roles import find_group, unit_around, why_identifier, words_of
 from taskloom.study.draft.sources import Source
 from taskloom.study.draft.split_columns import SplitColumn, find_split, names_a_split
 from taskloom.study.draft.yaml_text import shown
 
 NO_GROUP = "none"
 _LEAST_ROWS = 10
+_TARGET_WORDS = frozenset({"target", "label", "outcome", "diagnosis", "response", "class"})
 _FEW_TASKS, _MOST_TASKS = 4, 12
 """How many columns are proposed as tasks; the second where so many have holes."""
 
@@ -75,13 +76,15 @@ class Survey:
         return "a feature" if self.source.kind == "table" and column.is_category else "left out: text"
 
     def likely_tasks(self) -> list[str]:
-        """Columns that a newcomer might predict: those with holes first, then those of classes."""
+        """Columns that a newcomer might predict: with holes, then called target or label, then of classes."""
         found = [name for name in self.free if "task" in self.role(name)]
         classes = [
             name for name in found if not self.columns[name].is_number or self.columns[name].is_classes
         ]
         holed = [name for name in found if 0 < self.columns[name].holes < 1]
-        return list(dict.fromkeys([*holed, *classes]))[: max(_FEW_TASKS, min(len(holed), _MOST_TASKS))]
+        named = [name for name in found if _TARGET_WORDS & set(words_of(name))]
+        most = max(_FEW_TASKS, min(len(holed), _MOST_TASKS))
+        return list(dict.fromkeys([*holed, *named, *classes]))[:most]
 
 
 def survey(source: Source, *, tasks: Sequence[str] = (), group: str | None = None) -> Survey:

@@ -62,7 +62,8 @@ def write(sections: Sections) -> str:
     lines += line(f"repeats: {sections.repeats}", "of every cell, each with a seed of its own")
     lines += line("cells:", "single-task networks are always run beside them")
     for cell in sections.cells:
-        lines += line(f"  - {flow(cell)[1:-1]}", "a list makes one cell of each" if "[" in flow(cell) else "")
+        several = "," in flow(cell).partition("[")[2].partition("]")[0]
+        lines += line(f"  - {flow(cell)[1:-1]}", "a list makes one cell of each" if several else "")
     return "\n".join(lines) + "\n"
 
 
