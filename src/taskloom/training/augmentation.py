@@ -14,7 +14,7 @@ from torch import Tensor
 from taskloom.data.batch import Batch, TaskDataset
 from taskloom.errors import ConfigError, did_you_mean
 from taskloom.losses import SumCount, counts_of_labels, masked, per_task
-from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Task, TaskSet
+from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, StageOutput, Task, TaskSet
 from taskloom.training.augment_config import AugmentConfig, FlipConfig
 from taskloom.training.image_ops import affine_maps, coloured, flipped, flipped_points, moved, moved_points
 
@@ -163,11 +163,9 @@ class Augmentation:
         losses = per_task(predictions, labels, tasks)
         smoothing = self.config.label_smoothing if self.config is not None else 0.0
         if smoothing:
-            for name, output in predictions.items():
-                even = _even_loss(tasks[name], output, labels)
-                if even is not None:
-                    total = (1 - smoothing) * losses[name].sum + smoothing * even.sum
-                    losses[name] = SumCount(total, losses[name].count)
+            for name, even in _even_losses(predictions, labels, tasks).items():
+                total = (1 - smoothing) * losses[name].sum + smoothing * even
+                losses[name] = SumCount(total, losses[name].count)
         return losses if soft is None else soft(losses, predictions, rows)
 
     def _image(self, inputs: Tensor, labels: Labels, random: np.random.Generator) -> tuple[Tensor, Labels]:
@@ -238,6 +236,17 @@ def _weighted(*parts: tuple[float, Mapping[str, SumCount]]) -> dict[str, SumCoun
         name: SumCount(torch.stack([w * losses[name].sum for w, losses in parts]).sum(), first[name].count)
         for name in first
     }
+
+
+def _even_losses(predictions: Mapping[str, Tensor], labels: Labels, tasks: TaskSet) -> dict[str, Tensor]:
+    """Per task of classes, the sum of its losses against all classes evenly; lower stages as they weigh."""
+    found: dict[str, Tensor] = {}
+    for name, output in predictions.items():
+        task, factor = (name.task, name.weight) if isinstance(name, StageOutput) else (name, 1.0)
+        even = _even_loss(tasks[task], output, labels)
+        if even is not None:
+            found[task] = factor * even.sum + found.get(task, 0)
+    return found
 
 
 def _even_loss(task: Task, output: Tensor, labels: Labels) -> SumCount | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import taskloom as tl
 from taskloom.losses import SumCount, per_task
+from taskloom.tasks import StageOutput
 from taskloom.training.augment_config import AugmentConfig
 from taskloom.training.augmentation import Augmentation, Augmented
 from taskloom.training.teaching import SoftLabels, Teaching
@@ -87,3 +88,14 @@ def test_soft_labels_that_are_the_true_ones_change_nothing() -> None:
     )
     torch.testing.assert_close(found.mean, expected.mean, rtol=2e-6, atol=0)
     assert found.count == expected.count
+
+
+def test_smoothing_reaches_the_heads_of_lower_stages() -> None:
+    """Deep supervision: the loss is linear in the heads, each with its weight."""
+    outputs, codes, there = drawn()
+    lower, labels = outputs.flip(0), tl.Labels({"a": codes}, {"a": there})
+    augmentation = Augmentation(AugmentConfig(label_smoothing=0.3), Shape(PLAIN), seed=0)  # type: ignore[arg-type]
+    both = {"a": outputs, StageOutput.of("a", "dense_0", 0.5): lower}
+    found = augmentation.losses(both, Augmented(outputs, labels), labels, PLAIN)["a"].mean
+    parts = [loss_of(PLAIN, one, labels, label_smoothing=0.3).mean for one in (outputs, lower)]
+    torch.testing.assert_close(found, parts[0] + 0.5 * parts[1])
