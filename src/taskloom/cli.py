@@ -293,6 +293,7 @@ def main() -> None:
 
 
 def _save(trained: Trained, path: Path) -> Path:
+    from taskloom.data.framing_found import framing_found
     from taskloom.deploy import save_bundle
 
     spec, splits = trained.spec, trained.splits
@@ -309,6 +310,7 @@ def _save(trained: Trained, path: Path) -> Path:
             "data": splits.about,
             "run": spec.resolved,
             "test": own_test(trained.test),
+            "framing": framing_found(splits.train),
         },
     )
 

@@ -59,6 +59,10 @@ def prepare(
     labels: Annotated[
         Path | None, typer.Option("--labels", metavar="TABLE", help="`video`: labels by video or person.")
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option("--like", metavar="BUNDLE", help="Cut faces as `predict` does for this bundle."),
+    ] = None,
 ) -> None:
     """Prepare a study's data, or the faces of a data set, once: what follows starts at once."""
     crop = {
@@ -75,8 +79,10 @@ def prepare(
         from taskloom.terminal_faces import prepare_face_store
 
         video = {"every": every, "labels": labels}
-        prepare_face_store(what, folder, store, {**settings_of(settings or ()), **given}, video)
+        prepare_face_store(what, folder, store, {**settings_of(settings or ()), **given}, video, like)
         return
+    if like is not None:
+        given["like"] = str(like)
     if given or folder is not None:
         raise ConfigError(
             f"prepare {what}: READER DIR STORE expected with DIR or --{next(iter(given), 'size')}; a "

@@ -9,8 +9,11 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from taskloom.data.face_framing import Framing
 from taskloom.data.face_store import prepare_faces
+from taskloom.deploy import load_bundle
 from taskloom.errors import ConfigError
+from taskloom.predict.faces import PredictSettings, check_image_bundle, crop_settings
 from taskloom.predict.video_faces import prepare_video
 from taskloom.terminal import console, say
 from taskloom.wording import counted
@@ -24,8 +27,23 @@ def prepare_face_store(
     store: Path,
     settings: dict[str, Any],
     video: Mapping[str, Any] | None = None,
+    like: Path | None = None,
 ) -> None:
-    """Prepares a store of faces with a bar, and prints what it holds and what was left out."""
+    """Prepares a store of faces with a bar, and prints what it holds and what was left out.
+
+    Args:
+        reader: Name of the reader, or "video".
+        folder: Where the faces are.
+        store: Where the store will be.
+        settings: How faces are cut, and those of the reader.
+        video: Settings of videos.
+        like: A bundle; faces are cut as `predict` cuts them for it, with the settings that are given.
+
+    Raises:
+        ConfigError: A setting that does not fit.
+        DataError: Files that are not what they should be, or no bundle of images.
+    """
+    settings, framing, cut_notes = (settings, None, []) if like is None else _cut_like(like, settings)
     start = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = console(stderr=True)
@@ -41,18 +59,19 @@ def prepare_face_store(
 
         given = {name: value for name, value in (video or {}).items() if value is not None}
         if reader == "video":
-            rows, found = prepare_video(folder, store, settings=settings, progress=told, cutting=cut, **given)
+            given |= {"settings": settings, "framing": framing}
+            rows, found = prepare_video(folder, store, progress=told, cutting=cut, **given)
         elif given:
             raise ConfigError(f"--{next(iter(given))}: goes with `prepare video FILE_OR_DIR STORE` only.")
         else:
-            rows, found = prepare_faces(reader, folder, store, settings, told)
+            rows, found = prepare_faces(reader, folder, store, settings, told, framing)
     seconds = time.perf_counter() - start
     say(
         f"{store}  {counted(len(found.images), 'face')} of {found.size} x {found.size} from "
         f"{counted(len(rows), 'row')}, "
         f"{seconds:.1f} s"
     )
-    for note in rows.notes:
+    for note in (*rows.notes, *cut_notes):
         say(f"note     {note}")
     if found.unreadable:
         first = found.unreadable[0]
@@ -61,3 +80,17 @@ def prepare_face_store(
             f"left out {rows_without}, listed in {store / 'left_out.csv'}; the first, "
             f"{first['file']}: {first['reason']}"
         )
+
+
+def _cut_like(place: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Framing | None, list[str]]:
+    """Settings that cut faces as a bundle's were, those that are given first; its framing; and notes."""
+    bundle = load_bundle(place)
+    check_image_bundle(bundle)
+    detector, model = settings.get("detector"), settings.get("detector_model")
+    named = f"{detector}:{model}" if model is not None else detector
+    asked = PredictSettings(detector=named, margin=settings.get("margin"))
+    crop, notes = crop_settings(bundle.preprocessing, asked, bundle.about.get("framing"))
+    own = {"size": crop.size, "detector": crop.detector, "margin": crop.margin, "align": crop.align}
+    if crop.detector_model is not None:
+        own["detector_model"] = crop.detector_model
+    return {**own, **settings}, crop.framing, notes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.data.face_detectors import DETECTORS, Box, Detection, Detector, make_detector
+from taskloom.data.face_detectors import DETECTORS, YUNET_SCORE, Box, Detection, Detector, make_detector
+from taskloom.data.face_framing import Framing
 from taskloom.errors import ConfigError, DataError, did_you_mean
 
 CHOICES = ("largest", "all", "box")
@@ -46,6 +47,8 @@ class CropSettings:
             what lies outside the picture repeats its edge. Without a margin and a detector a box is clipped
             to the picture and stretched.
         align: Whether faces are turned, moved and scaled until their five points lie where they should.
+        framing: Of the images that a network was trained on: detected faces are cut as these lie around
+            theirs, and the margin does not count. No setting of a study; see `face_framing`.
 
     Raises:
         ConfigError: A value out of range.
@@ -57,6 +60,7 @@ class CropSettings:
     choose: str = "largest"
     margin: float = 0.0
     align: bool = False
+    framing: Framing | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
@@ -97,8 +101,12 @@ class CropSettings:
             plain |= {"detector": self.detector, "choose": self.choose}
         if self.detector_model is not None:
             plain["detector_model"] = _checksum(Path(self.detector_model))
+        if self.detector == "yunet":
+            plain["detector_score"] = YUNET_SCORE
         if not self.plain:
             plain |= {"margin": self.margin, "align": self.align}
+        if self.framing is not None:
+            plain["framing"] = self.framing.to_dict()
         return plain
 
 
@@ -175,6 +183,8 @@ def cut_detection(picture: NDArray[np.uint8], found: Detection, settings: CropSe
         return aligned_face(picture, found.points, settings)
     if settings.plain:
         return stretched(picture, found.box, settings.size)
+    if settings.framing is not None and settings.detector != "none":
+        return squared(picture, settings.framing.box(found), replace(settings, margin=0.0))
     return squared(picture, found.box, settings)
 
 

@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow.parquet
 
 from taskloom.data.batch import DataSplits
 from taskloom.data.face_crop import CropSettings
+from taskloom.data.face_framing import Framing
 from taskloom.data.face_source import FaceSource, cut_faces, label_faces, split_faces
 from taskloom.data.face_table import FaceTable, NamedSplit
 from taskloom.data.image_store import ImageStore
@@ -38,6 +39,7 @@ def prepare_faces(
     store: Path,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    framing: Framing | None = None,
 ) -> tuple[FaceTable, ImageStore]:
     """Prepares the faces of a data set in native layout as a store that stands by itself.
 
@@ -47,6 +49,7 @@ def prepare_faces(
         store: Where the store will be; one of the same files and settings is found again.
         settings: Settings of the reader, and how faces are cut; see docs/data.md.
         progress: Told how many rows of how many are done.
+        framing: Of other images; what a detector finds is cut like these, see `face_framing`.
 
     Returns:
         The rows and the store of their faces.
@@ -68,7 +71,7 @@ def prepare_faces(
     """
     source = face_reader(reader)
     table, crop = source.rows(settings or {}, folder)
-    return table, prepare_rows(table, crop, store, progress)
+    return table, prepare_rows(table, replace(crop, framing=framing), store, progress)
 
 
 def prepare_rows(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from taskloom.data.face_crop import CropSettings, Face, choose, cut_detection
 from taskloom.data.face_detectors import DETECTORS, LONGEST_SIDE, Detection, Detector, make_detector
+from taskloom.data.face_framing import FRAMED_DETECTORS, Framing
 from taskloom.data.image_store import ImageStandardization
 from taskloom.deploy import Bundle
 from taskloom.errors import ConfigError, DataError, did_you_mean
@@ -23,8 +24,7 @@ from taskloom.training.devices import choose_device
 
 USUAL_DETECTOR = "haar"
 USUAL_MARGIN = 0.1
-"""Around a found face, where the training faces came without a detector. Haar's box is 1 / 1.21 of the width
-of UTKFace's ready-cut images (median of the 115 of 200 in which it finds a face): a margin of 0.1."""
+"""Around a found face, where the training faces came without a detector and their framing is not known."""
 VIDEO_EVERY = 5
 VIDEO_SIDE = 480
 
@@ -162,13 +162,14 @@ def check_image_bundle(bundle: Bundle) -> None:
 
 
 def crop_settings(
-    preprocessing: Mapping[str, Any], settings: PredictSettings
+    preprocessing: Mapping[str, Any], settings: PredictSettings, framing: Mapping[str, Any] | None = None
 ) -> tuple[CropSettings, list[str]]:
     """How faces are cut: as the bundle says, with what the user says in its place.
 
     Args:
         preprocessing: Of the bundle.
         settings: The user's.
+        framing: How the bundle's training images lie around their faces, if it says so (`about["framing"]`).
 
     Returns:
         The settings, and notes on what they rest on.
@@ -194,12 +195,9 @@ def crop_settings(
         align=bool(trained.get("align", False)),
     )
     notes = []
-    if before == "none" and name != "none":
-        crop = replace(crop, margin=USUAL_MARGIN)
-        notes.append(
-            "the network was trained on faces that no detector had cut; "
-            f"here they are cut around what {name} finds (--margin, --detector none for faces that are cut)"
-        )
+    if before == "none" and name != "none" and not crop.align:
+        crop, note = _as_ready_cut(crop, None if settings.margin is not None else framing)
+        notes.append(f"the network was trained on faces that no detector had cut; {note}")
     elif before not in ("none", name):
         notes.append(f"the network was trained on faces that {before} had found, here {name} finds them")
     elif model is not None and trained.get("detector_model") not in (None, _checksum(model)):
@@ -212,6 +210,18 @@ def crop_settings(
             "`--detector yunet:PATH`."
         )
     return crop, notes
+
+
+def _as_ready_cut(crop: CropSettings, framing: Mapping[str, Any] | None) -> tuple[CropSettings, str]:
+    """Cuts what a detector finds like training images that came without one, as far as that is known."""
+    here = f"here they are cut around what {crop.detector} finds"
+    if framing is None or crop.detector not in FRAMED_DETECTORS:
+        hint = "(--margin, --detector none for faces that are cut)"
+        return replace(crop, margin=USUAL_MARGIN), f"{here} {hint}"
+    known = Framing.from_dict(framing)
+    alike = f"as {known.found} of {known.images} of them lie around their faces"
+    note = f"{here}, {alike} (--detector none for faces that are cut)"
+    return replace(crop, margin=0.0, framing=known), note
 
 
 def make_finder(crop: CropSettings, settings: PredictSettings, *, moves: bool) -> FaceFinder:

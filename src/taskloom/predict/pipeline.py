@@ -151,7 +151,7 @@ def predict_faces(
     """
     settings = settings or PredictSettings()
     check_image_bundle(bundle)
-    crop, notes = crop_settings(bundle.preprocessing, settings)
+    crop, notes = crop_settings(bundle.preprocessing, settings, bundle.about.get("framing"))
     network = FaceNetwork(bundle, crop, settings.device)
     finder = finder or make_finder(crop, settings, moves=source.moves)
     every = (settings.detect_every or VIDEO_EVERY) if source.moves else 1
@@ -329,6 +329,8 @@ def how_found(crop: CropSettings, finder: FaceFinder, every: int = 1, *, moves: 
         return "every picture taken as one face (detector none)"
     rhythm = f" in every {_ordinal(every)} frame" if moves and every > 1 else ""
     cut = "aligned by five points" if crop.align else f"margin {crop.margin:g}"
+    if crop.framing is not None:
+        cut = "framed as the training's images"
     return f"detector {crop.detector}{rhythm}, in pictures of at most {finder.side} pixels; {cut}"
 
 

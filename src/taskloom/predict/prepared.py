@@ -48,4 +48,7 @@ def prepared_as(bundle: Bundle, data_set: str | None) -> Bundle:
             f"{did_you_mean(data_set, list(sets))} It was trained on {', '.join(sets)}."
         )
     about = bundle.about.get("data", {}).get("sets", {}).get(data_set, {})
-    return dataclasses.replace(bundle, preprocessing=sets[data_set], about={**bundle.about, "data": about})
+    framing = (bundle.about.get("framing") or {}).get("sets", {}).get(data_set)
+    return dataclasses.replace(
+        bundle, preprocessing=sets[data_set], about={**bundle.about, "data": about, "framing": framing}
+    )

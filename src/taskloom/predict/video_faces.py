@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 
+from taskloom.data.face_framing import Framing
 from taskloom.data.face_store import face_reader, prepare_rows
 from taskloom.data.face_table import FaceTable
 from taskloom.data.image_store import ImageStore
@@ -43,6 +44,7 @@ def prepare_video(
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     cutting: Cutting | None = None,
+    framing: Framing | None = None,
 ) -> tuple[FaceTable, ImageStore]:
     """Prepares the faces of a video, or of all videos below a folder, as a store that stands by itself.
 
@@ -57,6 +59,7 @@ def prepare_video(
             named; of several faces the largest is taken.
         progress: Told how many of the sampled frames are searched for faces.
         cutting: Told how many frames of all videos have been read.
+        framing: Of a network's training images; faces are then cut like these, see `face_framing`.
 
     Returns:
         The rows, with `video`, `frame`, `time` in seconds, `person` and the labels; and their faces. Frames
@@ -81,7 +84,7 @@ def prepare_video(
     except OSError as error:
         raise DataError(f"{frames}: the frames cannot be written ({error.strerror or error}).") from error
     table = replace(table, group="person", notes=(*table.notes, written, *notes))
-    found = prepare_rows(table, cut, store, progress)
+    found = prepare_rows(table, replace(cut, framing=framing), store, progress)
     shutil.rmtree(frames, ignore_errors=True)
     return table, found
 

@@ -77,7 +77,8 @@ class ImagePredictor:
         check_image_bundle(bundle)
         device_of(settings.device)
         self.bundle, self.settings = bundle, settings
-        self.crop, self.notes = crop_settings(bundle.preprocessing, settings)
+        framing = bundle.about.get("framing")
+        self.crop, self.notes = crop_settings(bundle.preprocessing, settings, framing)
         self.finder = make_finder(self.crop, settings, moves=False)
         self.readings = Readings(bundle.tasks, [column.name for column in (*FRAME_COLUMNS, PROBLEM)])
 
