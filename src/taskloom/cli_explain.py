@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +62,9 @@ def explain(
 
 def print_cross(bundle: Bundle, other: OtherData, evaluation: Evaluation) -> None:
     """Prints metrics on other data beside those of the bundle's own test part, and what was left out."""
+    from taskloom.metrics import METRICS
+    from taskloom.metrics.texts import bounds, with_unit
+
     own: Mapping[str, Any] = bundle.about.get("test", {})
     table = Table("task", "metric", "here", "95 % interval", "labels", "own test", "95 % interval")
     for column in table.columns[2:]:
@@ -72,14 +75,16 @@ def print_cross(bundle: Bundle, other: OtherData, evaluation: Evaluation) -> Non
                 continue
             value, interval = evaluation.value(task, metric), evaluation.interval(task, metric)
             before = own.get(task, {}).get(metric, {})
+            unit = METRICS[metric].unit(evaluation.tasks[task])
+            was, low, high = (_or_nan(before.get(key)) for key in ("value", "low", "high"))
             line = (
                 task,
                 metric,
-                _number(value),
-                _bounds(interval),
+                with_unit(value, metric, unit),
+                bounds(*interval, metric, value),
                 f"{evaluation.count(task, metric):,}",
-                _number(before.get("value")),
-                _bounds((before.get("low"), before.get("high"))),
+                with_unit(was, metric, unit),
+                bounds(low, high, metric, was),
             )
             table.add_row(*map(Text, line))  # names in brackets are not markup
     console().print(table)
@@ -109,12 +114,5 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
-
-
-def _bounds(bounds: Sequence[float | None]) -> str:
-    low, high = bounds
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return "-"
-    return f"[{low:.4g}, {high:.4g}]"
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -29,6 +29,7 @@ import taskloom.cli_serve
 import taskloom.cli_simulate
 import taskloom.terminal
 from taskloom.data.simulate import simulate_opportunity
+from taskloom.metrics.texts import with_unit
 from taskloom.version import __version__
 
 STUDY = """\
@@ -228,7 +229,13 @@ class TestCommands:
         call("study", "people.yaml", "--set", "repeats=1", "--out", "out")
         table = pd.read_parquet("out/results.parquet")
         mae = table[(table.cell_name == "hard sharing 1") & (table.part == "test") & (table.metric == "mae")]
-        assert f"{mae.value.item():.4g} years" in evaluated.stdout
+        assert with_unit(mae.value.item(), "mae", "years") in evaluated.stdout
+        chosen = (table.cell_name == "hard sharing 1") & (table.part == "test")
+        (accuracy,) = 100 * table[chosen & (table.metric == "accuracy")].value
+        line = next(line for line in evaluated.stdout.splitlines() if " accuracy " in line)
+        assert f"{accuracy:.1f} %" in line  # as `study` prints it
+        ((low, high),) = re.findall(r"\[([\d.]+), ([\d.]+)\]", line)
+        assert float(low) <= round(accuracy, 1) <= float(high)
 
     def test_a_bundle_refuses_data_prepared_in_another_way(self, folder: Path) -> None:
         call("train", "people.yaml", "--cell", "hard sharing 1", "--out", "mine.bundle")

@@ -5,94 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from taskloom.metrics.texts import (
+    METRIC_NAMES,
+    MINUS,
+    PERCENT,
+    SHARES,
+    UNITS,
+    heading,
+    metric_name,
+    number,
+    with_unit,
+)
 from taskloom.report.model import GainRow, ReportData, TaskRow
 from taskloom.wording import counted
 
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1": "F1",
-    "f1_macro": "F1 macro",
-    "f1_weighted": "F1 weighted",
-    "f1_micro": "F1 micro",
-    "auc": "AUC",
-    "afa": "AFA",
-    "mae": "MAE",
-    "mse": "MSE",
-    "rmse": "RMSE",
-    "r2": "R²",
-    "ccc": "concordance",
-    "landmark_error": "landmark error",
-    "failure_rate": "failure rate",
-    "failure_rate_5": "failure rate at 5 %",
-    "failure_rate_10": "failure rate at 10 %",
-}
-_PERCENT = {"accuracy", "balanced_accuracy", "failure_rate", "failure_rate_5", "failure_rate_10"}
-_SHARES = _PERCENT | {"f1", "f1_macro", "f1_weighted", "f1_micro", "auc", "afa"}
-"""Metrics from 0 to 1: no difference of two is larger than 1."""
-MINUS = "−"
+__all__ = [
+    "LEAST_REPEATS",
+    "METRIC_NAMES",
+    "MINUS",
+    "corrected_over",
+    "duration",
+    "gain_unit",
+    "heading",
+    "headline",
+    "interval",
+    "metric_name",
+    "number",
+    "outcome",
+    "p_value",
+    "ratio",
+    "task_sentence",
+    "with_unit",
+]
+
 LEAST_REPEATS = 3
 """With fewer repeats a study gives no verdict, as `taskloom.study.statistics` has it."""
 _MOST_FURTHER_DECIMALS = 9
 _MOST_COUNTS = 6
 """Tasks of which a sentence gives one number each."""
-
-
-def metric_name(metric: str) -> str:
-    """Name of a metric as people write it."""
-    return METRIC_NAMES.get(metric, metric)
-
-
-def heading(metric: str, unit: str = "") -> str:
-    """A metric's name over a column of its values, with their unit.
-
-    >>> heading("accuracy"), heading("mae", "years"), heading("auc")
-    ('accuracy (%)', 'MAE (years)', 'AUC')
-    """
-    shown = "%" if metric in _PERCENT else unit if metric in ("mae", "rmse") else ""
-    return metric_name(metric) + (f" ({shown})" if shown else "")
-
-
-def number(
-    value: float, metric: str, *, signed: bool = False, like: float | None = None, further: int = 0
-) -> str:
-    """A metric's value without its unit: percentages of shares, three digits otherwise.
-
-    Args:
-        value: The value, or a difference of two.
-        metric: Which metric.
-        signed: Whether a plus is written.
-        like: A value whose number of decimals is taken over, so that a difference shows as many as its parts.
-        further: Decimals beyond those.
-
-    >>> number(0.9123, "accuracy"), number(-0.02, "f1_macro", signed=True), number(5.614, "mae")
-    ('91.2', '−0.020', '5.61')
-    """
-    if not math.isfinite(value):
-        return "–"
-    if metric in _PERCENT:
-        text = f"{100 * abs(value):.{1 + further}f}"
-    elif metric in ("mae", "mse", "rmse"):
-        text = f"{abs(value):.{_decimals(value if like is None else like) + further}f}"
-    else:
-        text = f"{abs(value):.{3 + further}f}"
-    zero = not text.strip("0.")
-    sign = "" if zero else MINUS if value < 0 else "+" if signed else ""
-    return sign + text
-
-
-def with_unit(value: float, metric: str, unit: str = "") -> str:
-    """A metric's value with its unit.
-
-    >>> with_unit(0.9123, "accuracy"), with_unit(5.614, "mae", "years")
-    ('91.2 %', '5.61 years')
-    """
-    text = number(value, metric)
-    if text == "–":
-        return text
-    if metric in _PERCENT:
-        return f"{text} %"
-    return f"{text} {unit}" if unit and metric in ("mae", "rmse") else text
 
 
 def interval(row: GainRow, metric: str) -> str:
@@ -105,7 +55,7 @@ def interval(row: GainRow, metric: str) -> str:
         return "–"
     if not (math.isfinite(row.low) and math.isfinite(row.high)):
         return f"{number(row.gain, metric, signed=True, like=row.baseline)} [no interval]"
-    most = 1.0 if metric in _SHARES else math.inf
+    most = 1.0 if metric in SHARES else math.inf
     bounds = (max(row.low, -most), min(row.high, most))
     further = _further_decimals(bounds, metric, row.baseline) if row.low > 0 or row.high < 0 else 0
     gain = number(row.gain, metric, signed=True, like=row.baseline, further=further)
@@ -146,9 +96,9 @@ def corrected_over(tested: Mapping[str, int], *, of: str) -> str:
 
 def gain_unit(task: TaskRow) -> str:
     """Unit of a difference of the task's metric."""
-    if task.metric in _PERCENT:
+    if task.metric in PERCENT:
         return "points"
-    return task.unit if task.metric in ("mae", "rmse") else ""
+    return task.unit if task.metric in UNITS else ""
 
 
 def outcome(row: GainRow) -> str:
@@ -235,13 +185,6 @@ def duration(seconds: float) -> str:
 def ratio(value: float) -> str:
     """A cost relative to training alone: "0.52 ×"."""
     return f"{value:.2f} ×" if math.isfinite(value) else "–"
-
-
-def _decimals(value: float) -> int:
-    """Decimals that show three digits of `value`."""
-    if value == 0 or not math.isfinite(value):
-        return 2
-    return min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
 
 
 def _further_decimals(bounds: Sequence[float], metric: str, like: float) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from taskloom.deploy import Bundle
 from taskloom.deploy.bundle import weights_checksum
+from taskloom.metrics import METRICS
 from taskloom.predict.faces import device_of
 from taskloom.predict.readings import Readings
 from taskloom.report import words
@@ -97,7 +98,7 @@ def _test(bundle: Bundle) -> list[dict[str, Any]]:
 def _in_words(task: Task, summary: Mapping[str, Any]) -> str:
     """ "5.61 years MAE [5.20, 6.01]" """
     metric = task.primary_metric
-    unit = str(getattr(task, "unit", ""))
+    unit = METRICS[metric].unit(task)
     text = f"{words.with_unit(summary['value'], metric, unit)} {words.metric_name(metric)}"
     bounds = [summary[side] for side in ("low", "high") if summary.get(side) is not None]
     if len(bounds) < 2:

@@ -71,7 +71,7 @@ class ConsoleProgress:
         if self._live is None:
             seconds = f"{record.seconds_total:.0f} s" if record.seconds_total else "-"
             self._console.print(
-                f"{self.line()}   {record.cell_name}, repeat {record.repeat + 1}: {seconds}",
+                f"{self._so_far()}{self._left()}   {record.cell_name}, repeat {record.repeat + 1}: {seconds}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
@@ -84,15 +84,19 @@ class ConsoleProgress:
 
     def line(self) -> str:
         """Returns "runs 61/90  failed 0  running 2  about 12 min left"."""
-        finished = self._done + self._failed
-        text = f"runs {finished}/{self._total}  failed {self._failed}"
-        if self._running:
-            text += f"  running {self._running}"
-        left = self._total - finished
-        if self._finished_now and left:
-            each = (time.monotonic() - self._clock) / self._finished_now
-            text += f"  about {duration(each * left)} left"
-        return text
+        running = f"  running {self._running}" if self._running else ""
+        return self._so_far() + running + self._left()
+
+    def _so_far(self) -> str:
+        # A log has no number of running runs: when a line is written one has ended, and the next is to begin.
+        return f"runs {self._done + self._failed}/{self._total}  failed {self._failed}"
+
+    def _left(self) -> str:
+        left = self._total - self._done - self._failed
+        if not self._finished_now or not left:
+            return ""
+        each = (time.monotonic() - self._clock) / self._finished_now
+        return f"  about {duration(each * left)} left"
 
     def __rich__(self) -> Text:
         return Text(self.line())

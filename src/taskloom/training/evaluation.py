@@ -20,6 +20,7 @@ from taskloom.data.batch import Batch, TaskDataset, make_loader
 from taskloom.errors import DataError
 from taskloom.losses import SumCount, per_task
 from taskloom.metrics import METRICS, Summaries, label_counts, summarize_all, values
+from taskloom.metrics.texts import bounds, with_unit
 from taskloom.tasks import Labels, TaskSet
 from taskloom.training.datasets import check_is_dataset
 from taskloom.training.devices import choose_device
@@ -98,17 +99,16 @@ class Evaluation:
         return float(low), float(high)
 
     def table(self, *, level: float = 0.95) -> Table:
-        """One line per task and metric: value, interval, number of labels; "-" where there is no label."""
+        """One line per task and metric: value, interval, number of labels; "–" where there is no label."""
         table = Table("task", "metric", "value", f"{100 * level:g} % interval", "labels")
         for column in table.columns[2:]:
             column.justify = "right"
         for task, by_metric in self.summaries.items():
             for metric in by_metric:
                 low, high = self.interval(task, metric, level=level)
-                interval = "-" if math.isnan(low) else f"[{low:.4g}, {high:.4g}]"
                 value = self.value(task, metric)
-                unit = METRICS[metric].unit(self.tasks[task])
-                text = "-" if math.isnan(value) else f"{value:.4g} {unit}".strip()
+                text = with_unit(value, metric, METRICS[metric].unit(self.tasks[task]))
+                interval = bounds(low, high, metric, value)
                 line = (task, metric, text, interval, f"{self.count(task, metric):,}")
                 table.add_row(*map(Text, line))  # names and units in brackets are not markup
         return table

@@ -20,7 +20,7 @@ from taskloom.study import statistics
         (0.7114, "f1_macro", "", "0.711"),
         (5.614, "mae", "years", "5.61 years"),
         (0.004321, "mae", "m", "0.00432 m"),
-        (1234.5, "mse", "years", "1234"),
+        (1234.5, "mse", "years²", "1234 years²"),
         (-0.5, "r2", "", "−0.500"),
         (math.nan, "auc", "", "–"),
     ],

@@ -254,6 +254,21 @@ def test_what_went_wrong_ends_with_a_full_stop_before_what_becomes_of_it(
     )
 
 
+def test_a_log_says_what_has_ended_and_a_terminal_what_runs() -> None:
+    output = io.StringIO()
+    progress = ConsoleProgress(Console(file=output, width=400))
+    specs = [Mock(), Mock(), Mock()]
+    progress.begin(3, 0, 0, jobs=2)
+    progress.started(specs[0])
+    progress.started(specs[1])
+    assert progress.line() == "runs 0/3  failed 0  running 2"
+    # One ends, and the next begins only when its record is kept: "running 1" stood here with two jobs.
+    progress.finished(Mock(status="done", cell_name="a", repeat=0, seconds_total=2.0))
+    assert re.fullmatch(r"runs 1/3  failed 0  about \d+ s left   a, repeat 1: 2 s\n", output.getvalue())
+    progress.started(specs[2])
+    assert "  running 2  about" in progress.line()
+
+
 def test_a_defect_in_one_run_is_told_and_the_others_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ def test_a_task_without_labels_shows_a_dash() -> None:
     assert found.outputs["gender"].shape == (12, 1)
     for task, metric in (("mood", "accuracy"), ("gender", "auc")):
         line = next(line for line in str(found).splitlines() if f"{task} " in line and f"{metric} " in line)
-        assert [cell.strip() for cell in line.split("│")[3:6]] == ["-", "-", "0"]
+        assert [cell.strip() for cell in line.split("│")[3:6]] == ["–", "–", "0"]
     assert "[" in next(line for line in str(found).splitlines() if "mae" in line)
 
 
