@@ -104,7 +104,7 @@ def print_dry_run(study: Study, file: Path, folder: Path, data: Path | None) -> 
 
 def print_verdicts(summary: dict[str, Any]) -> None:
     """Prints the verdict per task, in the cell that was best on validation, by the report's wording."""
-    from taskloom.study.verdict_table import HEADINGS, verdict_rows
+    from taskloom.study.verdict_table import HEADINGS, remarks, verdict_rows
 
     table = Table(box=None, pad_edge=False, header_style="")
     for heading in HEADINGS[:-1]:
@@ -118,8 +118,7 @@ def print_verdicts(summary: dict[str, Any]) -> None:
     console().print(table)
     for line in _beside(summary):
         say(line)
-    say(summary["design"])
-    for line in (*summary["failed"], *summary["warnings"]):
+    for line in remarks(summary):
         say(line)
 
 

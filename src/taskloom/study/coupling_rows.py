@@ -17,7 +17,9 @@ import numpy as np
 from taskloom.coupling import Consistency, Relatedness, measure_consistency
 from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.decisions import label_f1, load_decisions
+from taskloom.study.gains import Gain
 from taskloom.study.results import RunRecord, run_folder
+from taskloom.study.statistics import corrected
 from taskloom.study.verdicts import Groups, gain_between
 from taskloom.study.written_out import written_out
 from taskloom.tasks import Multilabel, TaskSet
@@ -28,6 +30,8 @@ Row = dict[str, Any]
 def coupling_rows(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> list[Row]:
     """Returns one row per coupled cell that has a finished run.
 
+    Verdicts on a task are corrected over all coupled cells that have their like without coupling.
+
     Args:
         folder: The study's folder.
         tasks: The study's tasks.
@@ -35,11 +39,20 @@ def coupling_rows(folder: Path, tasks: TaskSet, facts: Mapping[str, Any], done: 
         done: The finished runs.
     """
     runs = {cell["id"]: _runs_of(cell["id"], cell["tasks"][0], done) for cell in facts["cells"]}
-    rows = []
+    rows: list[Row] = []
+    found: list[tuple[Row, Gain]] = []
     for cell in facts["cells"]:
         if runs[cell["id"]] and "coupling" in runs[cell["id"]][0].details:
             twin = next((other for other in runs if _is_twin(runs[cell["id"]], runs[other])), "")
-            rows.append(_row(_Coupled(folder, tasks, facts, done, runs[cell["id"]], runs.get(twin, []))))
+            coupled = _Coupled(folder, tasks, facts, done, runs[cell["id"]], runs.get(twin, []))
+            row, gains = _row(coupled), _gains(coupled)
+            row["tasks"] = [_task_row(coupled, gain) for gain in gains]
+            rows.append(row)
+            found += list(zip(row["tasks"], gains, strict=True))
+    for name in {gain.task for _, gain in found}:
+        own = [(row, gain) for row, gain in found if gain.task == name]
+        for (row, _), gain in zip(own, corrected([gain for _, gain in own]), strict=True):
+            row["verdict"] = gain.verdict
     return rows
 
 
@@ -105,7 +118,7 @@ def _row(coupled: _Coupled) -> Row:
         "low": _rounded(low) if table.counts is not None else [],
         "high": _rounded(high) if table.counts is not None else [],
         "consistency": {"alone": alone, "without": without, "with": coupled_now},
-        "tasks": [row for name in coupled.names if (row := _task_gain(coupled, name)) is not None],
+        "tasks": [],  # follow when the gains of all coupled cells are known
         "labels": [row for name in coupled.names for row in _label_gains(coupled, name)],
         "compared": details["compared"],
         "agreement": details["agreement"],
@@ -181,15 +194,21 @@ def _consistencies(coupled: _Coupled, by_repeat: Sequence[Sequence[RunRecord | N
 # -- gains
 
 
-def _task_gain(coupled: _Coupled, name: str) -> Row | None:
-    """A task with coupling against without, and how it did alone; None where there is no twin."""
+def _gains(coupled: _Coupled) -> list[Gain]:
+    """Every task with coupling against without; none where there is no twin."""
     if not coupled.twin:
-        return None
-    gain = gain_between(
-        coupled.folder, coupled.tasks[name], coupled.facts, coupled.twin, coupled.runs, coupled.runs[0].cell
-    )
-    if gain is None:
-        return None
+        return []
+    cell = coupled.runs[0].cell
+    found = [
+        gain_between(coupled.folder, coupled.tasks[name], coupled.facts, coupled.twin, coupled.runs, cell)
+        for name in coupled.names
+    ]
+    return [gain for gain in found if gain is not None]
+
+
+def _task_row(coupled: _Coupled, gain: Gain) -> Row:
+    """A task with coupling against without, and how it did alone."""
+    name = gain.task
     metric = coupled.tasks[name].primary_metric
     alone = [
         value.value

@@ -30,7 +30,8 @@ def design_sentence(facts: Mapping[str, Any], tasks: TaskSet, gains: Sequence[Ga
     several = max(tested.values()) > 1
     holm = f" after {corrected_over(tested, of='of each task')}" if several else ""
     paired = "Gains are paired by repeat (same seed, same split)"
-    verdicts = f"verdicts at the 5 % level{holm}."
+    each = f", which holds for each of the {len(judged)} tasks by itself" if len(judged) > 1 else ""
+    verdicts = f"verdicts at the 5 % level{holm}{each}."
     if facts["repeats"] < LEAST_REPEATS:
         verdicts = few_repeats(facts["repeats"])
     if facts["test_over_train"] is None or facts["repeats"] == 1:

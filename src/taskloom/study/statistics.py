@@ -52,6 +52,7 @@ __all__ = [
     "Scores",
     "choose_on_validation",
     "compare",
+    "corrected",
     "holm",
 ]
 
@@ -118,11 +119,21 @@ def compare(
         _one_gain(task, metric, baseline, name, scores, splits, alpha, resampling)
         for name, scores in cells.items()
     ]
-    adjusted = holm([gain.p_value for gain in single])
-    return {
-        gain.cell: dataclasses.replace(gain, p_adjusted=p, verdict=_verdict(gain, p, alpha))
-        for gain, p in zip(single, adjusted, strict=True)
-    }
+    return {gain.cell: gain for gain in corrected(single, alpha)}
+
+
+def corrected(gains: Sequence[Gain], alpha: float = 0.05) -> list[Gain]:
+    """The same gains with p-values and verdicts for being several together, by `holm`.
+
+    Args:
+        gains: Gains of one task.
+        alpha: Level of the verdicts.
+    """
+    adjusted = holm([gain.p_value for gain in gains])
+    return [
+        dataclasses.replace(gain, p_adjusted=p, verdict=_verdict(gain, p, alpha))
+        for gain, p in zip(gains, adjusted, strict=True)
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

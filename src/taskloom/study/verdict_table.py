@@ -73,15 +73,15 @@ def as_text(summary: Mapping[str, Any]) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join([*lines, *_remarks(summary)])
+    return "\n".join([*lines, *remarks(summary)])
 
 
 def as_html(summary: Mapping[str, Any]) -> str:
     """The same for a notebook."""
     cells = "".join(f"<th>{escape(name)}</th>" for name in HEADINGS)
     body = "".join(_html_row(row) for row in verdict_rows(summary))
-    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in _remarks(summary))
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{remarks}"
+    beside = "".join(f"<p>{escape(remark)}</p>" for remark in remarks(summary))
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{beside}"
 
 
 def as_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
@@ -121,5 +121,22 @@ def _html_row(row: VerdictRow) -> str:
     return f"<tr>{cells}<td{colour}>{escape(verdict)}</td></tr>"
 
 
-def _remarks(summary: Mapping[str, Any]) -> Sequence[str]:
-    return [summary["design"], *summary["failed"], *summary["warnings"]]
+def remarks(summary: Mapping[str, Any]) -> Sequence[str]:
+    """How the verdicts were made, what to know beside them, what failed: a sentence each."""
+    return [*_notes(summary), summary["design"], *summary["failed"], *summary["warnings"]]
+
+
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    """What must be known of the gains that are shown, once for all tasks of which it is true."""
+    overall = summary["overall"] or {"gains": []}
+    notes = {(gain["task"], gain["cell"]): gain["note"] for gain in (*summary["gains"], *overall["gains"])}
+    shown = [(task["name"], task["chosen_cell"]) for task in summary["tasks"] if not task["auxiliary"]]
+    if "task" in overall:
+        shown.append((overall["task"]["name"], overall["task"]["chosen_cell"]))
+    of: dict[str, list[str]] = {}
+    for place in shown:
+        for note in filter(None, notes.get(place, "").split("; ")):
+            # Of a study with too few repeats the design says it of all tasks.
+            if summary["num_repeats"] >= words.LEAST_REPEATS or not note.startswith("a verdict needs"):
+                of.setdefault(note, []).append(place[0])
+    return [f"{', '.join(tasks)}: {note}" for note, tasks in of.items()]

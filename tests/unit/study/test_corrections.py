@@ -6,6 +6,8 @@ import dataclasses
 import math
 from pathlib import Path
 
+import pandas as pd
+
 from _report import with_overall
 from _small_study import TEXT, run, write_table
 from taskloom.report.load import render_report
@@ -13,6 +15,7 @@ from taskloom.report.model import CellRow, GainRow, PlainSum
 from taskloom.report.plain_sums import plain_sum_view
 from taskloom.report.words import corrected_over
 from taskloom.study.design import design_sentence
+from taskloom.study.verdict_table import remarks
 from taskloom.tasks import Regression, TaskSet
 
 BEFORE = (
@@ -29,7 +32,8 @@ def test_sets_of_tasks_have_numbers_of_their_own(tmp_path: Path) -> None:
     rows = outcome.summary["gains"]
     tested = {task: sum(row["task"] == task for row in rows) for task in ("age", "tall", "sex")}
     assert tested == {"age": 3, "tall": 2, "sex": 2}
-    assert "after Holm over the cells of each task (age 3, tall 2, sex 2)." in outcome.summary["design"]
+    told = "after Holm over the cells of each task (age 3, tall 2, sex 2), which holds for each of the 3"
+    assert f"{told} tasks by itself." in outcome.summary["design"]
     assert "(age 3, tall 2, sex 2)" in render_report(tmp_path / "out").read_text(encoding="utf-8")
 
 
@@ -43,6 +47,22 @@ def test_a_cell_without_spread_is_not_counted_beside_a_plain_sum() -> None:
     view = plain_sum_view(dataclasses.replace(data, cells=[*data.cells, *cells]), entry, rows)
     assert view.correction == "Holm over 2 cells of this table"  # three stand there
     assert len(view.matrix.cells) == 3
+
+
+def test_what_must_be_known_of_a_gain_stands_below_the_verdicts(tmp_path: Path) -> None:
+    table = pd.read_csv(write_table(tmp_path) / "people.csv")
+    table["part"] = ["test" if row < 4 else "validation" if row < 28 else "train" for row in range(120)]
+    table.to_csv(tmp_path / "people.csv", index=False)  # one person in test
+    text = BEFORE.replace("by: person, test: 0.3, validation: 0.2", "by: column, column: part")
+    outcome = run(tmp_path, text=text + "  - hard_sharing: {stages: 1}\n")
+    told = "age, sex: one group in test: the interval says nothing about other test data"
+    assert told in str(outcome).splitlines()
+    assert f"<p>{told}</p>" in outcome._repr_html_()
+    few = {**outcome.summary, "num_repeats": 2}
+    for gain in few["gains"]:
+        gain["note"] = "a verdict needs 3 repeats, there are 2; paired on 2 of 3 repeats"
+    (note,) = remarks(few)[: -1 - len(few["failed"]) - len(few["warnings"])]
+    assert note == "age, sex: paired on 2 of 3 repeats"
 
 
 def test_many_tasks_have_the_least_and_the_most() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ from taskloom.coupling import Relatedness
 from taskloom.deploy import load_bundle, save_bundle
 from taskloom.errors import ConfigError, DataError
 from taskloom.report import render_report
+from taskloom.study import coupling_rows
 from taskloom.study.cells import expand_cells
 from taskloom.study.couplings import read_coupling
 from taskloom.study.decisions import label_f1, load_decisions, save_decisions
+from taskloom.study.gains import Gain
 from taskloom.study.results import ResultsStore, run_folder
 from taskloom.study.runner import plan_study, run_study
 from taskloom.study.single import train_cell
+from taskloom.study.statistics import Scores, compare
+from taskloom.study.verdicts import by_cell_and_task
+from taskloom.tasks import TaskSet
 from taskloom.training import Evaluation
 
 KINDS = {"animal": "multiclass", "fur": "binary", "wings": "binary"}
@@ -219,6 +225,33 @@ def test_planted_relatedness_helps_and_makes_consistent(finished: Path) -> None:
     assert by_task["animal"]["with"] == gains["animal", row["cell"]]["value"]
     assert "too few rows have labels of both sides" in row["notes"][0]
     assert np.array_equal(np.array(row["values"]), TABLE)
+
+
+def test_verdicts_on_several_coupled_cells_are_corrected_together(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With p = 0.04 of itself, "helped" of one coupled cell becomes no verdict beside a second one."""
+    with ResultsStore(finished / "out" / "results.sqlite", read_only=True) as store:
+        records, facts = store.records(), store.facts()
+    tasks = TaskSet.from_dicts(facts["tasks"])
+    alone = Scores(dict.fromkeys(range(3), 0.5))
+    mean = 0.5 + 4.85 / 3**0.5  # t = 4.85 with two degrees of freedom: p = 0.04
+    cell = Scores({0: mean - 1, 1: mean, 2: mean + 1})
+    gain = compare("animal", "accuracy", alone, {"c": cell})["c"]
+    assert (gain.verdict, round(gain.p_value, 3)) == ("helped", 0.04)
+
+    def between(*arguments: Any) -> Gain:
+        return dataclasses.replace(gain, task=arguments[1].name)
+
+    monkeypatch.setattr(coupling_rows, "gain_between", between)
+    coupled = facts["cells"][1]
+    again = [dataclasses.replace(run, cell="again") for run in records if run.cell == coupled["id"]]
+    for cells, verdict in (([], "helped"), ([{**coupled, "id": "again"}], "no difference shown")):
+        done = by_cell_and_task([*records, *again])
+        with_more = {**facts, "cells": [*facts["cells"], *cells]}
+        rows = coupling_rows.coupling_rows(finished / "out", tasks, with_more, done)
+        assert len(rows) == 1 + len(cells)
+        assert {task["verdict"] for row in rows for task in row["tasks"]} == {verdict}
 
 
 def test_shares_are_counted_as_by_hand(finished: Path) -> None:
