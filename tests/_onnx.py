@@ -21,6 +21,11 @@ TASKS = tl.TaskSet(
     tl.Ordinal("grade", range=(1, 4)),
     tl.Landmarks("face", 2, reference=(0, 1), center=16.0, scale=4.0),
 )
+IMAGES = {
+    "reader": "images",
+    "size": 32,
+    "standardization": {"mean": [0.5, 0.4, 0.3], "deviation": [0.2, 0.25, 0.3]},
+}
 
 
 def bundle_of(

@@ -18,7 +18,7 @@ _FORMAT = 1
 _UNSIGNED = b"0" * 64
 
 
-def described(content: bytes, prepare: Inputs, input_name: str, bundle: Bundle) -> bytes:
+def described(content: bytes, prepare: Inputs, input_name: str, bundle: Bundle, weights: str) -> bytes:
     """The file with its metadata: `taskloom` (JSON) and `sha256`, the SHA-256 of the whole file with these 64
     digits as zeros, so that whoever has the file alone can tell whether it is as it was written.
 
@@ -27,6 +27,7 @@ def described(content: bytes, prepare: Inputs, input_name: str, bundle: Bundle) 
         prepare: What goes in.
         input_name: What the input is called.
         bundle: Whose network it is.
+        weights: How they are stored.
 
     Raises:
         DataError: The bundle's `preprocessing` cannot be written as JSON.
@@ -51,6 +52,7 @@ def described(content: bytes, prepare: Inputs, input_name: str, bundle: Bundle) 
         },
         "outputs": {name: _output(task) for name, task in bundle.tasks.items()},
         "preprocessing": bundle.preprocessing,
+        "weights": weights,
         "weights_sha256": weights_checksum(bundle),
         "versions": bundle.versions,
     }

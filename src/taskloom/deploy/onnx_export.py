@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,13 +24,16 @@ from torch import Tensor, nn
 
 from taskloom.deploy.bundle import Bundle
 from taskloom.deploy.onnx_about import BATCH, described, meaning_of
+from taskloom.deploy.onnx_half import halved
 from taskloom.deploy.onnx_inputs import inputs_of
-from taskloom.errors import DataError, MissingExtraError
+from taskloom.errors import ConfigError, DataError, MissingExtraError
 from taskloom.training.checkpoints import write_atomically
 
 OPSET = 20
-TOLERANCE = 1e-4
-"""Largest difference from PyTorch, relative to the largest value of the task where that is above 1."""
+Weights = Literal["float32", "float16"]
+TOLERANCES: Mapping[Weights, float] = {"float32": 1e-4, "float16": 1e-2}
+"""Largest difference from PyTorch, relative to the largest value of the task where that is above 1, by how
+weights are stored."""
 _CHECKED_ROWS = (1, 6)
 
 
@@ -46,7 +49,7 @@ class OnnxExport:
         input_type: "uint8" or "float32".
         input_meaning: What a row of it holds, for people.
         outputs: Per task what its output holds, for people.
-        difference: Largest difference from PyTorch's predictions, relative as in `TOLERANCE`.
+        difference: Largest difference from PyTorch's predictions, relative as in `TOLERANCES`.
         rows: On how many random rows.
     """
 
@@ -61,7 +64,7 @@ class OnnxExport:
     rows: int
 
 
-def export_onnx(bundle: Bundle, path: Path | str) -> OnnxExport:
+def export_onnx(bundle: Bundle, path: Path | str, *, weights: Weights = "float32") -> OnnxExport:
     """Writes a bundle's network as ONNX, with batches of any size, and compares it with PyTorch's.
 
     Inputs: `images` [batch, H, W, 3] uint8 RGB for bundles of images; `features` [batch, F] float32 in the
@@ -74,21 +77,27 @@ def export_onnx(bundle: Bundle, path: Path | str) -> OnnxExport:
     Args:
         bundle: The trained network; of several data sets choose one first (`predict.prepared_as`).
         path: The file; an existing one is replaced once the new one has passed the comparison.
+        weights: How they lie in the file: "float32", or "float16" for half of the size; the graph computes in
+            float32 either way.
 
     Returns:
         What was written, and how far it is from PyTorch.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        ConfigError: Another kind of weights.
         DataError: A bundle of several data sets; a network that cannot be exported, or whose ONNX
             predictions differ. Nothing is written then.
     """
     path = Path(path)
+    if weights not in TOLERANCES:
+        raise ConfigError(f"--weights: float32 or float16 expected, found `{weights}`.")
     runtime = _runtime()
     whole = _Whole(bundle)
     content = _exported(whole, path)
-    content = described(content, whole.prepare, whole.input_name, bundle)
-    difference = _difference(runtime, content, whole, path)
+    content = halved(content) if weights == "float16" else content
+    content = described(content, whole.prepare, whole.input_name, bundle, weights)
+    difference = _difference(runtime, content, whole, path, TOLERANCES[weights])
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -164,7 +173,7 @@ def _exported(whole: _Whole, path: Path) -> bytes:
     return content
 
 
-def _difference(runtime: Any, content: bytes, whole: _Whole, path: Path) -> float:
+def _difference(runtime: Any, content: bytes, whole: _Whole, path: Path, tolerance: float) -> float:
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     draw = np.random.default_rng(1)
     largest = 0.0
@@ -181,10 +190,10 @@ def _difference(runtime: Any, content: bytes, whole: _Whole, path: Path) -> floa
                 )
             unit = max(1.0, float(ours.abs().max()))
             difference = float((ours - torch.from_numpy(theirs)).abs().max()) / unit
-            if not difference <= TOLERANCE:
+            if not difference <= tolerance:
                 raise DataError(
                     f"{path}: predictions of task {name} in ONNX Runtime differ from PyTorch's by "
-                    f"{difference:.2g} of their largest value (at most {TOLERANCE:g} expected); nothing was "
+                    f"{difference:.2g} of their largest value (at most {tolerance:g} expected); nothing was "
                     "written."
                 )
             largest = max(largest, difference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -14,12 +15,14 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import torch
 
-from _onnx import bundle_of, run
+from _onnx import IMAGES, bundle_of, run
 from _predict import SIZE, TASKS, image_bundle
 from _web import table_bundle
 from taskloom.data.normalize import Normalizer
 from taskloom.deploy import export_onnx, load_bundle
+from taskloom.errors import ConfigError, DataError
 from taskloom.predict import PredictSettings, open_source, predict_faces, predict_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "predict.md"
@@ -151,3 +154,40 @@ def test_a_feature_that_is_not_finite_has_no_predictions_unless_it_is_filled_in(
         export_onnx(bundle, tmp_path / "net.onnx")
         for name, values in run(tmp_path / "net.onnx", "features", rows).items():
             assert [row for row in range(3) if np.isnan(values[row]).all()] == lost, name
+
+
+def test_weights_in_half_the_bytes_predict_nearly_the_same(tmp_path: Path) -> None:
+    bundle = bundle_of("vgg5", preprocessing=IMAGES)
+    whole = export_onnx(bundle, tmp_path / "whole.onnx")
+    half = export_onnx(bundle, tmp_path / "half.onnx", weights="float16")
+    assert half.num_bytes < 0.75 * whole.num_bytes  # the graph itself takes some
+    assert half.difference <= 1e-2
+    model = onnx.load(tmp_path / "half.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert (
+        json.loads({entry.key: entry.value for entry in model.metadata_props}["taskloom"])["weights"]
+        == "float16"
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    expected, found = (run(tmp_path / f"{name}.onnx", "images", pixels) for name in ("whole", "half"))
+    # By another route: PyTorch with weights that were rounded to float16.
+    rounded = copy.deepcopy(bundle)
+    for parameter in rounded.model.parameters():
+        if parameter.numel() >= 256:
+            parameter.data = parameter.data.half().float()
+    export_onnx(rounded, tmp_path / "rounded.onnx")
+    for name, values in run(tmp_path / "rounded.onnx", "images", pixels).items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5)
+        assert not np.array_equal(found[name], expected[name]) or name == "grade"
+
+
+def test_weights_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
+    bundle = bundle_of("vgg5", preprocessing=IMAGES)
+    with torch.no_grad():
+        first = next(parameter for parameter in bundle.model.parameters() if parameter.numel() >= 256)
+        first[0] = 1e5
+    with pytest.raises(DataError, match=r"differ from PyTorch's by .*nothing was written"):
+        export_onnx(bundle, tmp_path / "half.onnx", weights="float16")
+    with pytest.raises(ConfigError, match="--weights: float32 or float16 expected, found `int8`"):
+        export_onnx(bundle, tmp_path / "half.onnx", weights="int8")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import taskloom as tl
 import taskloom.deploy.onnx_export as module
 from _bundles import SETTINGS
-from _onnx import TASKS, bundle_of, run
+from _onnx import IMAGES, TASKS, bundle_of, run
 from taskloom.cli import app
 from taskloom.data.face_crop import CropSettings
 from taskloom.data.normalize import Normalizer
@@ -27,12 +27,6 @@ from taskloom.encoders import Encoder
 from taskloom.errors import DataError, MissingExtraError
 from taskloom.predict import predict_table
 from taskloom.predict.faces import FaceNetwork
-
-IMAGES = {
-    "reader": "images",
-    "size": 32,
-    "standardization": {"mean": [0.5, 0.4, 0.3], "deviation": [0.2, 0.25, 0.3]},
-}
 
 
 @pytest.mark.parametrize(
