@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taskloom.data.cell_texts import alike_but_for_case
 from taskloom.data.windows import WindowDataset
-from taskloom.errors import DataError
+from taskloom.errors import ConfigError, DataError
 from taskloom.tasks import Binary, Labels, Multiclass, TaskSet
 from taskloom.wording import counted
 
@@ -35,6 +35,9 @@ class Parts:
         return {name: len(rows) for name, rows in self.items()}
 
 
+_PART_WORDS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
+
+
 def check_not_empty(parts: Parts, rule: str = "the rule") -> None:
     """Raises DataError where a part has no row."""
     for name, rows in parts.items():
@@ -43,6 +46,34 @@ def check_not_empty(parts: Parts, rule: str = "the rule") -> None:
                 f"split: {rule} leaves {name} without a row ({_listed(parts)}); change the fractions or "
                 "the rule."
             )
+
+
+def check_not_parts(by: str, names: Sequence[str]) -> None:
+    """Refuses to draw a split by a column that holds one: its parts would be drawn anew as three groups.
+
+    Args:
+        by: The column.
+        names: Its values.
+
+    Raises:
+        ConfigError: They are names of parts.
+
+    Example:
+        >>> check_not_parts("city", ["Trieste", "Test"])
+    """
+    if len(names) < 2 or not all(name.strip().lower() in _PART_WORDS for name in names):
+        return
+    meant = {
+        word: next((name for name in names if name.strip().lower()[:3] in starts), None)
+        for word, starts in (("test", ("tes", "eva")), ("validation", ("val", "dev")))
+    }
+    said = "".join(f", {word}: {name}" for word, name in meant.items() if name not in (None, word))
+    said += ", validation: 0.1" if meant["validation"] is None else ""
+    raise ConfigError(
+        f"split.by: rows of one value of `{by}` stay on one side of a split that is drawn, but its values "
+        f"({', '.join(names)}) name the parts of a split; "
+        f"`split: {{by: column, column: {by}{said}}}` takes it as it stands."
+    )
 
 
 def verify_no_leak(windows: WindowDataset, parts: Parts) -> None:

@@ -40,6 +40,7 @@ from taskloom.data.split_checks import (
     Parts,
     check_classes,
     check_not_empty,
+    check_not_parts,
     verify_disjoint,
     verify_groups,
     verify_no_leak,
@@ -153,7 +154,8 @@ def split_windows(
         groups = recordings if rule.by == "column" else windows.group_index(rule.by)[0]
         parts = _from_column(values, rule, seed, groups)
     else:
-        index, _ = windows.group_index(rule.by)
+        index, names = windows.group_index(rule.by)
+        check_not_parts(rule.by, names)
         parts = _drawn(index, rule, seed, strata, rule.by)
     check_not_empty(parts, f"`by: {rule.by}`")
     verify_no_leak(windows, parts)
@@ -210,6 +212,7 @@ def split_rows(
             np.array(values)[codes], rule, seed, np.arange(num_rows) if groups is None else groups
         )
     else:
+        check_not_parts(rule.by, names)
         units = np.arange(num_rows) if groups is None else groups
         if rule.duplicates == "together" and equal is not None:
             units = joined_units(units, equal)
