@@ -153,10 +153,15 @@ def followed(frames: Iterator[Frame], find: Find, tracker: Tracker, every: int) 
         for other in held:
             share = (other.number - held[0].number) / (frame.number - held[0].number)
             shown = before if other is held[0] else between(before, now, share)
-            yield Seen(other, tracker.named(shown), other is held[0])
+            yield _seen(other, tracker.named(shown), other is held[0])
         held, before = [frame], now
     for frame in held:
-        yield Seen(frame, tracker.named(before))
+        yield _seen(frame, tracker.named(before), frame is held[0])
+
+
+def _seen(frame: Frame, faces: dict[int, Detection], detected: bool) -> Seen:
+    """A frame with its faces; one that could not be read has none."""
+    return Seen(frame, {} if frame.picture is None else faces, detected)
 
 
 def found_alone(frames: Iterator[Frame], find: Find) -> Iterator[Seen]:

@@ -23,6 +23,9 @@ DRAWN = ".predicted"
 USUAL_RATE_HZ = 25.0
 """Of the overlay, where a video or camera does not say how many pictures a second it has."""
 _MOST_RATE_HZ = 1000.0
+_MOST_LOST = 1000
+"""Frames in a row that cannot be read, after which a video has ended."""
+DAMAGED = "the frame is damaged and could not be read"
 
 Kind = Literal["image", "folder", "video", "camera"]
 
@@ -93,10 +96,15 @@ def open_source(name: str, *, most_frames: int | None = None) -> Source:
         [(4, 6, 3)]
     """
     path = Path(name)
-    if name.isdigit() and not path.exists():
+    if name.isascii() and name.isdigit() and not path.exists():
         return Camera(name, int(name), most_frames)
     if path.is_dir():
         return Images(name, {file: path / file for file in _images_of(path)})
+    if path.exists() and not path.is_file():
+        raise DataError(
+            f"{name}: an image, a folder of images, a video or the number of a camera expected, found a pipe "
+            "or device, which cannot be read twice; write what it gives to a file first."
+        )
     if not path.is_file():
         raise DataError(
             f"{name}: an image, a folder of images, a video or the number of a camera expected, found no "
@@ -179,27 +187,53 @@ class Video(Source):
         self.file = path.name
 
     def frames(self) -> Iterator[Frame]:
+        """The frames; a damaged one has a problem in place of its picture, and what follows it is read."""
         picture: Any = self.first
         self.first = None
-        number, before = 0, 0.0
+        number, before, lost, damaged = 0, 0.0, 0, 0
         start = self.capture.get(cv2.CAP_PROP_POS_MSEC)
         try:
-            while picture is not None and (self.most is None or number < self.most):
+            while picture is not None:
                 seconds = (self.capture.get(cv2.CAP_PROP_POS_MSEC) - start) / 1000
                 if number and seconds <= before:  # files without time stamps
-                    seconds = before + 1 / (self.rate_hz or USUAL_RATE_HZ)
+                    seconds = before + (lost + 1) / (self.rate_hz or USUAL_RATE_HZ)
+                step = (seconds - before) / (lost + 1)
+                for place in range(1, lost + 1):
+                    if number == self.most:
+                        return
+                    yield Frame(number, before + place * step, self.file, None, DAMAGED)
+                    number, damaged = number + 1, damaged + 1
+                if number == self.most:
+                    return
                 before = seconds
                 yield Frame(number, seconds, self.file, picture)
                 number += 1
-                picture = self.capture.read()[1]
+                if number == self.most:
+                    return
+                picture, lost = self._next(number)
+            # The count of some containers is an estimate that may be one too high.
+            if self.said is not None and number < self.said - 1:
+                self.notes.append(
+                    f"{self.name}: the video says to have {counted(self.said, 'frame')}, {number:,} could be "
+                    "read; it ends early, the rest is cut off or damaged."
+                )
         finally:
             self.capture.release()
-        # The count of some containers is an estimate that may be one too high.
-        if picture is None and self.said is not None and number < self.said - 1:
-            self.notes.append(
-                f"{self.name}: the video says to have {counted(self.said, 'frame')}, {number:,} could be "
-                "read; it ends early, the rest is cut off or damaged."
-            )
+            if damaged:
+                verb = "is" if damaged == 1 else "are"
+                self.notes.append(
+                    f"{self.name}: {counted(damaged, 'frame')} of {number:,} {verb} damaged and could not be "
+                    "read; what follows is predicted."
+                )
+
+    def _next(self, number: int) -> tuple[Any, int]:
+        """The next picture that can be read, and how many before it cannot; None at the end."""
+        most = _MOST_LOST if self.said is None else max(0, min(_MOST_LOST, self.said - 1 - number))
+        for lost in range(most + 1):
+            found, picture = self.capture.read()
+            if found:
+                return picture, lost
+        return None, 0
 
 
 class Camera(Source):
@@ -207,6 +241,8 @@ class Camera(Source):
 
     def __init__(self, name: str, number: int, most_frames: int | None) -> None:
         self.most = most_frames
+        if number >= 2**31:
+            raise DataError(f"camera {name}: the number of a camera, or a file, expected.")
         self.capture = _capture(number)
         found = self.capture.isOpened() and self.capture.read()[0]
         if not found:

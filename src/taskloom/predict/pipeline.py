@@ -198,6 +198,7 @@ class _Run:
         self.smoother = Smoother(settings.half_life if source.moves else 0.0)
         self.table: RowSink | None = None
         self.overlay: Overlay | None = None
+        self._shown: NDArray[np.uint8] | None = None
 
     def go(self, report: Report | None) -> None:
         """Runs the source to its end; Ctrl-C ends a camera like any other end."""
@@ -249,6 +250,9 @@ class _Run:
                     picture = self._drawn(seen.frame.picture, found)
                 with self.busy.doing("encode"):
                     self.overlay.write(seen.frame.file, picture)
+                self._shown = picture if self.source.moves else None
+            elif self.overlay is not None and self._shown is not None:  # a damaged frame takes its time, too
+                self.overlay.write(seen.frame.file, self._shown)
 
     def _cut(self, seen: Seen) -> list[_CutFace]:
         found = []
