@@ -18,13 +18,14 @@
 | `chains` | inner products of gradients over a trunk of linear layers, without the gradients |
 | `method` | what a method is: weights from the Gramian, or an aggregation of the matrix |
 | `weightings`, `solvers` | the methods without a network: weights from the Gramian |
+| `tracking` | methods that keep moving averages of the gradients: MoCo, DB-MTL |
 | `torchjd_methods` | TorchJD's own methods and solvers inside ours |
 | `in_parts` | a batch in parts, where weights do not follow its losses |
 | `silence` | tasks that are set to say nothing to what is shared |
 | `conflicts` | cosines and conflicts between tasks, for the report |
 """
 
-from taskloom.balancing import adaptive, epochs, famo, methods
+from taskloom.balancing import adaptive, epochs, famo, methods, tracking
 from taskloom.balancing.aggregation import GradientAggregation
 from taskloom.balancing.base import BALANCERS, Balancer, Processes, build
 from taskloom.balancing.learned import LearnedWeights
@@ -50,4 +51,5 @@ __all__ = [
     "epochs",
     "famo",
     "methods",
+    "tracking",
 ]

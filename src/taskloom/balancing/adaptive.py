@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -231,15 +231,19 @@ def _no_shared_weights(tasks: Iterable[str]) -> ConfigError:
     )
 
 
+_LEAST_LOSS = 1e-8
+"""A loss counts as at least this where it divides."""
+
+
 class Scalarization(LossWeighting):
-    """A function S of the losses from TorchJD: the weights are dS / dL_i at the losses of the joined batch.
+    """A function S of the losses, as TorchJD's: the weights are dS / dL_i at the losses of the joined batch.
 
     S is taken over the tasks present in the batch. The gradient is that of S; so several processes, which
     each know their part of the losses, follow the joined batch.
 
     Args:
         name: The name in a study file.
-        make: Builds TorchJD's object for the tasks at given places.
+        make: Builds TorchJD's object, or S, for the tasks at given places.
         per_task: Settings that are one number per task: `{setting: {task: number}}`.
         settings: The other settings, for `settings()`.
     """
@@ -318,7 +322,7 @@ PerTask = Mapping[str, float]
 class _Maker:
     """Builds TorchJD's object; a class, because what travels to other processes is pickled."""
 
-    def __init__(self, kind: type[scalarization.Scalarizer], **settings: float) -> None:
+    def __init__(self, kind: Callable[..., Callable[[Tensor], Tensor]], **settings: float) -> None:
         self.kind, self.given = kind, settings
 
     def __call__(self, **per_task: Tensor) -> Any:
@@ -337,6 +341,37 @@ def stch(mu: float = 0.1, weights: PerTask | None = None, reference: PerTask | N
 def geometric_mean() -> Scalarization:
     """The geometric mean of the losses (Chennupati et al. 2019); losses of 0 or more."""
     return Scalarization("geometric_mean", _Maker(scalarization.GeometricMean))
+
+
+class SoftInverses:
+    """The sum of the losses by weights softmax(1 / (temperature L)), which have no slope.
+
+    Args:
+        temperature: Above 0; weights are equal as it grows.
+
+    Example:
+        >>> losses = torch.tensor([1.0, 0.5], requires_grad=True)
+        >>> torch.autograd.grad(SoftInverses(1.0)(losses), losses)[0]
+        tensor([0.2689, 0.7311])
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, losses: Tensor) -> Tensor:
+        inverses = 1 / losses.detach().clamp(min=_LEAST_LOSS)
+        return (inverses / self.temperature).softmax(0) @ losses
+
+
+@BALANCERS.register("uw_so")
+def uw_so(temperature: float = 1.0) -> Scalarization:
+    """UW-SO (Kirchdorfer et al. 2024): weights softmax(1 / (temperature L)), not learned ones.
+
+    More for small losses, whose labels are the less uncertain ones; losses of 0 or more.
+    """
+    temperature = check_number("balancing.uw_so.temperature", temperature, above=0)
+    maker = _Maker(SoftInverses, temperature=temperature)
+    return Scalarization("uw_so", maker, settings={"temperature": temperature})
 
 
 @BALANCERS.register("pbi")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,7 +187,7 @@ class GradientAggregation(RowBalancer):
             products, index = products[np.ix_(rows, rows)], [index[row] for row in rows]
         try:
             if isinstance(self._method, MatrixMethod):
-                return self._method.aggregate(matrix if len(rows) == len(tasks) else matrix[rows], index)
+                return self._aggregated(matrix if len(rows) == len(tasks) else matrix[rows], index)
             found = self._method.weights(products, index)
             if not np.isfinite(found).all():
                 raise SolverError(f"its weights are {found.tolist()}")
@@ -202,6 +202,17 @@ class GradientAggregation(RowBalancer):
         weights = np.zeros(len(tasks))
         weights[rows] = found
         return self._combined(weights, matrix)
+
+    def _aggregated(self, matrix: Tensor, index: Sequence[int]) -> Tensor:
+        """What a matrix method makes of the rows, without the factor of 16-bit precision.
+
+        A method that remembers rows would put gradients of several factors together.
+        """
+        assert isinstance(self._method, MatrixMethod)
+        if self.scale is unscaled:
+            return self._method.aggregate(matrix, index)
+        factor = self.scale(torch.ones((), device=matrix.device))
+        return self._method.aggregate(matrix / factor, index) * factor
 
     def _heard_rows(self, products: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
         """The rows that the method gets: all but the zeros of tasks that are set to say nothing.

@@ -5,7 +5,8 @@ weights of the step before, 0 to below 1). A method that solves a problem solves
 further package); `solver: torchjd` takes TorchJD's. A setting out of range raises ConfigError; a solver that
 fails, or a batch with labels of too few tasks, TrainingError.
 
-TorchJD's MoDo and SDMGrad are not here: they want gradients of two or three independent batches per step.
+`sdmgrad` is SDMGrad's problem on the step's one batch. Its estimate without bias, and TorchJD's MoDo, want
+gradients of two or three independent batches per step, and are not here.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from taskloom.balancing.weightings import (
     PCGrad,
     aligned,
     conflict_free,
+    direction_oriented,
     impartial,
 )
 from taskloom.errors import ConfigError
@@ -95,6 +97,14 @@ def cagrad(
     weighting = _solved(partial(conflict_averse_weighting, c), "cagrad", solver)
     settings = {"c": c, "solver": solver}
     return GradientAggregation("cagrad", weighting, at=at, smooth=smooth, settings=settings)
+
+
+@BALANCERS.register("sdmgrad")
+def sdmgrad(lambda_: float = 0.3, at: Place = "parameters", smooth: float = 0.0) -> GradientAggregation:
+    """SDMGrad's direction (Xiao et al. 2023): MGDA's problem, drawn towards the mean gradient by `lambda`."""
+    lambda_ = check_number("balancing.sdmgrad.lambda", lambda_, least=0)
+    weighting = Formula(partial(direction_oriented, regularizer=lambda_))
+    return GradientAggregation("sdmgrad", weighting, at=at, smooth=smooth, settings={"lambda": lambda_})
 
 
 @BALANCERS.register("gradvac")

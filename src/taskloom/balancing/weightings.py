@@ -17,7 +17,7 @@ import torch
 import torchjd.aggregation as torchjd
 
 from taskloom.balancing.method import Drawn, Weighting
-from taskloom.balancing.solvers import Array, SolverError, fair
+from taskloom.balancing.solvers import Array, SolverError, fair, min_norm
 
 
 class Formula(Weighting):
@@ -191,6 +191,30 @@ def impartial(gramian: Array) -> Array:
     weights: Array = torchjd.IMTLGWeighting()(torch.from_numpy(gramian / np.trace(gramian))).numpy()
     if not weights.any():
         raise SolverError("there is no solution: the weights of equal projections sum to 0")
+    return weights
+
+
+def direction_oriented(gramian: Array, regularizer: float) -> Array:
+    """SDMGrad's problem (Xiao et al. 2023, equation 5) on one batch, solved: near the mean, best for all.
+
+    With g0 the mean gradient and g_w = J' w, w on the simplex makes g_w + lambda g0 shortest, and the update
+    is that over 1 + lambda: MGDA's at lambda 0, the mean gradient as lambda grows. As the weights sum to 1,
+    it is the shortest vector in the hull of the gradients g_i + lambda g0.
+
+    Args:
+        gramian: G [m, m].
+        regularizer: lambda.
+
+    Example:
+        >>> direction_oriented(np.array([[1.0, 0.0], [0.0, 4.0]]), 0.5).round(6)  # MGDA's, within 1/6 and 5/6
+        array([0.8, 0.2])
+        >>> direction_oriented(np.array([[1.0, 0.0], [0.0, 4.0]]), 3.0).round(6)
+        array([0.625, 0.375])
+    """
+    size = len(gramian)
+    with_mean = gramian.mean(axis=1)
+    shift = regularizer * (with_mean[:, None] + with_mean[None]) + regularizer**2 * with_mean.mean()
+    weights: Array = (min_norm(gramian + shift) + regularizer / size) / (1 + regularizer)
     return weights
 
 

@@ -16,7 +16,7 @@ from taskloom.losses import SumCount
 from taskloom.sharing import MultiTaskNetwork
 
 NAMES = ("a", "b", "alone")
-REFUSE_PARTS = ("famo", "gradnorm", "stch", "geometric_mean", "pbi", "cosmos", "mgda_ub")
+REFUSE_PARTS = ("famo", "gradnorm", "stch", "uw_so", "geometric_mean", "pbi", "cosmos", "db_mtl", "mgda_ub")
 METHODS = ("mgda", "cagrad", "upgrad", "nash_mtl", "fairgrad", "aligned_mtl", "imtl_g", "config", "pcgrad")
 
 

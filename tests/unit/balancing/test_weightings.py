@@ -368,7 +368,7 @@ def test_resumed_weighting_equals_one_that_went_on(name: str, fresh: Callable[[]
 
 
 def test_every_gradient_method_of_torchjd_is_there() -> None:
-    left_out = {"MoDo", "SDMGrad", "CRMOGM", "Constant", "Random"}  # see methods.py; CR-MOGM is `smooth`
+    left_out = {"MoDo", "CRMOGM", "Constant", "Random"}  # see methods.py; CR-MOGM is `smooth`
     names = {name.removesuffix("Weighting") for name in torchjd.__all__ if name[0].isupper()}
     names -= {"Aggregator", "GramianWeightedAggregator", "WeightedAggregator", ""}
     spelled = {"Sum": "gradient_sum", "Mean": "gradient_mean", "NashMTL": "nash_mtl", "IMTLG": "imtl_g"}
