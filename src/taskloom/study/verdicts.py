@@ -15,10 +15,12 @@ from taskloom.study.mean_of_tasks import MeanOfTasks
 from taskloom.study.resampling import Resampling
 from taskloom.study.results import RunRecord, run_folder
 from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare
-from taskloom.tasks import Task, TaskSet
+from taskloom.tasks import Regression, Task, TaskSet
 
 Groups = dict[tuple[str, str], list[RunRecord]]
 """Finished runs by (cell id, task); those of training alone under the id of their form."""
+_ONE_SIZE = 3.0
+"""How many times as large as another task's an error without a unit may be for a mean to say anything."""
 
 
 def judged_baseline(facts: Mapping[str, Any]) -> str:
@@ -127,7 +129,7 @@ class Compared:
     Args:
         gains: Of every judged task in every cell that trained it.
         overall: Of all judged tasks together; None where they are judged by different metrics or in different
-            units, or nothing can be compared yet.
+            units (where none is given: by errors of another size), or nothing can be compared yet.
     """
 
     gains: tuple[Gain, ...]
@@ -161,11 +163,24 @@ def compare_all(
         (tasks[name].primary_metric, METRICS[tasks[name].primary_metric].unit(tasks[name])) for name in judged
     }
     together: list[Overall | None] = [None] * len(comparisons)
-    if len(judged) > 1 and len(kinds) == 1:
+    if len(judged) > 1 and len(kinds) == 1 and _one_scale(next(iter(kinds)), gains[0]):
         ((metric, _),) = kinds
         means = _MeanScores(folder, facts, done, MeanOfTasks(metric, judged))
         together = [means.compared(comparison) for comparison in comparisons]
     return [Compared(tuple(found), mean) for found, mean in zip(gains, together, strict=True)]
+
+
+def _one_scale(kind: tuple[str, str], gains: Sequence[Gain]) -> bool:
+    """Whether a mean over tasks says something: of errors without a unit, only where they are of one size.
+
+    Millimetres and kilograms of a table that names no units would else be added up, and the larger numbers
+    alone decide.
+    """
+    metric, unit = kind
+    if unit or not METRICS[metric].unit(Regression("any", unit="m")):
+        return True
+    sizes = [gain.baseline_value for gain in gains if gain.baseline_value > 0]
+    return not sizes or max(sizes) <= _ONE_SIZE * min(sizes)
 
 
 class _TaskScores:

@@ -123,3 +123,18 @@ def test_a_study_has_the_row_only_where_one_metric_judges_all(
     (gain,) = summary["overall"]["gains"]
     assert gain["gain"] == pytest.approx(np.mean([row["gain"] for row in summary["gains"]]))
     assert gain["baseline"] == pytest.approx(np.mean([row["baseline"] for row in summary["gains"]]))
+
+
+@pytest.mark.parametrize(("unit", "times", "has_one"), [("", 100, False), ("", 1.5, True), ("m", 100, True)])
+def test_errors_of_another_size_have_no_mean_where_no_unit_is_given(
+    tmp_path: Path, unit: str, times: float, has_one: bool
+) -> None:
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame(draw.normal(size=(90, 4)), columns=["x", "y", "a", "b"])
+    table.assign(who=np.arange(90) // 3, b=times * table.b).to_csv(tmp_path / "t.csv", index=False)
+    tasks = "".join(f"  {name}: {{kind: regression, unit: '{unit}'}}\n" for name in "ab")
+    begin, _, end = STUDY.partition("  a: {kind: binary}\n  b: {kind: binary}\n  c: {kind: regression}\n")
+    (tmp_path / "s.yaml").write_text(begin + tasks + end)
+    run_study(load_study(tmp_path / "s.yaml"), tmp_path / "out", Watcher(), data=tmp_path)
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (summary["overall"] is not None) == has_one
