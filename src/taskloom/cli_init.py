@@ -89,6 +89,8 @@ def _list_columns(place: Path, images: Path | None, group: str | None, rate_hz: 
     table = Table(box=None, pad_edge=False, header_style="")
     for heading in ("column", "holds", "missing", "likely"):
         table.add_column(heading, overflow="fold")
+    for name, (settings, what) in found.source.beside.items():
+        table.add_row(*map(Text, (name, what, "", f"a task ({settings['kind']})")))
     names = list(found.columns)
     hidden = names[_FIRST_COLUMNS : len(names) - _LAST_COLUMNS] if len(names) > _MOST_COLUMNS else []
     for name in names if not hidden else [*names[:_FIRST_COLUMNS], "", *names[-_LAST_COLUMNS:]]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from taskloom.data.cell_texts import looks_missing
+from taskloom.data.face_source import FaceSource
 from taskloom.data.inspect import inspect_splits
 from taskloom.data.label_doubts import FAR_BELOW
+from taskloom.data.sources import find_source as find_reader
 from taskloom.errors import ConfigError, DataError
 from taskloom.study.cells import baselines, expand_cells
 from taskloom.study.config import Study, check_study
@@ -20,6 +22,7 @@ from taskloom.study.draft.inputs import Inputs, choose_inputs
 from taskloom.study.draft.kinds import TaskDraft, draft_task, stand_ins
 from taskloom.study.draft.marks import marks_in
 from taskloom.study.draft.networks import cells_for, training_for
+from taskloom.study.draft.sources import Source
 from taskloom.study.draft.survey import Survey, chosen_tasks, survey
 from taskloom.study.draft.write import Sections, write
 from taskloom.study.draft.yaml_text import shown
@@ -99,14 +102,16 @@ def draft_study(
     refuse_frame(place, "place")
     wanted = [tasks] if isinstance(tasks, str) else list(tasks)
     source = find_source(Path(place), images=None if images is None else Path(images), rate_hz=rate_hz)
-    names = chosen_tasks(source.table, wanted)
+    names = chosen_tasks(source.table, wanted, source.beside)
     _check_names(names, source.reserved, source.table.path)
-    found = survey(source, tasks=names, group=group)
+    columns = [name for name in names if name not in source.beside]
+    found = survey(source, tasks=columns, group=group)
     if found.group is not None and found.group[0] in names:
         raise ConfigError(f"--group: `{found.group[0]}` is a task; rows cannot be kept together by it.")
     if not source.label_table:
-        _check_holes(found, names)
-    found, drafts = _drafted(found, names)
+        _check_holes(found, columns)
+    found, drafted = _drafted(found, columns)
+    drafts = [drafted[name] if name in drafted else _beside(source, name) for name in names]
     inputs = choose_inputs(found, names)
     sections = _sections(found, drafts, inputs)
     split, warnings = _split_that_works(sections, Path(stores), found)
@@ -152,7 +157,7 @@ def _check_holes(found: Survey, names: Sequence[str]) -> None:
             )
 
 
-def _drafted(found: Survey, names: Sequence[str]) -> tuple[Survey, list[TaskDraft]]:
+def _drafted(found: Survey, names: Sequence[str]) -> tuple[Survey, dict[str, TaskDraft]]:
     """The tasks; numbers that stand for missing labels become marks where no other column means them."""
     table, columns = found.table, dict(found.columns)
     marks = {mark: dict(counts) for mark, counts in found.marks.items()}
@@ -176,7 +181,13 @@ def _drafted(found: Survey, names: Sequence[str]) -> tuple[Survey, list[TaskDraf
         if len(marks) > len(found.marks) and (name in names or changed):
             columns[name] = look(table, name)
     found = replace(found, table=table, columns=columns, marks=marks)
-    return found, [draft_task(table, columns[name], doubts.get(name, {})) for name in names]
+    return found, {name: draft_task(table, columns[name], doubts.get(name, {})) for name in names}
+
+
+def _beside(source: Source, name: str) -> TaskDraft:
+    """A task that is no column: a track of recordings, points, several columns at once."""
+    settings, what = source.beside[name]
+    return TaskDraft(name, settings, what)
 
 
 def _holds(found: Survey, name: str, mark: str) -> bool:
@@ -198,6 +209,7 @@ def _sections(found: Survey, drafts: Sequence[TaskDraft], inputs: Inputs) -> Sec
         tasks=tuple(drafts),
         split=inputs.split,
         split_comment=inputs.split_comment,
+        given_split=found.source.split is not None,
         network=network,
         training=training_for(num_rows, images=found.source.kind == "images"),
         cells=cells_for(network, len(drafts)),
@@ -224,7 +236,7 @@ def _split_that_works(sections: Sections, stores: Path, found: Survey) -> tuple[
         return split, warnings
     assert first is not None
     message = str(first).partition("study.yaml:")[2].partition(": ")[2] or str(first)
-    if found.group is not None and _is_about_split(first):
+    if found.group is not None and not sections.given_split and _is_about_split(first):
         message += f" Rows are kept together by `{found.group[0]}`; --group names another column, or `none`."
     raise type(first)(message) from first
 
@@ -237,7 +249,7 @@ def _is_about_split(error: DataError) -> bool:
 def _draws(sections: Sections) -> list[dict[str, Any]]:
     """The split as it is meant, then spread evenly by a task of classes, then drawn by other seeds."""
     split = dict(sections.split)
-    if "column" in split:
+    if "column" in split or split["by"] in ("official", "thesis"):
         return [split]
     counts = {task.rarest: task.name for task in reversed(sections.tasks) if task.rarest is not None}
     spread = [{**split, "stratify": counts[rows]} for rows in sorted(counts)][:3]
@@ -253,7 +265,7 @@ def _checked(study: Study, stores: Path) -> list[str]:
     Raises:
         DataError, ConfigError: What the study would refuse.
     """
-    if study.reader == "images":
+    if isinstance(find_reader(study.reader), FaceSource):
         return check_rows(study)
     splits = load_data(study, None, stores)
     check_labels(inspect_splits(splits))

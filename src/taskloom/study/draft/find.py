@@ -9,11 +9,13 @@ from taskloom.data.image_source import FILE_COLUMNS
 from taskloom.data.tables import PARQUET_SUFFIXES, Table, read_table
 from taskloom.errors import DataError
 from taskloom.study.draft.image_files import image_source
+from taskloom.study.draft.layouts import downloaded_layout
 from taskloom.study.draft.recording_files import known_layout, recordings_source
 from taskloom.study.draft.sources import Source
 from taskloom.wording import counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".pt", ".pkl")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ARFF_SUFFIX, *PARQUET_SUFFIXES)
 
 
@@ -34,13 +36,19 @@ def find_source(place: Path, *, images: Path | None = None, rate_hz: float | Non
             "expected; found no such file."
         )
     if place.is_dir():
-        layout = known_layout(place)
+        layout = known_layout(place) or downloaded_layout(place)
         if layout is not None:
             return layout
         path = _table_in(place)
         folder = place
     else:
         path, folder = place, place.parent
+    if path.suffix.lower() in _ARRAYS:
+        raise DataError(
+            f"{path}: a table with a column for each task expected, found a file of arrays; write the labels "
+            'as CSV beside it, a row per row of the array (`pandas.DataFrame({...}).to_csv("labels.csv", '
+            "index=False)`), and name that file: the array of as many rows is found."
+        )
     table = read_table(path)
     column = next((name for name in FILE_COLUMNS if name in table.columns), None)
     if images is not None or (column is not None and _names_images(table, column)):

@@ -80,7 +80,7 @@ def check_rows(study: Study) -> list[str]:
     Raises:
         DataError: What the study would refuse, as far as its table decides it.
     """
-    source = find_reader("images")
+    source = find_reader(study.reader)
     assert isinstance(source, FaceSource)
     split, seed = study.split_of(0)
     table, crop = source.rows(study.data_settings, None)

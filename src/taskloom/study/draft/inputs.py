@@ -198,6 +198,8 @@ def _split(
     """The `split` section; `data.group` where a column says which rows belong together."""
     notes: list[str] = []
     recordings = found.source.kind == "recordings"
+    if found.source.split is not None:
+        return dict(found.source.split), found.source.split_comment, notes
     if found.group is not None:
         name, why = found.group
         groups = found.columns[name].num_distinct
@@ -211,14 +213,14 @@ def _split(
         if recordings and name not in ("person", "session", "trial"):
             data["group_by"] = name
             comments["group_by"] = what
-        elif not recordings:
+        elif not recordings and name != found.source.group:
             data["group"] = name
             comments["group"] = what
     if found.split is not None:
         return (*_by_column(found), notes)
     if found.group is not None:
-        plain = not recordings and "group" not in found.table.columns
-        return {"by": "group" if plain else found.group[0], **_FRACTIONS}, "", notes
+        plain = not recordings and "group" not in found.table.columns and name != found.source.group
+        return {"by": "group" if plain else name, **_FRACTIONS}, "", notes
     blank = blank_group(found.free.values())
     if blank is not None:
         rows = counted(blank.num_rows - blank.num_given, "row")

@@ -23,6 +23,9 @@ class Source:
         network: The encoder, where the columns do not decide it.
         num_inputs: Rows, images or windows, about.
         label_table: Whether the table may say how it is read (decimal sign, marks of missing values).
+        beside: Tasks that are no column of the table: their settings, and what they are.
+        split, split_comment: The split that comes with the data; None where the columns decide it.
+        group: The column that the reader itself keeps together; None where the columns decide it.
     """
 
     kind: Literal["table", "images", "recordings"]
@@ -33,3 +36,7 @@ class Source:
     network: Network | None = None
     num_inputs: int = 0
     label_table: bool = True
+    beside: Mapping[str, tuple[Mapping[str, Any], str]] = field(default_factory=dict)
+    split: Mapping[str, Any] | None = None
+    split_comment: str = ""
+    group: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from taskloom.data.cell_texts import looks_missing
@@ -84,7 +84,7 @@ class Survey:
         holed = [name for name in found if 0 < self.columns[name].holes < 1]
         named = [name for name in found if _TARGET_WORDS & set(words_of(name))]
         most = max(_FEW_TASKS, min(len(holed), _MOST_TASKS))
-        return list(dict.fromkeys([*holed, *named, *classes]))[:most]
+        return list(dict.fromkeys([*self.source.beside, *holed, *named, *classes]))[:most]
 
 
 def survey(source: Source, *, tasks: Sequence[str] = (), group: str | None = None) -> Survey:
@@ -99,7 +99,7 @@ def survey(source: Source, *, tasks: Sequence[str] = (), group: str | None = Non
         DataError: Hardly any rows, or the group's column is not there or has blank cells.
     """
     table = source.table
-    if len(table) < _LEAST_ROWS:
+    if len(table) < _LEAST_ROWS and not source.beside:
         rows = "1 row" if len(table) == 1 else f"{len(table)} rows"
         raise DataError(
             f"{table.path}: {rows}, which is too few to train, to validate and to test on; some dozens at "
@@ -117,18 +117,24 @@ def survey(source: Source, *, tasks: Sequence[str] = (), group: str | None = Non
             if marks and not column.is_number:
                 columns[name] = look(table, name)
     usable = [column for name, column in columns.items() if name not in (*tasks, *source.reserved)]
-    split = find_split(table, usable)
+    split = find_split(table, usable) if source.split is None else None
     usable = [column for column in usable if split is None or column.name != split.name]
     return Survey(source, table, columns, marks, _group(source, table, columns, usable, group), split)
 
 
-def chosen_tasks(table: Table, wanted: Sequence[str]) -> list[str]:
+def chosen_tasks(table: Table, wanted: Sequence[str], beside: Collection[str] = ()) -> list[str]:
     """The columns that `--tasks` names; a part with commas is a list unless a column has that very name.
+
+    Args:
+        table: The table.
+        wanted: What was given.
+        beside: Further names of tasks, which are no columns.
 
     Raises:
         DataError: A name or pattern (`NR-*`) that no column has.
     """
     names: list[str] = []
+    table = replace(table, columns=(*beside, *table.columns))
     for entry in wanted:
         parts = [entry] if entry in table.columns else [part.strip() for part in entry.split(",")]
         for part in filter(None, parts):
@@ -160,6 +166,8 @@ def _with_marks(
 def _group(
     source: Source, table: Table, columns: Mapping[str, Column], usable: Sequence[Column], given: str | None
 ) -> tuple[str, str] | None:
+    if given is None and source.group is not None:
+        return source.group, "as its reader says"
     if given is None:
         if source.kind == "recordings" and columns.get("person") is not None:
             person = columns["person"]

@@ -25,6 +25,7 @@ class Sections:
         network: The encoder and what depends on it.
         training, cells, repeats: The sections of these names.
         warnings: What reading the data gave rise to.
+        given_split: Whether the split came with the data.
     """
 
     origin: str
@@ -39,6 +40,7 @@ class Sections:
     cells: Sequence[Mapping[str, Any]]
     repeats: int
     warnings: Sequence[str] = ()
+    given_split: bool = False
 
 
 def write(sections: Sections) -> str:
