@@ -182,6 +182,16 @@ class Normalizer:
     def _rows(self, persons: Sequence[str | None] | None) -> tuple[Tensor, Tensor]:
         if persons is None:
             raise ValueError("a normaliser per person needs the person of every window")
+        row_of = self.check_known(persons)
+        rows = torch.tensor([row_of[str(person)] for person in persons])
+        return self._mean[rows, None, :], self._scale[rows, None, :]  # type: ignore[attr-defined]
+
+    def check_known(self, persons: Sequence[str | None]) -> dict[str, int]:
+        """The row of every person in `mean` and `scale`, after a look whether these people are among them.
+
+        Raises:
+            DataError: A person without training windows: nothing is known to normalise by.
+        """
         row_of = {person: row for row, person in enumerate(self.persons)}
         for person in persons:
             if person not in row_of:
@@ -189,8 +199,7 @@ class Normalizer:
                     f"normaliser: person {person} has no training window, so there is nothing to normalise "
                     "by; use `per: channel` where people are kept on one side of the split."
                 )
-        rows = torch.tensor([row_of[str(person)] for person in persons])
-        return self._mean[rows, None, :], self._scale[rows, None, :]  # type: ignore[attr-defined]
+        return row_of
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values from which `from_dict` rebuilds it."""

@@ -160,6 +160,8 @@ def load_recordings(
         part: windows.subset(rows).with_tasks(fitted).with_normalizer(normalizer)
         for part, rows in parts.items()
     }
+    for dataset in datasets.values():
+        dataset.check_persons()
     return DataSplits(
         **datasets,
         about=_about(reader, store, windows, parts, rule, notes)

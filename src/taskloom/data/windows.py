@@ -316,6 +316,16 @@ class WindowDataset:
             {name: present for name, (_, present) in pairs.items()},
         )
 
+    def check_persons(self) -> None:
+        """Refuses people whom the normaliser does not know, before anything is trained.
+
+        Raises:
+            DataError: See `Normalizer.check_known`.
+        """
+        persons = self._persons(self.starts)
+        if self.normalizer is not None and persons is not None:
+            self.normalizer.check_known(persons)
+
     def _persons(self, starts: NDArray[np.int64]) -> list[str | None] | None:
         if self.normalizer is None or not self.normalizer.persons:
             return None

@@ -196,6 +196,15 @@ def test_a_person_in_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {name for name in left if "." in name} == {"samples.npy", "tracks.npy", "store.json"}
 
 
+def test_a_normaliser_per_person_beside_people_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known before the first run: every run failed after its training, when validation was read."""
+    own_recordings(tmp_path)
+    sentence, _ = run(tmp_path, OWN.replace("window:", "normalize: person, window:") + BY_PERSON, monkeypatch)
+    assert re.search(r"normaliser: person P\d has no training window.*use `per: channel`", sentence), sentence
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
