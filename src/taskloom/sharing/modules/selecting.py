@@ -192,7 +192,9 @@ class SelectionGate(ExpertGate):
             return self._cost(self._selected(None))
         if not (self._rows and self.training):
             return self.cost.clone()
-        return self._cost(self._selected(torch.cat(self._rows)))
+        assert isinstance(self.codes, nn.Linear)
+        # Under mixed precision the rows are halves; a penalty is computed outside of it, in single precision.
+        return self._cost(self._selected(torch.cat(self._rows).to(self.codes.weight.dtype)))
 
     def _read_rows(self, inputs: Tensor) -> Tensor:
         if self.gate_input == "pooled" and inputs.dim() > 2:
