@@ -352,7 +352,7 @@ def test_files_that_differ_in_suffix_alone_are_told_apart_by_it(tmp_path: Path) 
         write_deap(data / f"s{number:02d}.dat", number)
     plain = {key: value for key, value in DEAP.items() if key != "band_pass"}
     settings = {**plain, "normalize": {"per": "person"}}
-    split = {"by": "trial", "test": 0.34, "validation": 0.33}
+    split = {"by": "time", "test": 0.3, "validation": 0.3}
     tasks = {"valence": FEELINGS["valence"]}
     splits = load("deap", settings, tasks, split, folder=data, stores=tmp_path / "stores")
     bundle = load_bundle(bundle_of(splits, tmp_path))
