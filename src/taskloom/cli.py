@@ -213,23 +213,26 @@ def evaluate(
         typer.Option(
             "--map",
             metavar="TASK[:CLASS]=NAME",
-            help="task=their name, or task:their class=our class, where other data call it otherwise.",
+            help="task=their name, task:their class=our class, feature=their column, where other data call "
+            "it otherwise.",
         ),
     ] = None,
 ) -> None:
     """Evaluate a bundle on one part of a study file's data, or on the data of another data set."""
     from taskloom.data.image_store import ImageDataset
+    from taskloom.data.table_dataset import TableDataset
     from taskloom.data.windows import WindowDataset
     from taskloom.deploy import load_bundle
     from taskloom.study.config import load_study
     from taskloom.study.cross_database import NameMap, other_store, other_study
+    from taskloom.study.other_tables import feature_columns
     from taskloom.study.single import part_of
     from taskloom.training import evaluate as evaluate_network
 
     # The study first: files of its `code` may register what the bundle is built of.
     study = None if file.is_dir() else load_study(file, settings or ())
     loaded = load_bundle(bundle)
-    names = NameMap.read(maps or (), loaded.tasks)
+    names = NameMap.read(maps or (), loaded.tasks, feature_columns(loaded))
     if study is None:
         other = other_store(loaded, file, names)
         print_cross(loaded, other, evaluate_network(loaded.model, other.dataset))
@@ -237,7 +240,8 @@ def evaluate(
     splits = load_splits(study, data)
     same = _same_inputs(loaded, splits)
     unlike = maps or not same or _unlike_classes(loaded, splits) is not None
-    if unlike and (same or isinstance(splits.test, ImageDataset | WindowDataset)):
+    named = isinstance(splits.test, TableDataset) and bool(feature_columns(loaded))
+    if unlike and (same or named or isinstance(splits.test, ImageDataset | WindowDataset)):
         other = other_study(loaded, splits, part, names, file)
         print_cross(loaded, other, evaluate_network(loaded.model, other.dataset))
         return

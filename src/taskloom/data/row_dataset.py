@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from taskloom.tasks import Labels, TaskSet
 
@@ -55,6 +56,26 @@ class RowDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def spread_labels(labels: Labels, rows: Tensor, number: int) -> Labels:
+    """Labels of some rows [N] of a larger set as labels of all `number` of them, missing elsewhere.
+
+    Example:
+        >>> ages = Labels({"age": torch.tensor([36.0])}, {"age": torch.tensor([True])})
+        >>> spread_labels(ages, torch.tensor([1]), 3).present["age"].tolist()
+        [False, True, False]
+    """
+
+    def wide(tensor: Tensor) -> Tensor:
+        whole = tensor.new_zeros(number, *tensor.shape[1:])
+        whole[rows] = tensor
+        return whole
+
+    return Labels(
+        {name: wide(value) for name, value in labels.values.items()},
+        {name: wide(value) for name, value in labels.present.items()},
+    )
 
 
 def fingerprints(inputs: Iterable[NDArray[Any]]) -> NDArray[np.bytes_]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,19 @@ class Table:
                 f"Columns: {_shortened(self.columns)}."
             )
         return name
+
+    def renamed(self, names: Mapping[str, str]) -> Table:
+        """The same table with other names of columns.
+
+        Args:
+            names: New name -> the column's name here. A column that has a new name already loses it.
+
+        Raises:
+            DataError: There is no such column.
+        """
+        new = {self.column_name(old, f"`{ours}`"): ours for ours, old in names.items()}
+        columns = tuple(new.get(name, f"{name} (here)" if name in names else name) for name in self.columns)
+        return replace(self, columns=columns, _data=self._data.rename_columns(list(columns)))
 
     def text(self, name: str) -> NDArray[np.object_]:
         """Returns the cells of a column, [N], without surrounding blanks; "" where missing.

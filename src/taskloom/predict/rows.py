@@ -73,7 +73,7 @@ def predict_table(
     else:
         data = bundle.about.get("data", {})  # cells are read as those of the table that trained the network
         found = read_table(source, missing=data.get("missing", ()), decimal=_decimal(source, data))
-        features = _features(bundle, found)
+        features = table_features(bundle, found)
         if tell is not None:
             for note in categories_of_bundle(bundle).unknown(found):
                 tell(note)
@@ -183,8 +183,12 @@ def _check_array(features: FeatureRows, name: str, *, imputes: bool) -> None:
             )
 
 
-def _features(bundle: Bundle, table: Table) -> FeatureRows:
-    """The columns that the network was trained on, in its order, as it was trained on them."""
+def table_features(bundle: Bundle, table: Table) -> FeatureRows:
+    """The columns that the network was trained on, in its order, as it was trained on them.
+
+    Raises:
+        DataError: A column is missing, holds what is no number, or the features were an array.
+    """
     known = bundle.preprocessing
     names = tuple(str(name) for name in known["features"])
     categories = categories_of_bundle(bundle)

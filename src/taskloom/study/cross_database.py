@@ -22,10 +22,13 @@ from taskloom.data.image_splits import moved_landmarks
 from taskloom.data.image_store import ImageDataset, ImageStandardization, ImageStore
 from taskloom.data.label_columns import encode_labels, resolve_label_columns
 from taskloom.data.relabelled import Relabelled
+from taskloom.data.row_dataset import spread_labels
+from taskloom.data.table_dataset import TableDataset
 from taskloom.data.windows import WindowDataset
 from taskloom.deploy import Bundle
 from taskloom.errors import ConfigError, DataError, did_you_mean
 from taskloom.study.other_recordings import windows_as_trained
+from taskloom.study.other_tables import rows_as_trained
 from taskloom.study.single import part_of
 from taskloom.tasks import Binary, Labels, Landmarks, Multiclass, Multilabel, Regression, Task, TaskSet
 from taskloom.wording import counted
@@ -38,14 +41,16 @@ class NameMap:
     Args:
         tasks: Our task -> their task or column.
         classes: (our task, their class) -> our class.
+        features: Our feature -> their column.
     """
 
     tasks: Mapping[str, str] = field(default_factory=dict)
     classes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    features: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, entries: Sequence[str], tasks: TaskSet) -> NameMap:
-        """Reads `task=theirs` and `task:their class=our class`.
+    def read(cls, entries: Sequence[str], tasks: TaskSet, features: Sequence[str] = ()) -> NameMap:
+        """Reads `task=theirs`, `task:their class=our class` and, of a table, `feature=their column`.
 
         Raises:
             ConfigError: An entry of another form, or a task or class that the bundle does not have.
@@ -57,6 +62,7 @@ class NameMap:
         """
         names: dict[str, str] = {}
         classes: dict[tuple[str, str], str] = {}
+        columns: dict[str, str] = {}
         for entry in entries:
             left, equals, right = entry.partition("=")
             task, colon, theirs = left.partition(":")
@@ -64,10 +70,14 @@ class NameMap:
                 raise ConfigError(
                     f"--map {entry}: `task=their name` or `task:their class=our class` expected."
                 )
+            if task not in tasks and task in features and not colon:
+                columns[task] = right
+                continue
             if task not in tasks:
+                which = "neither a task nor a feature" if features else "not a task"
                 raise ConfigError(
-                    f"--map {entry}: `{task}` is not a task of the bundle.{did_you_mean(task, tasks)} "
-                    f"Tasks: {', '.join(tasks)}."
+                    f"--map {entry}: `{task}` is {which} of the bundle."
+                    f"{did_you_mean(task, [*tasks, *features])} Tasks: {', '.join(tasks)}."
                 )
             if not colon:
                 names[task] = right
@@ -79,7 +89,7 @@ class NameMap:
                     f"Classes: {', '.join(known) or 'none'}."
                 )
             classes[task, theirs] = right
-        return cls(names, classes)
+        return cls(names, classes, columns)
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,8 @@ def other_study(bundle: Bundle, splits: DataSplits, part: str, names: NameMap, f
     notes: list[str] = []
     if isinstance(dataset, WindowDataset):
         dataset, notes = windows_as_trained(bundle, dataset, splits, file)
+    if isinstance(dataset, TableDataset):
+        dataset, notes = rows_as_trained(bundle, dataset, splits, file, names.features)
     theirs = part_of(splits, part)
     found = _with_labels(bundle, dataset, theirs.tasks, theirs.labels, names, file)
     return OtherData(found.dataset, (*notes, *found.notes))
@@ -180,23 +192,8 @@ def _as_trained(bundle: Bundle, images: ImageDataset, place: Path) -> ImageDatas
     names = np.asarray(images.group_names, dtype=object)[images.groups]
     everywhere = np.full(len(images.store.rows), "", dtype=object)
     everywhere[images.rows] = names
-    store_labels = _spread(images.labels, images.rows, len(images.store.rows))
+    store_labels = spread_labels(images.labels, torch.from_numpy(images.rows), len(images.store.rows))
     return ImageDataset(images.store, images.rows, images.tasks, store_labels, standardization, everywhere)
-
-
-def _spread(labels: Labels, rows: Any, number: int) -> Labels:
-    """Labels of some rows as labels of all, missing elsewhere."""
-    index = torch.from_numpy(np.asarray(rows))
-
-    def wide(tensor: Tensor) -> Tensor:
-        whole = tensor.new_zeros(number, *tensor.shape[1:])
-        whole[index] = tensor
-        return whole
-
-    return Labels(
-        {name: wide(value) for name, value in labels.values.items()},
-        {name: wide(value) for name, value in labels.present.items()},
-    )
 
 
 def _their_settings(task: Task, column: str, table: Any) -> dict[str, Any] | None:
