@@ -22,12 +22,13 @@ METRIC_NAMES = {
     "failure_rate": "failure rate",
     "failure_rate_5": "failure rate at 5 %",
     "failure_rate_10": "failure rate at 10 %",
+    "delta_m": "Δm",
 }
 PERCENT = {"accuracy", "balanced_accuracy", "failure_rate", "failure_rate_5", "failure_rate_10"}
 SHARES = PERCENT | {"f1", "f1_macro", "f1_weighted", "f1_micro", "auc", "afa"}
 """Metrics from 0 to 1: no difference of two is larger than 1."""
-UNITS = {"mae", "mse", "rmse"}
-"""Metrics with a unit; that of MSE is the square of the task's."""
+UNITS = {"mae", "mse", "rmse", "delta_m"}
+"""Metrics with a unit; that of MSE is the square of the task's, that of the relative gain Δm %."""
 MINUS = "−"
 
 
@@ -68,7 +69,7 @@ def number(
     elif metric in UNITS:
         text = f"{abs(value):.{_decimals(value if like is None else like) + further}f}"
     else:
-        text = f"{abs(value):.{3 + further}f}"
+        text = f"{abs(value):.{(2 if metric == 'delta_m' else 3) + further}f}"
     zero = not text.strip("0.")
     sign = "" if zero else MINUS if value < 0 else "+" if signed else ""
     return sign + text

@@ -26,6 +26,7 @@ from taskloom.report.model import (
 from taskloom.report.render import write
 from taskloom.report.subgroups import read_confusion, read_mistake, read_table
 from taskloom.report.training_model import Balancing, Course, Curve, Mixing, Settled, Trajectory
+from taskloom.report.words import of_improvement
 
 SUMMARY_FORMAT = 1
 Row = TypeVar("Row")
@@ -61,12 +62,13 @@ def load(folder: Path) -> ReportData:
 def from_summary(summary: Mapping[str, Any]) -> ReportData:
     """Builds the page's data from the content of `summary.json`."""
     overall = summary.get("overall") or {"task": None, "gains": []}
+    improvement = summary.get("improvement") or {"task": None, "gains": []}
     return ReportData(
         title=summary["title"],
         created=summary["created"],
         tasks=[_row(TaskRow, row) for row in summary["tasks"]],
         cells=[_row(CellRow, {**row, "tasks": tuple(row["tasks"])}) for row in summary["cells"]],
-        gains=[gain_row(row) for row in (*summary["gains"], *overall["gains"])],
+        gains=[gain_row(row) for row in (*summary["gains"], *overall["gains"], *improvement["gains"])],
         curves=[_row(Curve, {**row, "values": _numbers(row["values"])}) for row in summary["curves"]],
         mixing=[_row(Mixing, {**row, "tasks": tuple(row["tasks"])}) for row in summary["mixing"]],
         labels=[_row(LabelCount, row) for row in summary["labels"]],
@@ -79,6 +81,8 @@ def from_summary(summary: Mapping[str, Any]) -> ReportData:
         environment=summary["environment"],
         study_file=summary["study_file"],
         overall=_row(TaskRow, overall["task"]) if overall["task"] else None,
+        improvement=_row(TaskRow, improvement["task"]) if improvement["task"] else None,
+        improvement_of=of_improvement(summary.get("improvement")),
         balancing=[_balancing(row) for row in summary.get("balancing", ())],
         plain_sums=[
             PlainSum(row["cell"], [gain_row(gain) for gain in row["gains"]])

@@ -231,6 +231,8 @@ class ReportData:
         study_file: The resolved configuration as YAML.
         overall: All judged tasks together as one more row, where one metric judges them all; its gains stand
             among `gains` under its name.
+        improvement: Likewise their average relative gain, in %.
+        improvement_of: What that is over and what it leaves out.
         balancing: Cells whose losses were weighed by more than constants.
         plain_sums: Cells that differ in their balancing alone, beside the plain sum of the losses.
         couplings: What coupled cells' relatedness is, and what it did.
@@ -261,6 +263,8 @@ class ReportData:
     environment: Mapping[str, Any] = field(default_factory=dict)
     study_file: str = ""
     overall: TaskRow | None = None
+    improvement: TaskRow | None = None
+    improvement_of: Sequence[str] = ()
     balancing: Sequence[Balancing] = ()
     plain_sums: Sequence[PlainSum] = ()
     task_ends: Sequence[str] = ()

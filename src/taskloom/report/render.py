@@ -20,14 +20,15 @@ def render(data: ReportData) -> str:
     """Returns the page as HTML; it loads nothing from anywhere."""
     judged = [task for task in data.tasks if not task.auxiliary]
     rows = [data.overall, *judged] if data.overall else judged
+    shown = [data.improvement, *rows] if data.improvement else rows
     return fill(
         "report.html.j2",
         data=data,
         words=words,
-        rows=rows,
+        rows=shown,
         headline=words.headline(data),
-        matrix=verdict_matrix(data, rows),
-        sentences=[(task, words.task_sentence(data, task), _verdict(data, task)) for task in rows],
+        matrix=verdict_matrix(data, shown),
+        sentences=[(task, words.task_sentence(data, task), _verdict(data, task)) for task in shown],
         hurt=hurt_rows(data),
         leakage=leakage_rows(data),
         course=[

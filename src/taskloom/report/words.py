@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from taskloom.metrics.texts import (
     METRIC_NAMES,
@@ -31,6 +32,7 @@ __all__ = [
     "interval",
     "metric_name",
     "number",
+    "of_improvement",
     "outcome",
     "p_value",
     "ratio",
@@ -101,6 +103,22 @@ def gain_unit(task: TaskRow) -> str:
     return task.unit if task.metric in UNITS else ""
 
 
+def of_improvement(improvement: Mapping[str, Any] | None) -> list[str]:
+    """What the relative gain is over and what it leaves out, one sentence; none where there is none.
+
+    Args:
+        improvement: What `summary.json` has under this name.
+
+    >>> of_improvement({"task": {"name": "average relative gain, 2 tasks"}, "left_out": ["x (R² near 0)"]})
+    ['average relative gain, 2 tasks (Δm): the gain of each task in % ... the tasks; without x (R² near 0)']
+    """
+    if not improvement:
+        return []
+    without = f"; without {'; '.join(improvement['left_out'])}" if improvement["left_out"] else ""
+    told = "the gain of each task in % of its value alone, averaged over the tasks"
+    return [f"{improvement['task']['name']} (Δm): {told}{without}"]
+
+
 def outcome(row: GainRow) -> str:
     """What may be said of a task in a cell: the verdict, or that there is nothing to judge."""
     return row.verdict if math.isfinite(row.gain) else "not judged"
@@ -117,6 +135,9 @@ def task_sentence(data: ReportData, task: TaskRow) -> str:
         return (
             f"not judged, its {metric_name(task.metric)} has no value alone, with {cell.name}, or both{note}."
         )
+    if task.metric == "delta_m":
+        change = f"{interval(row, task.metric)} %"
+        return f"with {cell.name} tasks gain {change} of their values alone on average: {row.verdict}{note}."
     alone = with_unit(row.baseline, task.metric, task.unit)
     shared = with_unit(row.value, task.metric, task.unit)
     unit = gain_unit(task)

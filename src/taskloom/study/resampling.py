@@ -31,6 +31,9 @@ class Draws(NamedTuple):
     degrees: float
 
 
+NO_DRAWS = Draws(0.0, 0, 0.0)
+
+
 class Resampling:
     """Metric values under resampled groups of the test set; each summary is resampled once.
 
@@ -69,13 +72,13 @@ class Resampling:
         summaries = [summary for pair in pairs for summary in pair if summary is not None]
         if len(summaries) < 2 * len(pairs):
             notes.append("the test's groups are not at hand: the interval says nothing about other test data")
-            return Draws(0.0, 0, 0.0)
+            return NO_DRAWS
         labelled = self._labelled(summaries)
         num_clusters = int(labelled.sum())
         if num_clusters < 2:
             notes.append("one group in test: the interval says nothing about other test data")
             return Draws(0.0, num_clusters, 0.0)
-        values = np.array([self._values(summary, labelled) for summary in summaries])
+        values = np.array([self.values(summary, labelled) for summary in summaries])
         differences = (values[::2] - values[1::2]).mean(axis=0)
         differences = differences[~np.isnan(differences)]
         undefined = self.num_resamples - len(differences)
@@ -83,7 +86,7 @@ class Resampling:
             notes.append(f"{self.metric.name} was undefined in {undefined} of {self.num_resamples} resamples")
         if undefined > self.num_resamples / 2:
             notes.append("too many to tell: the interval says nothing about other test data")
-            return Draws(0.0, 0, 0.0)
+            return NO_DRAWS
         counts = self.metric.part_counts(summaries[0])
         if counts.min() < 2:
             notes.append(
@@ -104,7 +107,13 @@ class Resampling:
                 )
         return counts > 0
 
-    def _values(self, summary: Summary, labelled: NDArray[np.bool_]) -> Floats:
+    def values(self, summary: Summary, labelled: NDArray[np.bool_]) -> Floats:
+        """The metric in every resample, [B].
+
+        Args:
+            summary: A run's summary.
+            labelled: The groups that are drawn from, [G]; equal ones give equal resamples for all metrics.
+        """
         # The summary is kept beside its values, so that its id is not given to another one.
         if id(summary) not in self._known:
             values = [self.metric.evaluate(summary, weights) for weights in self._weights(labelled)]

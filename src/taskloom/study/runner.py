@@ -153,7 +153,8 @@ def run_study(
         >>> outcome = run_study(tl.study.load_study(settings))
         runs 1/9  failed 0 ...
         >>> outcome.to_frame()[["task", "metric", "cell"]].values.tolist()
-        [['age', 'mae', 'hard sharing 2'], ['smokes', 'accuracy', 'hard sharing 2']]
+        [['age', 'mae', 'hard sharing 2'], ['smokes', 'accuracy', 'hard sharing 2'],
+         ['average relative gain, 2 tasks', 'delta_m', 'hard sharing 2']]
     """
     out = Path("runs") / study.name if out is None else Path(out)
     data = None if data is None else Path(data)

@@ -44,7 +44,7 @@ from taskloom.metrics import METRICS
 from taskloom.study.gains import Gain, Scores, Source, Verdict
 from taskloom.study.intervals import Part, half_width, over_splits
 from taskloom.study.intervals import p_value as p_value_of
-from taskloom.study.resampling import Resampling
+from taskloom.study.resampling import NO_DRAWS, Draws, Resampling
 
 __all__ = [
     "LEAST_REPEATS",
@@ -114,7 +114,7 @@ def compare(
     if test_over_train is not None and not test_over_train > 0:
         raise ValueError(f"test_over_train above 0 expected, found {test_over_train}")
     resampling = resampling or Resampling(metric, num_resamples, seed)
-    splits = None if test_over_train is None else _Splits(test_over_train, same_folds)
+    splits = None if test_over_train is None else Splits(test_over_train, same_folds)
     single = [
         _one_gain(task, metric, baseline, name, scores, splits, alpha, resampling)
         for name, scores in cells.items()
@@ -200,7 +200,7 @@ def _one_gain(
     baseline: Scores,
     cell: str,
     scores: Scores,
-    splits: _Splits | None,
+    splits: Splits | None,
     alpha: float,
     resampling: Resampling,
 ) -> Gain:
@@ -210,28 +210,64 @@ def _one_gain(
     ours = np.array([scores.values[repeat] for repeat in repeats], dtype=np.float64)
     alone = np.array([baseline.values[repeat] for repeat in repeats], dtype=np.float64)
     gains = sign * (ours - alone)
-    num_repeats = len(repeats)
-    variances = _variances(baseline, scores, repeats, gains, splits, resampling, notes)
-    mean = float(gains.mean()) if num_repeats else np.nan
-    scale = float(np.abs([ours, alone]).max()) if num_repeats else 0.0
-    if num_repeats == 1:
-        notes.append("one repeat: the interval says nothing about other training seeds")
-    if 0 < num_repeats < LEAST_REPEATS:
-        notes.append(f"a verdict needs {LEAST_REPEATS} repeats, there {_is_or_are(num_repeats)}")
-    low, high, p_value = _interval(mean, variances, scale, alpha, notes)
+    draws = NO_DRAWS
+    if repeats and (splits is None or len(repeats) == 1):
+        pairs = [(scores.summaries.get(repeat), baseline.summaries.get(repeat)) for repeat in repeats]
+        draws = resampling.variance(pairs, notes)
+    found = gain_of(
+        task, metric, cell, gains, repeats, splits, draws, notes, scale=[*ours, *alone], alpha=alpha
+    )
+    if not repeats:
+        return found
+    return dataclasses.replace(found, baseline_value=float(alone.mean()), cell_value=float(ours.mean()))
+
+
+def gain_of(
+    task: str,
+    metric: str,
+    cell: str,
+    gains: Floats,
+    repeats: Sequence[int],
+    splits: Splits | None,
+    draws: Draws,
+    notes: Sequence[str],
+    *,
+    scale: Sequence[float],
+    alpha: float = 0.05,
+) -> Gain:
+    """The gain that paired gains of repeats come to, before any correction and without the values compared.
+
+    Args:
+        task, metric, cell: What is compared.
+        gains: One per repeat, [R].
+        repeats: Their numbers.
+        splits: How the splits of the repeats are redrawn; None: there is one.
+        draws: What the draw of the test's groups does to the mean.
+        notes: What is known beside it already.
+        scale: Values of the size of those compared, against which rounding is told from spread.
+        alpha: 1 less the interval's level.
+    """
+    number, said = len(repeats), list(notes)
+    variances = _variances(gains, repeats, splits, draws)
+    mean = float(gains.mean()) if number else np.nan
+    if number == 1:
+        said.append("one repeat: the interval says nothing about other training seeds")
+    if 0 < number < LEAST_REPEATS:
+        said.append(f"a verdict needs {LEAST_REPEATS} repeats, there {_is_or_are(number)}")
+    low, high, p_value = _interval(mean, variances, max(map(abs, scale), default=0.0), alpha, said)
     return Gain(
         task=task,
         metric=metric,
         cell=cell,
-        baseline_value=float(alone.mean()) if num_repeats else np.nan,
-        cell_value=float(ours.mean()) if num_repeats else np.nan,
+        baseline_value=np.nan,
+        cell_value=np.nan,
         gain=mean,
         low=low,
         high=high,
         p_value=p_value,
         p_adjusted=np.nan,
         verdict="no difference shown",
-        num_repeats=num_repeats,
+        num_repeats=number,
         num_clusters=variances.num_clusters,
         variance_repeats=variances.repeats,
         variance_clusters=variances.clusters,
@@ -239,7 +275,7 @@ def _one_gain(
         degrees_repeats=variances.degrees_repeats,
         degrees_clusters=variances.degrees_clusters,
         dominant=variances.dominant,
-        note="; ".join(notes),
+        note="; ".join(said),
     )
 
 
@@ -273,38 +309,27 @@ class _Variances:
         return max(parts, key=lambda part: parts[part]) if max(parts.values()) > 0 else ""
 
 
-class _Splits(NamedTuple):
+class Splits(NamedTuple):
     """How splits are redrawn; see `compare`."""
 
     test_over_train: float
     same_folds: int | None
 
     def folds_of(self, repeats: Sequence[int]) -> list[int]:
+        """What tells the splits of the repeats apart."""
         return [repeat if self.same_folds is None else repeat % self.same_folds for repeat in repeats]
 
 
-def _variances(
-    baseline: Scores,
-    scores: Scores,
-    repeats: Sequence[int],
-    gains: Floats,
-    splits: _Splits | None,
-    resampling: Resampling,
-    notes: list[str],
-) -> _Variances:
+def _variances(gains: Floats, repeats: Sequence[int], splits: Splits | None, draws: Draws) -> _Variances:
     """Variance of the mean of paired gains [R]. A single repeat has one test set, however it was drawn."""
-    num_repeats = len(repeats)
-    if num_repeats == 0:
+    number = len(repeats)
+    if number == 0:
         return _Variances(0.0, 0.0, 0.0, 0, 0.0, 0.0)
-    if splits is not None and num_repeats > 1:
+    if splits is not None and number > 1:
         of_repeats, overlap, degrees = over_splits(gains, splits.folds_of(repeats), splits.test_over_train)
         return _Variances(of_repeats, 0.0, overlap, 0, degrees, 0.0)
-    spread = float(gains.var(ddof=1)) if num_repeats > 1 else 0.0
-    pairs = [(scores.summaries.get(repeat), baseline.summaries.get(repeat)) for repeat in repeats]
-    draws = resampling.variance(pairs, notes)
-    return _Variances(
-        spread / num_repeats, draws.variance, 0.0, draws.num_clusters, num_repeats - 1.0, draws.degrees
-    )
+    spread = float(gains.var(ddof=1)) if number > 1 else 0.0
+    return _Variances(spread / number, draws.variance, 0.0, draws.num_clusters, number - 1.0, draws.degrees)
 
 
 def _interval(

@@ -1,7 +1,8 @@
 """From the results store to verdicts: `summary.json`, `results.parquet`, and the table for the terminal.
 
 `summary.json` holds what the report shows, under the names of `taskloom.report.model.ReportData`: title,
-created, tasks, cells, gains, overall (`{task, gains}` or null), auxiliary, baselines, configurations, curves,
+created, tasks, cells, gains, overall (`{task, gains}` or null), improvement (`{task, gains, tasks, left_out}`
+or null), auxiliary, baselines, configurations, curves,
 mixing, balancing, plain_sums (`{cell, gains}` each), couplings, subgroups, landmarks, confusions, gallery,
 task_ends, labels, num_repeats, clusters, design, failed, warnings, data_notes, environment, study_file;
 undefined numbers are null. Beside it `format` (of this file) and `runs` (planned, done, failed, missing).
@@ -28,6 +29,8 @@ from taskloom.study.cells import SINGLE_TASK
 from taskloom.study.companion import is_companion, leakage_rows
 from taskloom.study.coupling_rows import coupling_rows
 from taskloom.study.design import design_sentence, same_folds
+from taskloom.study.improvement import METRIC as IMPROVEMENT
+from taskloom.study.improvement import Improvement, average_improvement
 from taskloom.study.landmark_points import landmark_tables
 from taskloom.study.last_epochs import course
 from taskloom.study.plain_sums import plain_sums
@@ -111,6 +114,7 @@ def summarize(
         "cells": [_cell_row(cell, facts, done, tasks) for cell in facts["cells"]],
         "gains": [_gain_row(gain, facts) for gain in alone.gains],
         "overall": _overall_row(alone.overall, tasks, facts),
+        "improvement": _improvement_row(average_improvement(folder, tasks, facts, done), facts),
         "course": course(tasks, facts, done),
         "leakage": leakage_rows(tasks, facts, done),
         "auxiliary": auxiliary_rows(tasks, facts, every_form),
@@ -211,6 +215,26 @@ def _overall_row(together: Overall | None, tasks: TaskSet, facts: Mapping[str, A
     return {
         "task": {**row, "name": together.name, "kind": "mean"},
         "gains": [_gain_row(gain, facts) for gain in together.gains],
+    }
+
+
+def _improvement_row(found: Improvement | None, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The average relative improvement as a task of its own, with its gains in %."""
+    if found is None:
+        return None
+    return {
+        "task": {
+            "name": found.name,
+            "kind": "mean",
+            "metric": IMPROVEMENT,
+            "unit": "%",
+            "higher_is_better": True,
+            "chosen_cell": found.chosen,
+            "auxiliary": False,
+        },
+        "gains": [_gain_row(gain, facts) for gain in found.gains],
+        "tasks": list(found.tasks),
+        "left_out": list(found.left_out),
     }
 
 

@@ -24,7 +24,8 @@ class VerdictRow:
 
     Args:
         task, metric, unit: The task, the metric it is judged by, and that metric's unit.
-        alone, test: Mean test metric of the task alone, and in the cell chosen on validation.
+        alone, test: Mean test metric of the task alone, and in the cell chosen on validation; NaN of the
+            relative gain of all tasks (`delta_m`), which has differences only.
         cell: Name of that cell, "" where none has finished.
         gain, low, high: Paired gain over training alone with its 95 % interval; positive is better.
         p_value: Two-sided, adjusted for the cells of the task.
@@ -48,18 +49,19 @@ class VerdictRow:
 
 
 def verdict_rows(summary: Mapping[str, Any]) -> list[VerdictRow]:
-    """The verdicts of a summary, by the report's wording; the mean of the tasks last, where there is one.
+    """The verdicts of a summary, by the report's wording; the mean of the tasks and their relative gain last.
 
     Args:
         summary: What `summary.json` holds.
     """
     names = {cell["id"]: cell["name"] for cell in summary["cells"]}
     unshown = "no difference shown" if summary["num_repeats"] >= words.LEAST_REPEATS else "no verdict"
-    overall = summary["overall"] or {"gains": []}
-    gains = {(gain["task"], gain["cell"]): gain for gain in (*summary["gains"], *overall["gains"])}
+    together = [found for found in (summary["overall"], summary.get("improvement")) if found]
+    of_means = [gain for found in together for gain in found["gains"]]
+    gains = {(gain["task"], gain["cell"]): gain for gain in (*summary["gains"], *of_means)}
     judged = [entry for entry in summary["tasks"] if not entry["auxiliary"]]
     rows = []
-    for entry in (*judged, *([overall["task"]] if "task" in overall else [])):
+    for entry in (*judged, *(found["task"] for found in together)):
         task = TaskRow(**entry)
         gain = gains.get((task.name, task.chosen_cell))
         rows.append(_without_cell(task) if gain is None else _row(task, gain, names, unshown))
@@ -94,14 +96,11 @@ def as_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
 def _row(task: TaskRow, values: Mapping[str, Any], names: Mapping[str, str], unshown: str) -> VerdictRow:
     row = gain_row(values)
     verdict = unshown if row.verdict == "no difference shown" else words.outcome(row)
-    texts = (
-        task.name,
-        f"{words.with_unit(row.baseline, task.metric, task.unit)} {words.metric_name(task.metric)}",
-        names[row.cell],
-        words.number(row.value, task.metric),
-        words.interval(row, task.metric),
-        verdict,
-    )
+    alone = f"{words.with_unit(row.baseline, task.metric, task.unit)} {words.metric_name(task.metric)}"
+    gain = words.interval(row, task.metric)
+    if task.metric == "delta_m":
+        alone, gain = words.metric_name(task.metric), f"{gain} %"
+    texts = (task.name, alone, names[row.cell], words.number(row.value, task.metric), gain, verdict)
     numbers = (row.gain, row.low, row.high, row.p_value)
     return VerdictRow(
         task.name, task.metric, task.unit, row.baseline, names[row.cell], row.value, *numbers, verdict, texts
@@ -128,15 +127,16 @@ def remarks(summary: Mapping[str, Any]) -> Sequence[str]:
 
 def _notes(summary: Mapping[str, Any]) -> list[str]:
     """What must be known of the gains that are shown, once for all tasks of which it is true."""
-    overall = summary["overall"] or {"gains": []}
-    notes = {(gain["task"], gain["cell"]): gain["note"] for gain in (*summary["gains"], *overall["gains"])}
-    shown = [(task["name"], task["chosen_cell"]) for task in summary["tasks"] if not task["auxiliary"]]
-    if "task" in overall:
-        shown.append((overall["task"]["name"], overall["task"]["chosen_cell"]))
+    together = [found for found in (summary["overall"], summary.get("improvement")) if found]
+    of_means = [gain for found in together for gain in found["gains"]]
+    notes = {(gain["task"], gain["cell"]): gain["note"] for gain in (*summary["gains"], *of_means)}
+    tasks = [task for task in summary["tasks"] if not task["auxiliary"]]
+    shown = [(task["name"], task["chosen_cell"]) for task in (*tasks, *(found["task"] for found in together))]
     of: dict[str, list[str]] = {}
     for place in shown:
         for note in filter(None, notes.get(place, "").split("; ")):
             # Of a study with too few repeats the design says it of all tasks.
             if summary["num_repeats"] >= words.LEAST_REPEATS or not note.startswith("a verdict needs"):
                 of.setdefault(note, []).append(place[0])
-    return [f"{', '.join(tasks)}: {note}" for note, tasks in of.items()]
+    lines = [f"{', '.join(names)}: {note}" for note, names in of.items()]
+    return [*lines, *words.of_improvement(summary.get("improvement"))]

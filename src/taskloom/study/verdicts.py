@@ -76,7 +76,7 @@ def by_cell_and_task(records: Sequence[RunRecord]) -> Groups:
     return groups
 
 
-def _scores(
+def scores_of(
     folder: Path,
     runs: Sequence[RunRecord],
     task: str,
@@ -209,13 +209,13 @@ class _TaskScores:
 
     def _scores(self, cell: str) -> Scores:
         if cell not in self._known:
-            name, groups = self._task.name, _are_resampled(self._facts)
+            name, groups = self._task.name, are_resampled(self._facts)
             runs = self._done[cell, name]
-            self._known[cell] = _scores(self._folder, runs, name, self._task.primary_metric, groups=groups)
+            self._known[cell] = scores_of(self._folder, runs, name, self._task.primary_metric, groups=groups)
         return self._known[cell]
 
 
-def _are_resampled(facts: Mapping[str, Any]) -> bool:
+def are_resampled(facts: Mapping[str, Any]) -> bool:
     """Whether the test's groups are resampled: where it is one test set, not one per repeat."""
     return facts["test_over_train"] is None or facts["repeats"] == 1
 
@@ -238,8 +238,8 @@ def gain_between(
         runs: Runs of the cell.
         cell: Id of the cell.
     """
-    metric, ratio, groups = task.primary_metric, facts["test_over_train"], _are_resampled(facts)
-    before, now = (_scores(folder, each, task.name, metric, groups=groups) for each in (without, runs))
+    metric, ratio, groups = task.primary_metric, facts["test_over_train"], are_resampled(facts)
+    before, now = (scores_of(folder, each, task.name, metric, groups=groups) for each in (without, runs))
     gains = compare(
         task.name, metric, before, {cell: now}, test_over_train=ratio, same_folds=same_folds(facts)
     )
@@ -291,9 +291,9 @@ class _MeanScores:
 
     def _scores(self, cell: str, part: str) -> Scores:
         if (cell, part) not in self._known:
-            resampled = _are_resampled(self._facts)
+            resampled = are_resampled(self._facts)
             per_task = {
-                name: _scores(
+                name: scores_of(
                     self._folder,
                     self._done.get((cell, name), []),
                     name,
