@@ -49,6 +49,10 @@ def init(
         float | None,
         typer.Option("--rate-hz", metavar="HZ", help="Of recordings whose files do not say it."),
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", metavar="ARRAY", help="Of several arrays beside it, the one of features."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The study file.")] = Path("study.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file where it is there.")] = False,
 ) -> None:
@@ -68,7 +72,7 @@ def init(
     from taskloom.study.draft import draft_study
     from taskloom.study.runner import writable
 
-    draft = draft_study(place, tasks, images=images, group=group, rate_hz=rate_hz)
+    draft = draft_study(place, tasks, images=images, group=group, rate_hz=rate_hz, features=features)
     with writable(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(draft.text, encoding="utf-8")

@@ -134,3 +134,27 @@ def test_one_slip_among_few_numbers_is_no_class_of_its_own() -> None:
     children = np.array(["0", "1", "2", "3+"], dtype=object)[np.arange(ROWS) % 4]
     people().assign(mark=children).to_csv("people.csv", index=False)
     assert draft_study("people.csv", ["mark", "score"]).tasks["mark"] == "multiclass"
+
+
+def test_of_several_arrays_one_is_named() -> None:
+    draw = np.random.default_rng(3)
+    people()[["ill", "score"]].to_csv("people.csv", index=False)
+    np.savez(
+        "x.npz", first=draw.normal(size=(ROWS, 4)), second=draw.normal(size=(ROWS, 7)), few=np.ones((3, 3))
+    )
+    np.save("raw.npy", draw.normal(size=(ROWS, 5)))
+    with pytest.raises(
+        DataError, match=r"3 arrays .*raw.npy, x.npz:first, x.npz:second.*--features"
+    ):
+        draft_study("people.csv", TASKS)
+    for name in ("second", "x.npz:second"):
+        draft = draft_study("people.csv", TASKS, features=name)
+        assert draft.settings["data"]["features"] == {"npz": "x.npz", "array": "second"}
+    assert loaded(draft.text).train.input_shape == (7,)
+    with pytest.raises(DataError, match=r"--features x.npz: one array of 200 rows .* found 2"):
+        draft_study("people.csv", TASKS, features="x.npz")
+    people().to_csv("people.csv", index=False)
+    draft = draft_study("people.csv", TASKS, features="raw.npy")
+    assert loaded(draft.text).train.input_shape == (5,)
+    with pytest.raises(DataError, match="found a file of arrays; write the labels as CSV beside it"):
+        draft_study("x.npz", TASKS)

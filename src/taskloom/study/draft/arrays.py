@@ -18,14 +18,37 @@ _BROKEN = (ValueError, EOFError, OSError, zipfile.BadZipFile)
 """What NumPy raises of a file, or of one array in it, that it cannot read."""
 
 
-def array_beside(table: Table) -> tuple[dict[str, Any], int] | None:
-    """The one array beside a table with as many rows, and how many features it holds per row; else None."""
-    found = [
+def arrays_beside(table: Table) -> list[tuple[dict[str, Any], int]]:
+    """The arrays beside a table with as many rows, and how many features each holds per row."""
+    return [
         choice
         for path in sorted(table.path.parent.glob("*.np[yz]"))
         for choice in _arrays_of(path, len(table))
     ]
-    return found[0] if len(found) == 1 else None
+
+
+def named_array(table: Table, wanted: str) -> tuple[dict[str, Any], int]:
+    """The array that `--features` names: a file beside the table, an array in one, or both, `FILE:ARRAY`.
+
+    Raises:
+        DataError: No array, or several, of that name with a row for each of the table's.
+    """
+    choices = arrays_beside(table)
+    found = [choice for choice in choices if wanted in _names(choice[0])]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f"{_names(settings)[-1]} ({width:,} per row)" for settings, width in choices) or "none"
+    raise DataError(
+        f"--features {wanted}: one array of {len(table):,} rows beside {table.path} expected, found "
+        f"{len(found) or 'no such one'}. Arrays of as many rows: {there}."
+    )
+
+
+def _names(settings: Mapping[str, Any]) -> list[str]:
+    """What an array may be called, the last one the whole name."""
+    file = str(settings.get("npz", settings.get("npy")))
+    short, array = Path(file).name, str(settings.get("array", ""))
+    return [file, short] + ([array, f"{file}:{array}", f"{short}:{array}"] if array else [])
 
 
 def _arrays_of(path: Path, num_rows: int) -> Iterator[tuple[dict[str, Any], int]]:

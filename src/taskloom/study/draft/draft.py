@@ -70,6 +70,7 @@ def draft_study(
     images: Path | str | None = None,
     group: str | None = None,
     rate_hz: float | None = None,
+    features: str | None = None,
     stores: Path | str = "runs/stores",
 ) -> Draft:
     """Looks at data and writes the study file that a verdict on them can begin with.
@@ -83,6 +84,8 @@ def draft_study(
         images: Folder of the images that the table names, where it is not the table's or one in it.
         group: Column whose equal values stay on one side of the split; "none" for none; found where None.
         rate_hz: Samples per second of recordings whose files do not say it.
+        features: An array beside the table (`bits.npz:morgan`, or either name) that holds the features; the
+            columns do where None, or where there are none the one array of as many rows.
         stores: Folder of prepared recordings.
 
     Raises:
@@ -112,7 +115,9 @@ def draft_study(
         _check_holes(found, columns)
     found, drafted = _drafted(found, columns)
     drafts = [drafted[name] if name in drafted else _beside(source, name) for name in names]
-    inputs = choose_inputs(found, names)
+    if features is not None and source.kind != "table":
+        raise ConfigError(f"--features {features}: goes with a table; {source.kind} are inputs themselves.")
+    inputs = choose_inputs(found, names, features)
     sections = _sections(found, drafts, inputs)
     split, warnings = _split_that_works(sections, Path(stores), found)
     sections = replace(sections, split=split, warnings=tuple(warnings))

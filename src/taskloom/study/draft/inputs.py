@@ -11,7 +11,7 @@ import numpy as np
 from taskloom.data.cell_texts import missing_with
 from taskloom.data.label_doubts import may_stand_in, numbers_apart
 from taskloom.errors import DataError
-from taskloom.study.draft.arrays import array_beside
+from taskloom.study.draft.arrays import arrays_beside, named_array
 from taskloom.study.draft.columns import Column
 from taskloom.study.draft.networks import Network, for_features
 from taskloom.study.draft.roles import blank_group, of_one_row, why_identifier
@@ -49,22 +49,23 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
 
-def choose_inputs(found: Survey, tasks: Sequence[str]) -> Inputs:
+def choose_inputs(found: Survey, tasks: Sequence[str], features: str | None = None) -> Inputs:
     """Chooses features, group and split.
 
     Args:
         found: What was found.
         tasks: The columns that are predicted.
+        features: An array beside the table that holds the features; the columns do where None.
 
     Raises:
-        DataError: No feature is left.
+        DataError: No feature is left, or no such array.
     """
     data, comments = dict(found.source.data), dict(found.source.comments)
     remarks: list[str] = []
     _say_how_read(found, data, comments)
     network, doubts = found.source.network, []
     if network is None:
-        network = _features(found, tasks, data, comments, remarks)
+        network = _features(found, tasks, data, comments, remarks, features)
         doubts = _doubtful_features(found, [*tasks, *data.get("exclude", [])])
     split, split_comment, notes = _split(found, data, comments)
     return Inputs(data, comments, (*remarks, *doubts), split, split_comment, network, (*notes, *doubts))
@@ -84,7 +85,12 @@ def _say_how_read(found: Survey, data: dict[str, Any], comments: dict[str, str])
 
 
 def _features(
-    found: Survey, tasks: Sequence[str], data: dict[str, Any], comments: dict[str, str], remarks: list[str]
+    found: Survey,
+    tasks: Sequence[str],
+    data: dict[str, Any],
+    comments: dict[str, str],
+    remarks: list[str],
+    chosen: str | None,
 ) -> Network:
     """The features of a table: its numbers, but for those with a reason against them."""
     group = [found.group[0]] if found.group else []
@@ -92,11 +98,11 @@ def _features(
     against = {name: reason for name in rest if (reason := _reason_against(found, name))}
     kept = {name: column for name, column in rest.items() if column.is_number and name not in against}
     coded = {name: column for name, column in rest.items() if column.is_category and name not in against}
-    if not kept and not coded:
-        array = array_beside(found.table)
-        if array is None:
-            raise _no_feature(found, tasks, against)
-        settings, width = array
+    if chosen is not None or not (kept or coded):
+        arrays = arrays_beside(found.table) if chosen is None else [named_array(found.table, chosen)]
+        if len(arrays) != 1:
+            raise _no_feature(found, tasks, against, arrays)
+        settings, width = arrays[0]
         data["features"] = settings
         comments["features"] = f"{width:,} numbers per row, in the order of the table's rows"
         return for_features(len(found.table), width)
@@ -181,7 +187,18 @@ def _reason_against(found: Survey, name: str) -> str:
     return ""
 
 
-def _no_feature(found: Survey, tasks: Sequence[str], against: Mapping[str, str]) -> DataError:
+def _no_feature(
+    found: Survey,
+    tasks: Sequence[str],
+    against: Mapping[str, str],
+    arrays: Sequence[tuple[dict[str, Any], int]],
+) -> DataError:
+    if arrays:
+        there = ", ".join(":".join(map(str, list(settings.values())[:2])) for settings, _ in arrays)
+        return DataError(
+            f"{found.table.path}: {len(arrays)} arrays beside it have as many rows ({there}); say which one "
+            "holds the features with --features ARRAY."
+        )
     out = [f"{shown(name)} ({reason})" for name, reason in list(against.items())[:_MOST_NAMED]]
     out += [f"{shown(name)} (text)" for name in found.free if name not in (*tasks, *against)][:_MOST_NAMED]
     listed = f" ({', '.join(out[:_MOST_NAMED])})" if out else ""
