@@ -99,6 +99,11 @@ class DataSplits:
     def tasks(self) -> TaskSet:
         return self.train.tasks
 
+    def __repr__(self) -> str:
+        """Rows of the parts, inputs and tasks; what is in `about` would fill pages."""
+        rows = ", ".join(f"{part} {len(getattr(self, part)):,}" for part in ("train", "validation", "test"))
+        return f"DataSplits({rows}; inputs {list(self.train.input_shape)}; tasks {', '.join(self.tasks)})"
+
 
 class EpochBatchSampler(Sampler[list[int]]):
     """Index batches whose order follows from seed and epoch alone, so that a resumed run sees the same ones.

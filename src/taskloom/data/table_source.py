@@ -21,6 +21,7 @@ from taskloom.data.feature_rows import (
     read_features,
     row_numbers,
 )
+from taskloom.data.file_names import check_file_name
 from taskloom.data.labelled_table import (
     LABEL_SETTINGS,
     LabelledTable,
@@ -194,6 +195,7 @@ def table(
         >>> len(data.train), len(data.validation), len(data.test)
         (28, 4, 8)
     """
+    check_file_name(path, "path")
     path = Path(path)
     return load_table(
         {"table": path.name, "features": features, **_given(group=group), **settings},

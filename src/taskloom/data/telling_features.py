@@ -22,6 +22,7 @@ _CHANCE = 1e-3
 _GLANCE_ROWS = 256
 _BLOCK_VALUES = 2**20
 _MOST_NAMED = 5
+_MOST_BINS = 20
 
 _Test = Callable[[NDArray[np.float32], NDArray[np.generic], int], bool]
 """Of values and labels [n] of a feature, and of how many features it is one; 0 for a glance at few rows."""
@@ -36,8 +37,9 @@ def telling_features(
     """Warns of features each of which tells a task's label alone, so that nothing would be left to learn.
 
     For a number: in the same order, or the reverse, as the feature (Spearman's rank correlation of 0.999 or
-    more). For classes: each has a stretch of the feature's values to itself, or the feature is a column of
-    two values that says whether a row is of one certain class. Twenty rows at least, and so many that one of
+    more), or cut into up to 20 stretches of which each has one value of the feature, as a number made into
+    bins does. For classes: each has a stretch of the feature's values to itself, or the feature is a column
+    of two values that says whether a row is of one certain class. Twenty rows at least, and so many that one of
     the features would do this by chance in less than a thousandth of all tables.
 
     Args:
@@ -71,6 +73,8 @@ def telling_features(
             for position in _candidates(features.array, rows, wanted, tells, screen)
             if tells(*_given(features.array[rows, position], wanted), features.num_features)
         ]
+        if isinstance(task, Regression):
+            told = sorted({*told, *_bins(features.array, rows, wanted)})
         if told:
             columns = list(dict.fromkeys(map(features.column, told)))
             found.append(_warning(name, [features.names[position] for position in told], columns, advice))
@@ -95,6 +99,29 @@ def _candidates(
         passed = [k for k in seen if too_few[k] or tells(*_given(block[:, k], wanted[few]), 0)]
         for rest in _blocks(columns[passed], len(rows)):
             yield from rest[screen(array[np.ix_(rows, rest)], wanted, False)].tolist()
+
+
+def _bins(array: NDArray[np.float32], rows: NDArray[np.int64], wanted: NDArray[np.generic]) -> Iterator[int]:
+    """Features of few values, of which each has a stretch of the numbers to itself."""
+    few = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _GLANCE_ROWS)).astype(np.int64))
+    if len(few) < _LEAST_ROWS or len(np.unique(wanted[few])) < _LEAST_NUMBERS:
+        return
+    glance = wanted[few].astype(np.float32)
+    for position in range(array.shape[1]):
+        values = array[rows[few], position]
+        if len(np.unique(values)) > _MOST_BINS or not _splits(glance, values, 0):
+            continue
+        if _splits(wanted.astype(np.float32), array[rows, position], array.shape[1]):
+            yield position
+
+
+def _splits(numbers: NDArray[np.float32], bins: NDArray[np.float32], num_features: int) -> bool:
+    """Whether the numbers are cut by the bins; a glance, with 0 features, lets pass what it cannot decide."""
+    there = ~np.isnan(bins)
+    if not num_features and len(np.unique(bins[there])) < 2:
+        return True
+    few = len(np.unique(bins[there])) <= _MOST_BINS
+    return few and there.sum() >= _LEAST_ROWS and _apart(numbers[there], bins[there], num_features)
 
 
 def _blocks(columns: NDArray[np.int64], num_rows: int) -> Iterator[NDArray[np.int64]]:

@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from taskloom.data.file_names import refuse_frame
 from taskloom.errors import ConfigError
 from taskloom.study.yaml_lines import Document, KeyPath, dotted
 
@@ -28,20 +28,6 @@ def document_of(settings: Mapping[Any, Any]) -> Document:
     """
     value = _plain(settings, ())
     return Document("settings", value)
-
-
-def refuse_frame(value: Any, where: str) -> None:
-    """Says how a frame becomes a file that every process and every later sitting reads.
-
-    Raises:
-        ConfigError: It is a DataFrame.
-    """
-    if isinstance(value, pd.DataFrame):
-        raise ConfigError(
-            f"{where}: the name of a file expected, found a DataFrame; write it with "
-            '`frame.to_parquet("table.parquet", index=False)` and name that file, so that every process and '
-            "every later sitting reads the same rows."
-        )
 
 
 def _plain(value: Any, path: KeyPath) -> Any:

@@ -114,6 +114,14 @@ class History:
     def __len__(self) -> int:
         return len(self.epochs)
 
+    def __repr__(self) -> str:
+        """Epochs and losses of the best one; every epoch's record would fill pages."""
+        found = f"{len(self)} epochs, {self.seconds:.1f} s"
+        if not 0 < self.best_epoch <= len(self):
+            return f"History({found})"
+        losses = (f"{task} {_short(loss)}" for task, loss in self.best.validation_loss.items())
+        return f"History({found}; best {self.best_epoch}, validation loss {', '.join(losses)})"
+
     @property
     def best(self) -> EpochRecord:
         """Record of the best epoch."""
@@ -183,3 +191,7 @@ class History:
 def or_none(value: float) -> float | None:
     """The value, or None where it is NaN or infinite."""
     return float(value) if math.isfinite(value) else None
+
+
+def _short(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"

@@ -137,3 +137,19 @@ def test_two_classes_in_several_spellings_are_called_so(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("Yes", "maybe"))
     with pytest.raises(ConfigError, match="else use a multiclass task"):
         table(path, {"relapse": {"kind": "binary"}})
+
+
+def test_a_number_made_into_bins_tells_it() -> None:
+    draw = np.random.default_rng(0)
+    charge = draw.gamma(2.0, 5000, 300).astype(np.float32)
+    columns = {
+        "expensive": charge > 12_000,
+        "band": np.digitize(charge, [3000, 8000, 15_000]),
+        "nearly": (charge > 12_000) ^ (np.arange(300) == 7),
+        "year": draw.integers(0, 4, 300),
+        "constant": np.ones(300),
+    }
+    rows = FeatureRows(np.stack(list(columns.values()), axis=1).astype(np.float32), list(columns))
+    known = tl.Labels({"charge": torch.tensor(charge)}, {"charge": torch.ones(300, dtype=torch.bool)})
+    (said,) = telling_features(rows, known, tl.TaskSet(tl.Regression("charge")))
+    assert said.startswith("each of the features `expensive`, `band` tells the labels of task `charge` alone")

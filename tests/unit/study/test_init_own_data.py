@@ -143,9 +143,7 @@ def test_of_several_arrays_one_is_named() -> None:
         "x.npz", first=draw.normal(size=(ROWS, 4)), second=draw.normal(size=(ROWS, 7)), few=np.ones((3, 3))
     )
     np.save("raw.npy", draw.normal(size=(ROWS, 5)))
-    with pytest.raises(
-        DataError, match=r"3 arrays .*raw.npy, x.npz:first, x.npz:second.*--features"
-    ):
+    with pytest.raises(DataError, match=r"3 arrays .*raw.npy, x.npz:first, x.npz:second.*--features"):
         draft_study("people.csv", TASKS)
     for name in ("second", "x.npz:second"):
         draft = draft_study("people.csv", TASKS, features=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tests._small_study import NUM_RUNS, TEXT, write_table
 
 import taskloom as tl
@@ -172,3 +174,21 @@ def test_a_frame_by_way_of_parquet_in_worker_processes(
     outcome = tl.study.run_study(tl.study.load_study(settings, name="people"), jobs=jobs)
     assert (outcome.folder, outcome.done, outcome.failed) == (Path("runs/people"), 3, 0)
     assert "no verdict" in str(outcome)
+
+
+def test_what_has_no_file_name_and_what_would_fill_pages(tmp_path: Path) -> None:
+    array = np.ones((3, 2))
+    with pytest.raises(
+        ConfigError, match=r"place: the name of a file expected, found an array of shape \[3, 2\]"
+    ):
+        tl.study.draft_study(array, ["a", "b"])  # type: ignore[arg-type]
+    for wrong, what in ((pd.DataFrame({"a": [1]}), "a DataFrame"), (torch.ones(2), "an array"), (3, "int")):
+        with pytest.raises(ConfigError, match=f"path: the name of a file expected, found {what}"):
+            tl.data.table(wrong, {"a": {"kind": "regression"}})  # type: ignore[arg-type]
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 3)), columns=list("abc"))
+    frame.to_parquet(tmp_path / "rows.parquet", index=False)
+    data = tl.data.table(tmp_path / "rows.parquet", {"c": {"kind": "regression"}})
+    assert repr(data) == "DataSplits(train 35, validation 5, test 10; inputs [2]; tasks c)"
+    model = tl.sharing.build("single_task", tl.encoders.mlp((2,), hidden=[3]), data.tasks)
+    history = tl.fit(model, data.train, data.validation, epochs=2)
+    assert re.fullmatch(r"History\(2 epochs, \d+\.\d s; best [12], validation loss c [\d.]+\)", repr(history))

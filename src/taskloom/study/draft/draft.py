@@ -9,6 +9,7 @@ from typing import Any
 
 from taskloom.data.cell_texts import looks_missing
 from taskloom.data.face_source import FaceSource
+from taskloom.data.file_names import check_file_name
 from taskloom.data.inspect import inspect_splits
 from taskloom.data.label_doubts import FAR_BELOW
 from taskloom.data.sources import find_source as find_reader
@@ -26,7 +27,6 @@ from taskloom.study.draft.sources import Source
 from taskloom.study.draft.survey import Survey, chosen_tasks, survey
 from taskloom.study.draft.write import Sections, write
 from taskloom.study.draft.yaml_text import shown
-from taskloom.study.plain_settings import refuse_frame
 from taskloom.study.prepare import check_labels
 from taskloom.study.single import load_data
 from taskloom.study.yaml_lines import parse_document
@@ -102,7 +102,7 @@ def draft_study(
         >>> draft.settings["data"]
         {'table': 'people.csv', 'features': 'rest', 'group': 'person'}
     """
-    refuse_frame(place, "place")
+    check_file_name(place, "place")
     wanted = [tasks] if isinstance(tasks, str) else list(tasks)
     source = find_source(Path(place), images=None if images is None else Path(images), rate_hz=rate_hz)
     names = chosen_tasks(source.table, wanted, source.beside)
