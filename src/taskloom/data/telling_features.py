@@ -39,7 +39,7 @@ def telling_features(
     For a number: in the same order, or the reverse, as the feature (Spearman's rank correlation of 0.999 or
     more), or cut into up to 20 stretches of which each has one value of the feature, as a number made into
     bins does. For classes: each has a stretch of the feature's values to itself, or the feature is a column
-    of two values that says whether a row is of one certain class. Twenty rows at least, and so many that one of
+    of two values that says whether a row is of one certain class. Twenty rows at least, so many that one of
     the features would do this by chance in less than a thousandth of all tables.
 
     Args:
