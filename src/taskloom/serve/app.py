@@ -28,6 +28,7 @@ from taskloom.predict.prepared import prepared_as as prepare_as
 from taskloom.predict.readings import Readings
 from taskloom.serve.about import about_bundle
 from taskloom.serve.guard import Guard
+from taskloom.serve.interface import answers, request_body
 from taskloom.serve.page import make_page
 from taskloom.serve.predictors import Predictor, make_predictor, with_rows_as_file
 from taskloom.serve.uploads import Received, receive
@@ -100,7 +101,8 @@ def make_app(
         "/predict",
         summary="Predict files or rows",
         response_model=None,
-        openapi_extra={"requestBody": _body(predictor.kind)},
+        responses=answers(predictor.readings),
+        openapi_extra={"requestBody": request_body(predictor.kind)},
     )
     async def predict(request: Request, format: Literal["json", "csv"] = "json") -> Response:
         folder = Path(tempfile.mkdtemp(prefix="taskloom-serve-"))
@@ -216,17 +218,3 @@ def _misspelt(_: Request, error: Exception) -> Response:
 
 def _failed(_: Request, error: Exception) -> Response:  # noqa: ARG001  # the server's terminal has it
     return JSONResponse({"error": "the server failed; its terminal says why"}, 500)
-
-
-def _body(kind: str) -> Mapping[str, Any]:
-    """What `/predict` takes, for the interface's description."""
-    files = {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}}
-    if kind == "recordings":
-        files |= {"person": {"type": "string"}, "new_people": {"type": "boolean"}}
-        files |= {"people": {"type": "string", "format": "binary"}}
-    form = {"schema": {"type": "object", "properties": files, "required": ["files"]}}
-    content: dict[str, Any] = {"multipart/form-data": form}
-    if kind == "table":
-        rows = {"rows": {"type": "array", "items": {"type": "object"}}}
-        content["application/json"] = {"schema": {"type": "object", "properties": rows, "required": ["rows"]}}
-    return {"required": True, "content": content}
