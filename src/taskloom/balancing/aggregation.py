@@ -161,7 +161,9 @@ class GradientAggregation(RowBalancer):
                 self._apply(self._update(self._rows.matrix, feature_columns), model, at_leaf)
             elif at_leaf is not None:
                 self._through_trunk(at_leaf, model)
-            if penalty.requires_grad:
+            if penalty.requires_grad and self.processes.count > 1:
+                self._add_beside(penalty, model)  # averaged: it may be that of each process's own rows
+            elif penalty.requires_grad:
                 self.scale(penalty).backward()  # type: ignore[no-untyped-call]
         finally:
             self._inner = None

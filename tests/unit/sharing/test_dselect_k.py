@@ -14,6 +14,7 @@ from scipy.stats import entropy
 from torch import Tensor, nn
 
 import taskloom as tl
+from _balancing import batch, descend, in_two_processes, losses_of, make, network
 from _module_networks import (
     KINDS,
     NUMBERS,
@@ -473,3 +474,21 @@ def test_pickles_and_copies_without_the_rows_it_has_seen() -> None:
 def test_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         build("dselect_k", planted_encoder("mlp"), planted_tasks(2), **settings)
+
+
+@pytest.mark.parametrize("balancing", ["pcgrad", "weighted_sum", "gradnorm", "uncertainty"])
+def test_processes_share_the_penalty_of_their_rows(balancing: str) -> None:
+    """Each process has rows of its own, so that their penalties differ: the gates must not part."""
+    rows = batch(12)
+    shares: list[Any] = [rows.__getitems__(list(range(6))), rows.__getitems__(list(range(6, 12)))]
+    alone = network("dselect_k", experts=3, entropy=0.5, stages=[1])
+    model = copy.deepcopy(alone)
+    balancer = make(balancing)
+    balancer.start(alone, seed=3)
+    for _ in range(2):
+        alone.zero_grad()
+        balancer.backward(losses_of(alone, rows, balancer), alone)
+        descend(balancer, alone)
+    for joined in in_two_processes(make(balancing), model, shares, steps=2):
+        for (name, ours), theirs in zip(joined.named_parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5, msg=name)

@@ -289,3 +289,26 @@ def test_copies_same_start_from_the_encoder() -> None:
     network = build("mmoe", encoder, planted_tasks(2), experts=2, copies="same")
     for expert in network.stages["dense_0"].values():
         assert torch.equal(expert[0].weight, encoder.stages[0][0].weight)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv2d"])
+def test_one_level_is_customised_gate_control(kind: str) -> None:
+    """CGC (Tang et al. 2020, equations 1 to 4): a gate per task over the shared experts and its own."""
+    network = network_of("ple", kind, 3, levels=1, shared_experts=2, task_experts=2)
+    assert isinstance(network, ExpertNetwork)
+    inputs = inputs_of(kind)
+    network.eval()
+
+    def expert(name: str) -> Tensor:
+        value = inputs
+        for stage in network.stage_names:
+            value = network.stages[stage][name](value)
+        return value
+
+    for task, output in network(inputs).items():
+        heard = [expert(name) for name in ("shared_1", "shared_2", f"{task}_1", f"{task}_2")]
+        scores = inputs.flatten(1) @ network.gates[0][task].linear.weight.T
+        weights = (scores - scores.logsumexp(1, keepdim=True)).exp()
+        selected = torch.einsum("nk,knf->nf", weights, torch.stack(heard).flatten(2)).reshape(heard[0].shape)
+        torch.testing.assert_close(output, network.heads[task](selected), rtol=1e-10, atol=1e-12)
+    assert list(network.gates[0]) == list(network.tasks)  # nothing shared goes on: there is no further level
