@@ -36,6 +36,7 @@ from taskloom.sharing.modules.selecting import (
     code_products,
     smooth_step,
 )
+from taskloom.training import EarlyFreeze, fit
 
 STATIC = {"gate_input": "static"}
 
@@ -492,3 +493,21 @@ def test_processes_share_the_penalty_of_their_rows(balancing: str) -> None:
     for joined in in_two_processes(make(balancing), model, shares, steps=2):
         for (name, ours), theirs in zip(joined.named_parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kept_mb", [1024.0, 0.0])
+@pytest.mark.parametrize("gate_input", ["flat", "static"])
+def test_it_goes_on_where_what_is_shared_freezes(gate_input: str, kept_mb: float) -> None:
+    """What a task reads is looked at with other tensors in place of its parameters."""
+    rows = planted("mlp", 3, num_rows=64), planted("mlp", 3, num_rows=32, seed=1)
+    torch.manual_seed(5)
+    network = build("dselect_k", planted_encoder("mlp"), rows[0].tasks, experts=3, gate_input=gate_input)
+    freeze = EarlyFreeze(1, features_mb=kept_mb)
+    optimizer = {"adam": {"lr": 0.05}}
+    history = fit(
+        network, *rows, seed=3, callbacks=[freeze], epochs=8, batch=16, optimizer=optimizer, device="cpu"
+    )
+    assert history.shared_frozen is not None
+    replaced = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+    found = torch.func.functional_call(network, replaced, (rows[1].inputs,))
+    torch.testing.assert_close(found, network(rows[1].inputs), rtol=0, atol=0)

@@ -203,23 +203,13 @@ class SelectionGate(ExpertGate):
 
     def _selected(self, rows: Tensor | None) -> Tensor:
         """What every selector gives every expert, [N or 1, k, n]."""
-        if rows is None:
-            assert isinstance(self.codes, nn.Parameter)
-            codes: Tensor = self.codes
-        else:
-            assert isinstance(self.codes, nn.Linear)
-            codes = self.codes(rows)
+        codes = _at(self.codes, rows)
         digits = smooth_step(codes.reshape(-1, self.num_selected, self.num_digits), self.gamma)
         return code_products(digits, self.num_experts)
 
     def _mixed(self, rows: Tensor | None, selected: Tensor) -> Tensor:
         """Weights of the experts, [N or 1, n]."""
-        if rows is None:
-            assert isinstance(self.weights, nn.Parameter)
-            scores = self.weights[None]
-        else:
-            assert isinstance(self.weights, nn.Linear)
-            scores = self.weights(rows)
+        scores = _at(self.weights, rows).reshape(-1, self.num_selected)
         shares = scores.softmax(dim=1).to(selected.dtype)
         return (shares[:, :, None] * selected).sum(1)
 
@@ -244,6 +234,15 @@ class SelectionGate(ExpertGate):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": []}
+
+
+def _at(part: Tensor | nn.Linear, rows: Tensor | None) -> Tensor:
+    """What a layer gives for rows, or a parameter of its own; in functional calls it is any tensor."""
+    if isinstance(part, nn.Linear):
+        assert rows is not None
+        found: Tensor = part(rows)
+        return found
+    return part
 
 
 def _astray(reached: Tensor) -> Tensor:
