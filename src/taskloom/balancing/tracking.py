@@ -117,7 +117,7 @@ class MoCo(Tracking):
 
 
 class EqualLengths(Tracking):
-    """DB-MTL's balance of gradients (Lin et al. 2023, section 3.2): all averages as long as the longest.
+    """DB-MTL's balance of gradients (Lin et al. 2023): all averages as long as the longest.
 
         update: sum over t of (max over s of ||y_s||) / ||y_t|| y_t
 

@@ -195,7 +195,7 @@ def impartial(gramian: Array) -> Array:
 
 
 def direction_oriented(gramian: Array, regularizer: float) -> Array:
-    """SDMGrad's problem (Xiao et al. 2023, equation 5) on one batch, solved: near the mean, best for all.
+    """SDMGrad's problem (Xiao et al. 2023) on one batch, solved: near the mean, best for all.
 
     With g0 the mean gradient and g_w = J' w, w on the simplex makes g_w + lambda g0 shortest, and the update
     is that over 1 + lambda: MGDA's at lambda 0, the mean gradient as lambda grows. As the weights sum to 1,

@@ -293,7 +293,7 @@ def test_copies_same_start_from_the_encoder() -> None:
 
 @pytest.mark.parametrize("kind", ["mlp", "conv2d"])
 def test_one_level_is_customised_gate_control(kind: str) -> None:
-    """CGC (Tang et al. 2020, equations 1 to 4): a gate per task over the shared experts and its own."""
+    """CGC (Tang et al. 2020): a gate per task over the shared experts and its own."""
     network = network_of("ple", kind, 3, levels=1, shared_experts=2, task_experts=2)
     assert isinstance(network, ExpertNetwork)
     inputs = inputs_of(kind)

@@ -73,7 +73,7 @@ class ParentChoice(nn.Module):
         self.logits = nn.Parameter(torch.zeros(num_children, num_parents))
 
     def sample(self, temperature: float) -> Tensor:
-        """Draws a relaxed choice per child, [C, P], rows summing to 1 (Guo et al. 2020, equation 5)."""
+        """Draws a relaxed choice per child, [C, P], rows summing to 1 (Guo et al. 2020)."""
         exponential = torch.empty(self.logits.shape, device=self.logits.device).exponential_()
         gumbel = -exponential.log()
         return ((self.logits + gumbel.to(self.logits.dtype)) / temperature).softmax(1)

@@ -43,7 +43,7 @@ _WEIGHT_SPREAD = 0.05
 def smooth_step(values: Tensor, gamma: float = 1.0) -> Tensor:
     """0 up to -gamma / 2, 1 from gamma / 2 on, a cubic between: 1/2 + 3/2 u - 2 u^3 with u = t / gamma.
 
-    Source: Hazimeh et al. 2021, equation 4.
+    Source: Hazimeh et al. 2021, where S(t) is defined; this is their cubic in u.
 
     Args:
         values: Of any shape.
@@ -63,7 +63,7 @@ def smooth_step(values: Tensor, gamma: float = 1.0) -> Tensor:
 def code_products(digits: Tensor, num_experts: int) -> Tensor:
     """How much a code is that of each expert: per expert the product of its digits, or of 1 less them.
 
-    Source: Hazimeh et al. 2021, equation 3; the first expert's code is 0, and the first digit counts most.
+    Source: Hazimeh et al. 2021, r(z); the first expert's code is 0, and the first digit counts most.
 
     Args:
         digits: [..., m], each from 0 to 1.
@@ -89,7 +89,7 @@ class SelectionGate(ExpertGate):
     r(z) holds the products of the digits s(z), `smooth_step`, over the codes of the n experts. Static gates
     have parameters z [k, m] and alpha [k], m = ceil(log2 n); the others z = G x + b and alpha = A x + c.
 
-    Source: Hazimeh et al. 2021, equations 3 to 5 and section 3.3; biases and starts as in the authors' code.
+    Source: Hazimeh et al. 2021, static and per-example gating; biases and starts as in the authors' code.
 
     Args:
         input_shape: Shape of one row of x.
