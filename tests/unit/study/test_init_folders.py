@@ -237,3 +237,43 @@ def test_real_recordings_are_known(name: str) -> None:
     assert set(REAL[name]) <= set(found.free)
     assert found.source.data["layout"] == name
     assert (found.group or ("",))[0] == {"eegmat": "person", "fsdd": ""}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "times"), [("time_ms", "ms", 1000), ("t", "s", 1), ("Time", "ms", 1000)]
+)
+def test_a_column_of_times_is_no_channel(here: Path, name: str, unit: str, times: float) -> None:
+    _recordings(here / "rec")
+    for path in (here / "rec").glob("r*.csv"):
+        frame = pd.read_csv(path)
+        frame.insert(0, name, np.arange(500) / 50 * times)
+        frame.to_csv(path, index=False)
+    draft = draft_study("rec", ["state", "age"])
+    assert (draft.settings["data"]["time"], draft.settings["data"]["time_unit"]) == (name, unit)
+    Path("study.yaml").write_text(draft.text, encoding="utf-8")
+    data = load_data(load_study(Path("study.yaml")), None, Path("stores"))
+    assert data.train.input_shape == (100, 2)
+    with pytest.raises(
+        DataError, match=f"--rate-hz 50: the files say it themselves, in their column `{name}`"
+    ):
+        draft_study("rec", ["state", "age"], rate_hz=50)
+
+
+def test_images_of_a_column_of_another_name(here: Path) -> None:
+    _faces(here / "faces", 40, 40)
+    table = here / "faces" / "metadata.csv"
+    table.write_text(table.read_text().replace("file_name", "Picture"))
+    draft = draft_study("faces", ["age", "smiling"])
+    assert draft.settings["data"]["file"] == "Picture"
+    _run(draft.text)
+
+
+def test_files_of_another_kind_are_told_from_files_that_are_not_there(here: Path) -> None:
+    (here / "rec").mkdir()
+    rows = [f"r{row}.mat,{row % 2},{row}" for row in range(20)]
+    (here / "rec/labels.csv").write_text("\n".join(["file_name,a,b", *rows]))
+    with pytest.raises(DataError, match=r"r0.mat, and none of them is in rec"):
+        draft_study("rec", ["a", "b"])
+    (here / "rec/r0.mat").write_bytes(b"")
+    with pytest.raises(DataError, match=r"r0.mat, which are not read; images .*: write them as .npy"):
+        draft_study("rec", ["a", "b"])

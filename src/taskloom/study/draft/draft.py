@@ -22,7 +22,7 @@ from taskloom.study.draft.image_files import check_rows
 from taskloom.study.draft.inputs import Inputs, choose_inputs
 from taskloom.study.draft.kinds import TaskDraft, draft_task, stand_ins
 from taskloom.study.draft.marks import marks_in
-from taskloom.study.draft.networks import cells_for, training_for
+from taskloom.study.draft.networks import MANY_ROWS, cells_for, training_for
 from taskloom.study.draft.sources import Source
 from taskloom.study.draft.survey import Survey, chosen_tasks, survey
 from taskloom.study.draft.write import Sections, write
@@ -135,7 +135,13 @@ def draft_study(
         f"{(cells + alone) * REPEATS} runs"
     )
     kinds = {draft.name: draft.kind for draft in drafts}
-    return Draft(write(sections), (*inputs.notes, *warnings), runs, kinds)
+    notes = (*inputs.notes, *warnings)
+    if source.num_inputs >= MANY_ROWS:
+        notes += (
+            f"{source.num_inputs:,} rows, so many times: hours on a CPU; a first look is `--set repeats=1 --set "
+            "training.epochs=1`, or a sample of the rows.",
+        )
+    return Draft(write(sections), notes, runs, kinds)
 
 
 def _check_names(names: Sequence[str], reserved: Mapping[str, str], path: Path) -> None:

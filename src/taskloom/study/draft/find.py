@@ -6,6 +6,7 @@ from pathlib import Path
 
 from taskloom.data.arff import ARFF_SUFFIX
 from taskloom.data.image_source import FILE_COLUMNS
+from taskloom.data.readers.recordings_files import SUFFIXES
 from taskloom.data.tables import PARQUET_SUFFIXES, Table, read_table
 from taskloom.errors import DataError
 from taskloom.study.draft.image_files import image_source
@@ -50,9 +51,10 @@ def find_source(place: Path, *, images: Path | None = None, rate_hz: float | Non
             "index=False)`), and name that file: the array of as many rows is found."
         )
     table = read_table(path)
-    column = next((name for name in FILE_COLUMNS if name in table.columns), None)
+    column = _file_column(table)
     if images is not None or (column is not None and _names_images(table, column)):
-        found = image_source(table, folder, images, required=place.is_dir() or images is not None)
+        named = column if column not in FILE_COLUMNS else None
+        found = image_source(table, folder, images, named, required=place.is_dir() or images is not None)
         if found is not None:
             return found
     elif column is not None:
@@ -60,6 +62,13 @@ def find_source(place: Path, *, images: Path | None = None, rate_hz: float | Non
         if recordings is not None:
             return recordings
     if place.is_dir():
+        first = str(table.text(str(column))[0])
+        if (place / first).is_file():
+            raise DataError(
+                f"{path}: it names files such as {first}, which are not read; images "
+                f"({', '.join(IMAGE_SUFFIXES)}) or recordings ({', '.join(SUFFIXES)}) expected: write them as "
+                ".npy, for example."
+            )
         raise DataError(
             f"{path}: it names files such as {table.text(str(column))[0]}, and none of them is in {place}; "
             "name the folder in which they are."
@@ -67,8 +76,16 @@ def find_source(place: Path, *, images: Path | None = None, rate_hz: float | Non
     return Source("table", table, {"table": str(path)}, num_inputs=len(table))
 
 
+def _file_column(table: Table) -> str | None:
+    """The column that names files: `file_name` or `file`, else one of names of images."""
+    for name in FILE_COLUMNS:
+        if name in table.columns:
+            return name
+    return next((name for name in table.columns if _names_images(table, name)), None)
+
+
 def _names_images(table: Table, column: str) -> bool:
-    return any(str(name).lower().endswith(IMAGE_SUFFIXES) for name in table.text(column)[:20])
+    return any(str(name).lower().endswith(IMAGE_SUFFIXES) for name in table.text(column)[:20].tolist())
 
 
 def _table_in(folder: Path) -> Path:
@@ -77,11 +94,11 @@ def _table_in(folder: Path) -> Path:
     found, reasons = [], []
     for path in candidates[:50]:  # recordings may be CSV files themselves
         try:
-            columns = read_table(path).columns
+            table = read_table(path)
         except DataError as error:
             reasons += [] if path.suffix.lower() == ".txt" else [str(error)]  # mostly a README
             continue
-        if any(name in columns for name in FILE_COLUMNS):
+        if _file_column(table) is not None:
             found.append(path)
     if len(found) == 1:
         return found[0]

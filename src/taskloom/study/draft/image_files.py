@@ -20,19 +20,22 @@ from taskloom.study.draft.sources import Source
 _LOOKED_AT = 12
 
 
-def image_source(table: Table, folder: Path, images: Path | None, *, required: bool) -> Source | None:
+def image_source(
+    table: Table, folder: Path, images: Path | None, column: str | None = None, *, required: bool
+) -> Source | None:
     """The source of a table of images; None where no image is there and none is required.
 
     Args:
         table: The table.
         folder: Where it is.
         images: Folder of the images; the table's, or one below it, where None.
+        column: The column that names them, where it is not `file_name` or `file`.
         required: Whether it is an error that no image is there.
 
     Raises:
         DataError: No column names files, or no image is where it is looked for.
     """
-    found = read_image_table(Path(), table=str(table.path), images=str(images or folder))
+    found = read_image_table(Path(), table=str(table.path), images=str(images or folder), file=column)
     names = found.files
     sample = [names[row] for row in np.unique(np.linspace(0, len(names) - 1, _LOOKED_AT).astype(int))]
     places = [images] if images is not None else [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
@@ -52,7 +55,7 @@ def image_source(table: Table, folder: Path, images: Path | None, *, required: b
     return Source(
         "images",
         found,
-        {"table": str(table.path), "images": str(place), "size": side},
+        {"table": str(table.path), "images": str(place), "size": side} | ({"file": column} if column else {}),
         {"size": f"pixels; the images have about {width} x {height}"},
         {found.file_column: "names the images", **boxes},
         for_images(side),

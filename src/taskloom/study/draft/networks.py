@@ -7,6 +7,8 @@ from typing import Any
 
 _WIDE = 256
 _MANY_TASKS = 6
+MANY_ROWS = 300_000
+"""From here on a study takes hours on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,14 @@ def training_for(num_rows: int, *, images: bool = False) -> dict[str, Any]:
         num_rows: Rows, images or windows, of which about three fifths train.
         images: Whether a row is work enough that fewer epochs must do.
     """
-    sizes = ((500, 16), (2_000, 32), (20_000, 64), (100_000, 128))
-    batch = next((batch for most, batch in sizes if num_rows < most), 256)
-    epochs = 60 if num_rows < 2_000 else 30 if num_rows < 50_000 else 15
+    sizes = ((500, 16), (2_000, 32), (20_000, 64), (100_000, 128), (MANY_ROWS, 256))
+    batch = next((batch for most, batch in sizes if num_rows < most), 1024)
+    epochs = 60 if num_rows < 2_000 else 30 if num_rows < 50_000 else 15 if num_rows < MANY_ROWS else 6
     return {
         "epochs": min(epochs, 20) if images else epochs,
         "batch": batch,
         "optimizer": {"adam": {"lr": 0.001}},
-        "stop": {"patience": 10 if epochs == 60 and not images else 5},
+        "stop": {"patience": 10 if epochs == 60 and not images else min(5, epochs // 2)},
     }
 
 

@@ -15,7 +15,7 @@ from taskloom.data.readers.edf_labels import LabelSettings, RecordingLabels
 from taskloom.data.readers.recordings_files import SUFFIXES
 from taskloom.data.readers.recordings_folder import RecordingsReader
 from taskloom.data.readers.recordings_table import IDENTITY
-from taskloom.data.tables import Table
+from taskloom.data.tables import Table, read_table
 from taskloom.errors import DataError
 from taskloom.study.draft.networks import for_windows
 from taskloom.study.draft.sources import Source
@@ -24,6 +24,15 @@ _LOOKED_AT = 8
 _SOUND_HZ = 4000
 _SPECTROGRAM = {"window_seconds": 0.032, "hop_seconds": 0.01, "mel_bands": 40}
 _SHORT_SECONDS = 4.0
+_TIMES = {
+    **dict.fromkeys(("time", "t", "timestamp", "times"), ""),
+    **dict.fromkeys(("time_s", "seconds", "sec", "time [s]", "time (s)", "t_s"), "s"),
+    **dict.fromkeys(("time_ms", "ms", "millis", "milliseconds", "time [ms]", "time (ms)", "t_ms"), "ms"),
+    **dict.fromkeys(("time_us", "us", "micros", "microseconds", "time [us]", "time (us)"), "us"),
+}
+"""Names of a column of times, and the unit that they say."""
+_LEAST_STEP_MS = 1.5
+"""Steps from here on are hardly seconds between two samples of a signal."""
 
 Reader = edf.EdfReader | wav.WavReader | RecordingsReader
 
@@ -54,8 +63,9 @@ def recordings_source(table: Table, column: str, folder: Path, rate_hz: float | 
         reader = wav.WavReader(folder, table=table.path.name, files=pattern)
     else:
         data = {"reader": "recordings", **data, "files": pattern}
-        reader = _own_reader(folder, table.path.name, pattern, rate_hz)
-        data |= {} if rate_hz is None else {"rate_hz": rate_hz}
+        time = _time_column(found) if suffix == ".csv" else {}
+        reader = _own_reader(folder, table.path.name, pattern, rate_hz, time)
+        data |= time | ({} if rate_hz is None else {"rate_hz": rate_hz})
     return _source(reader, table, data, {column: "names the recordings"})
 
 
@@ -93,9 +103,33 @@ def _file(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file()), None)
 
 
-def _own_reader(folder: Path, table: str, pattern: str, rate_hz: float | None) -> RecordingsReader:
+def _time_column(path: Path) -> dict[str, str]:
+    """`time` and `time_unit` of a CSV with a column of times: told by its name and by rising numbers."""
+    table = read_table(path)
+    for name in table.columns:
+        unit = _TIMES.get(name.strip().lower())
+        if unit is None:
+            continue
+        numbers = table.numbers_or_none(name)
+        steps = np.array([]) if numbers is None else np.diff(numbers)
+        if not len(steps) or not (steps > 0).all():
+            continue
+        if not unit:
+            unit = "s" if np.median(steps) < _LEAST_STEP_MS else "ms"
+        return {"time": name, "time_unit": unit}
+    return {}
+
+
+def _own_reader(
+    folder: Path, table: str, pattern: str, rate_hz: float | None, time: Mapping[str, Any]
+) -> RecordingsReader:
+    if rate_hz is not None and time:
+        raise DataError(
+            f"--rate-hz {rate_hz:g}: the files say it themselves, in their column `{time['time']}` "
+            f"({time['time_unit']}); leave it out."
+        )
     try:
-        return RecordingsReader(folder, files=pattern, table=table, rate_hz=rate_hz)
+        return RecordingsReader(folder, files=pattern, table=table, rate_hz=rate_hz, **time)
     except DataError as error:
         if rate_hz is None and "data.rate_hz" in str(error):
             advice = "say it with --rate-hz HZ (or `data.rate_hz` in the study file)"
