@@ -138,8 +138,8 @@ def draft_study(
     notes = (*inputs.notes, *warnings)
     if source.num_inputs >= MANY_ROWS:
         notes += (
-            f"{source.num_inputs:,} rows, so many times: hours on a CPU; a first look is `--set repeats=1 --set "
-            "training.epochs=1`, or a sample of the rows.",
+            f"{source.num_inputs:,} rows in every epoch of every run take hours on a CPU; a first look is "
+            "`--set repeats=3 --set training.epochs=1`, or a sample of the rows.",
         )
     return Draft(write(sections), notes, runs, kinds)
 

@@ -66,8 +66,8 @@ def find_source(place: Path, *, images: Path | None = None, rate_hz: float | Non
         if (place / first).is_file():
             raise DataError(
                 f"{path}: it names files such as {first}, which are not read; images "
-                f"({', '.join(IMAGE_SUFFIXES)}) or recordings ({', '.join(SUFFIXES)}) expected: write them as "
-                ".npy, for example."
+                f"({', '.join(IMAGE_SUFFIXES)}) or recordings ({', '.join(SUFFIXES)}) expected: write them "
+                "as .npy, for example."
             )
         raise DataError(
             f"{path}: it names files such as {table.text(str(column))[0]}, and none of them is in {place}; "
