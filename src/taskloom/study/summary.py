@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from taskloom.metrics import METRICS
+from taskloom.report import words
 from taskloom.study.advice import what_would_help
 from taskloom.study.balancing_facts import balancing_row, task_end_lines
 from taskloom.study.beside import auxiliary_rows, baseline_rows
@@ -43,6 +44,7 @@ from taskloom.study.verdicts import (
     Groups,
     Overall,
     by_cell_and_task,
+    by_other_repeats,
     chosen_cells,
     compare_all,
     judged_baseline,
@@ -112,7 +114,7 @@ def summarize(
         },
         "tasks": [_task_row(tasks, name, chosen.get(name, "")) for name in tasks],
         "cells": [_cell_row(cell, facts, done, tasks) for cell in facts["cells"]],
-        "gains": [_gain_row(gain, facts) for gain in alone.gains],
+        "gains": [_with_choice(gain, chosen, tasks, facts, done) for gain in alone.gains],
         "overall": _overall_row(alone.overall, tasks, facts),
         "improvement": _improvement_row(average_improvement(folder, tasks, facts, done), facts),
         "course": course(tasks, facts, done),
@@ -256,6 +258,23 @@ def _gain_row(gain: Gain, facts: Mapping[str, Any]) -> dict[str, Any]:
         "note": gain.note,
         "surer": what_would_help(gain, same_folds=same_folds(facts)).text,
     }
+
+
+def _with_choice(
+    gain: Gain, chosen: Mapping[str, str], tasks: TaskSet, facts: Mapping[str, Any], done: Groups
+) -> dict[str, Any]:
+    """The row of a gain; that of the chosen cell says what the choice itself owes to luck."""
+    row = _gain_row(gain, facts)
+    if chosen.get(gain.task) != gain.cell:
+        return row
+    number, by_others = by_other_repeats(tasks[gain.task], facts, done)
+    if not math.isnan(by_others):
+        told = words.number(by_others, gain.metric, signed=True, like=gain.baseline_value)
+        row["surer"] += (
+            f" Chosen among {number} cells anew for every repeat, by the validation of the other repeats, "
+            f"the gain is {told}: the luck of the seed that is tested has no part in that choice."
+        )
+    return row
 
 
 def _cell_row(

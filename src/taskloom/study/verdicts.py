@@ -10,6 +10,7 @@ from typing import Any
 
 from taskloom.metrics import METRICS, load_summaries
 from taskloom.study.cells import SINGLE_TASK
+from taskloom.study.choice import gain_by_others
 from taskloom.study.design import same_folds
 from taskloom.study.mean_of_tasks import MeanOfTasks
 from taskloom.study.resampling import Resampling
@@ -258,6 +259,18 @@ def chosen_cells(tasks: TaskSet, facts: Mapping[str, Any], done: Groups) -> dict
         if task.judged
     }
     return choose_on_validation(validation, {name: task.primary_metric for name, task in tasks.items()})
+
+
+def by_other_repeats(task: Task, facts: Mapping[str, Any], done: Groups) -> tuple[int, float]:
+    """Number of cells that a task's choice is among, and its gain by `gain_by_others` (NaN where unknown)."""
+    name, metric = task.name, task.primary_metric
+    cells = [cell["id"] for cell in facts["cells"] if done.get((cell["id"], name))]
+    test, validation = (
+        {cell: _values(done[cell, name], name, metric, part) for cell in cells}
+        for part in ("test", "validation")
+    )
+    alone = _values(done.get((SINGLE_TASK, name), []), name, metric, "test")
+    return len(cells), gain_by_others(metric, alone, test, validation)
 
 
 class _MeanScores:
