@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import taskloom as tl
 from taskloom.metrics import METRICS
+from taskloom.metrics.texts import metric_name
 from taskloom.study.mean_of_tasks import MeanOfTasks
 from taskloom.study.resampling import Resampling
 from taskloom.study.statistics import Gain, Scores, choose_on_validation, compare
@@ -250,21 +251,25 @@ def of_metrics() -> Iterator[Protocol]:
     for metric, few in [("auc", (1, 3, 5, 10, 150)), ("f1", (5, 30)), ("balanced_accuracy", (5, 30))]:
         for positives in few:
             counted = f"{positives} positive{'s' * (positives > 1)}"
-            yield Protocol(f"{metric}, {counted} in 300 rows", rows_of(metric, binary, rare(positives), 3))
+            yield Protocol(
+                f"{metric_name(metric)}, {counted} in 300 rows", rows_of(metric, binary, rare(positives), 3)
+            )
     near = rows_of("accuracy", binary, rare(150), 3, signal=2.5)
     yield Protocol("accuracy, all but about 3 of 300 rows right", near)
     five = np.repeat(np.arange(5), [150, 80, 40, 20, 6])
     macro = rows_of("f1_macro", tl.Multiclass("t", 5), lambda _: five, 3)
-    yield Protocol("f1_macro, 5 classes of 6 to 150 rows", macro)
+    yield Protocol("F1 macro, 5 classes of 6 to 150 rows", macro)
 
     def eight(generator: np.random.Generator) -> NDArray[Any]:
         sizes = (4, 6, 10, 20, 30, 50, 80, 100)
         return np.stack([generator.permutation(300) < size for size in sizes], axis=1)
 
     of_eight = rows_of("f1_macro", tl.Multilabel("t", 8), eight, 3)
-    yield Protocol("f1_macro, 8 labels that 4 to 100 of 300 rows have", of_eight)
+    yield Protocol("F1 macro, 8 labels that 4 to 100 of 300 rows have", of_eight)
     for metric in ("mae", "r2", "ccc"):
-        yield Protocol(f"{metric}, 60 rows", rows_of(metric, number, lambda g: g.normal(size=60), 3))
+        yield Protocol(
+            f"{metric_name(metric)}, 60 rows", rows_of(metric, number, lambda g: g.normal(size=60), 3)
+        )
 
 
 def on_redrawn_splits() -> Iterator[Protocol]:
@@ -287,6 +292,11 @@ def of_the_chosen() -> Iterator[Protocol]:
     for cells, repeats, seeds in [(10, 3, 0.05), (10, 3, 0.5), (30, 3, 0.5), (10, 10, 0.5)]:
         name = f"best of {cells} on validation, {repeats} seeds (that move a run by {seeds:g})"
         yield Protocol(name, chosen(cells, repeats, seeds))
+
+
+def protocols() -> list[Protocol]:
+    """All lines of the table."""
+    return [*on_one_test_set(), *of_metrics(), *on_redrawn_splits(), *of_the_chosen()]
 
 
 def measured(protocol: Protocol, trials: int) -> tuple[float, float, float]:
@@ -327,7 +337,7 @@ def main() -> None:
     print(
         "| protocol | wrong verdicts | intervals that miss | mean gain / its deviation |\n|---|---|---|---|"
     )
-    for protocol in (*on_one_test_set(), *of_metrics(), *on_redrawn_splits(), *of_the_chosen()):
+    for protocol in protocols():
         if given.only in protocol.name:
             wrong, missed, mean = measured(protocol, given.trials)
             shares = f"{100 * wrong:.1f} % | {100 * missed:.1f} %"
