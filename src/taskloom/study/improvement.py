@@ -210,7 +210,9 @@ def _gain(name: str, cell: str, sides: Sequence[_Side], facts: Mapping[str, Any]
             again = [
                 np.mean([side.resampled[each][r] for r in repeats], axis=0) for each in (cell, SINGLE_TASK)
             ]
-            draws.append(relative_change(side.sign, *again))
+            # A resample in which the tasks alone come to 0 (no answer right) has no share; `_draws` leaves it out.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                draws.append(relative_change(side.sign, *again))
     ratio = facts["test_over_train"]
     splits = None if ratio is None else Splits(ratio, same_folds(facts))
     groups = _draws(np.mean(draws, axis=0), sides, num_groups, notes) if draws else NO_DRAWS
