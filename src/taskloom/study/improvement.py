@@ -210,7 +210,7 @@ def _gain(name: str, cell: str, sides: Sequence[_Side], facts: Mapping[str, Any]
             again = [
                 np.mean([side.resampled[each][r] for r in repeats], axis=0) for each in (cell, SINGLE_TASK)
             ]
-            # A resample in which the tasks alone come to 0 (no answer right) has no share; `_draws` leaves it out.
+            # A resample in which a task alone comes to 0 has no share: `_draws` leaves it out.
             with np.errstate(divide="ignore", invalid="ignore"):
                 draws.append(relative_change(side.sign, *again))
     ratio = facts["test_over_train"]
