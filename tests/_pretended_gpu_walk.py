@@ -28,9 +28,16 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+ONE_EPOCH = len(sys.argv) > 1 and sys.argv[1] == "waits"
+"""Whether trainings have one epoch, in which no network comes to a second phase."""
+
+
 def settings_of(name: str, kind: str) -> dict[str, Any]:
     """Without dropout: a GPU groups the copies and draws once for all."""
-    return {**_settings_of(name, kind), "head": {"hidden": [4], "dropout": 0.0}}
+    found = {**_settings_of(name, kind), "head": {"hidden": [4], "dropout": 0.0}}
+    if ONE_EPOCH:
+        found["sharing"] = {key: given for key, given in found["sharing"].items() if key != "retrain_from"}
+    return found
 
 
 _settings_of, table.settings_of = table.settings_of, settings_of

@@ -18,6 +18,7 @@
 | `chains` | inner products of gradients over a trunk of linear layers, without the gradients |
 | `method` | what a method is: weights from the Gramian, or an aggregation of the matrix |
 | `weightings`, `solvers` | the methods without a network: weights from the Gramian |
+| `impartial` | IMTL: scales learned for the losses, equal projections for the gradients |
 | `tracking` | methods that keep moving averages of the gradients: MoCo, DB-MTL |
 | `torchjd_methods` | TorchJD's own methods and solvers inside ours |
 | `in_parts` | a batch in parts, where weights do not follow its losses |
@@ -25,7 +26,7 @@
 | `conflicts` | cosines and conflicts between tasks, for the report |
 """
 
-from taskloom.balancing import adaptive, epochs, famo, methods, tracking
+from taskloom.balancing import adaptive, epochs, famo, impartial, methods, tracking
 from taskloom.balancing.aggregation import GradientAggregation
 from taskloom.balancing.base import BALANCERS, Balancer, Processes, build
 from taskloom.balancing.learned import LearnedWeights
@@ -50,6 +51,7 @@ __all__ = [
     "build",
     "epochs",
     "famo",
+    "impartial",
     "methods",
     "tracking",
 ]

@@ -12,7 +12,7 @@ from taskloom.study.cells import expand_cells
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 LEFT_OUT = {"pcd", "krum", "excess_mtl", "pbi", "cosmos", "gradient_sum"}
-LEFT_OUT |= {"moco", "db_mtl", "sdmgrad", "uw_so"}
+LEFT_OUT |= {"moco", "db_mtl", "sdmgrad", "uw_so", "imtl"}
 """The recipe's comment says why."""
 
 
