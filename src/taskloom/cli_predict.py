@@ -18,7 +18,7 @@ from taskloom.wording import counted
 if TYPE_CHECKING:
     from taskloom.deploy import Bundle
     from taskloom.predict import PredictSettings, Summary
-    from taskloom.predict.people import Persons, PersonStatistics
+    from taskloom.predict.people import PersonStatistics
 
 BundleFolder = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.", show_default=False)
@@ -115,21 +115,20 @@ def predict(
     """Find, follow and label the faces of images, videos or a camera; predict rows of a table, recordings."""
     from taskloom.deploy import load_bundle
     from taskloom.predict import PredictSettings
-    from taskloom.predict.people import Persons
     from taskloom.predict.prepared import prepared_as
-    from taskloom.predict.recordings import RECORDING_READERS
 
-    persons = Persons(person, people, new_people)
+    named = person is not None or people is not None or new_people
     settings = PredictSettings(detector, margin, choose, detect_every, detect_side, half_life, batch, device)
     loaded = prepared_as(load_bundle(bundle), data_set)
     start = time.perf_counter()
     reader = loaded.preprocessing.get("reader")
     try:
-        if reader in RECORDING_READERS:
+        if reader not in ("images", "table") and _is_of_recordings(loaded):
             place = table or _usual_table(bundle, sources)
+            persons = (person, people, new_people)
             _predict_recordings(loaded, [Path(source) for source in sources], place, device, persons)
             return
-        source = _only_source(sources, persons)
+        source = _only_source(sources, named)
         if reader != "images" and (_is_table(source) or (reader == "table" and _is_array(source))):
             _predict_rows(loaded, source, table, device)
         else:
@@ -137,6 +136,12 @@ def predict(
     except KeyboardInterrupt:
         say("Stopped; nothing was written.", stderr=True)
         raise typer.Exit(130) from None
+
+
+def _is_of_recordings(bundle: Bundle) -> bool:
+    from taskloom.predict.recordings import RECORDING_READERS
+
+    return bundle.preprocessing.get("reader") in RECORDING_READERS
 
 
 def _predict_rows(bundle: Bundle, source: str, table: Path | None, device: str) -> None:
@@ -153,9 +158,9 @@ def _predict_rows(bundle: Bundle, source: str, table: Path | None, device: str) 
     say(f"table    {place}")
 
 
-def _only_source(sources: list[str], persons: Persons) -> str:
+def _only_source(sources: list[str], named: bool) -> str:
     """The one source of a bundle that takes no recordings, of which nobody is named."""
-    if persons.given:
+    if named:
         raise ConfigError(
             "--person, --people and --new-people go with bundles of recordings; leave them out."
         )
@@ -174,11 +179,16 @@ def _usual_table(bundle: Path, sources: list[str]) -> Path:
 
 
 def _predict_recordings(
-    bundle: Bundle, sources: list[Path], place: Path, device: str, persons: Persons
+    bundle: Bundle,
+    sources: list[Path],
+    place: Path,
+    device: str,
+    people: tuple[str | None, Path | None, bool],
 ) -> None:
-    from taskloom.predict import predict_recordings
+    from taskloom.predict import Persons, predict_recordings
     from taskloom.predict.pipeline import check_apart
 
+    persons = Persons(*people)
     for source in sources:
         check_apart(str(source), place)
     if persons.table is not None:

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from taskloom.balancing.gradients import leaves
 from taskloom.sharing import MultiTaskNetwork, PlanNetwork
 from taskloom.sharing.multitask import Features
 from taskloom.tasks import TaskSet
-from taskloom.training.evaluation import in_evaluation_mode
 
 EmptyModules = Mapping[str, Sequence[int]]
 """Names of modules that are replaced, with the shape of a row of their outputs."""
@@ -118,6 +116,10 @@ def unread(network: MultiTaskNetwork, names: Sequence[str], input_shape: Sequenc
     """
     if isinstance(network, PlanNetwork) or not names:
         return {}
+    # Rooms of training, which who loads a bundle to predict should not wait for.
+    from taskloom.balancing.gradients import leaves
+    from taskloom.training.evaluation import in_evaluation_mode
+
     owned = {id(parameter) for task in names for parameter in network.task_parameters(task)}
     candidates = {
         name: module

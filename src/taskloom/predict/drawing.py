@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -108,4 +107,6 @@ def _label(text: str, size: int, colour: tuple[int, int, int]) -> NDArray[np.uin
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and has the letters of most languages."""
+    import matplotlib  # where something is drawn, and nowhere else
+
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from taskloom.data.face_detectors import Detection
 from taskloom.predict.frames import Frame
@@ -97,6 +96,8 @@ class Tracker:
 
     def update(self, number: int, found: Sequence[Detection]) -> dict[int, Detection]:
         """Takes the faces of frame `number` and returns them by track; tracks are numbers from 0."""
+        from scipy.optimize import linear_sum_assignment  # in videos, and nowhere else
+
         self._tracks = {
             name: track for name, track in self._tracks.items() if number - track.seen <= self.patience
         }
