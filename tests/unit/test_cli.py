@@ -240,7 +240,9 @@ class TestCommands:
     def test_a_bundle_refuses_data_prepared_in_another_way(self, folder: Path) -> None:
         call("train", "people.yaml", "--cell", "hard sharing 1", "--out", "mine.bundle")
         sentence = refused("evaluate", "mine.bundle", "people.yaml", "--set", "seed=5")
-        assert "prepared in another way" in sentence
+        assert (
+            "people.csv is a file of the bundle's own data, whose split or preparation is another" in sentence
+        )
 
     def test_inspect_prepare_and_doctor_say_what_they_found(self, folder: Path) -> None:
         inspected = call("inspect", "people.yaml")
