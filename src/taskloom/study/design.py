@@ -54,7 +54,9 @@ def _redrawing(facts: Mapping[str, Any]) -> str:
     if repeats <= folds:
         return in_turn
     again = (
-        "which is drawn anew each time round" if facts["split"].get("redraw") else "the same each time round"
+        "which is drawn anew each time round"
+        if facts["split"].get("redraw")
+        else f"the same each time round, and count as {folds}"
     )
     return f"{in_turn}, {again}"
 

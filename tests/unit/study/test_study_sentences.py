@@ -39,7 +39,10 @@ def facts(repeats: int, **split: Any) -> dict[str, Any]:
     [
         (facts(5, redraw=True), "the split is drawn anew in each of 5 repeats, and"),
         (facts(4, folds=4), "the 4 repeats test on the 4 folds of a split in turn, and"),
-        (facts(8, folds=4), "on the 4 folds of a split in turn, the same each time round, and"),
+        (
+            facts(8, folds=4),
+            "on the 4 folds of a split in turn, the same each time round, and count as 4, and",
+        ),
         (
             facts(8, folds=4, redraw=True),
             "on the 4 folds of a split in turn, which is drawn anew each time round, and",
