@@ -99,7 +99,9 @@ class LabelledTable:
         names, groups = np.unique(self.groups[rows].astype(str), return_inverse=True)
         column = str(self.group_column)
         if self.rule.shared_groups != "allowed":
-            verify_groups(groups, names.tolist(), parts, by=column, column=self.rule.column, declared=True)
+            # Where validation is drawn, the column did not part these rows.
+            by_column = None if isinstance(self.rule.validation, float) else self.rule.column
+            verify_groups(groups, names.tolist(), parts, by=column, column=by_column, declared=True)
         shared = count_shared_groups(groups, parts)
         if not shared:
             return []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from _random_studies import FEATURES, TASKS, RandomStudy, Silent, courses, measured, random_study, run
+from taskloom.errors import DataError
 from taskloom.study.config import load_study
 from taskloom.study.runner import run_study
 from taskloom.study.runs import data_request
@@ -121,3 +122,14 @@ def test_the_weight_of_an_auxiliary_task_is_a_weight_of_its_loss(tmp_path: Path)
         for change in (auxiliary, balanced)
     )
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_people_parted_by_a_drawn_validation_are_not_blamed_on_the_column(tmp_path: Path) -> None:
+    study = small()
+    study.table["part"] = study.table["part"].replace("validation", "train")
+    study.settings["split"] = {"by": "column", "column": "part", "validation": 0.2}
+    with pytest.raises(DataError, match=r"stands in train .* and validation .*`by: person` keeps") as told:
+        run(study, tmp_path)
+    assert "values of `part`" not in str(told.value)
+    study.settings["split"]["by"] = "person"  # as the sentence says
+    run(study, tmp_path)
