@@ -156,3 +156,15 @@ def test_of_several_arrays_one_is_named() -> None:
     assert loaded(draft.text).train.input_shape == (5,)
     with pytest.raises(DataError, match="found a file of arrays; write the labels as CSV beside it"):
         draft_study("x.npz", TASKS)
+
+
+def test_text_of_too_many_values_for_features_keeps_rows_together() -> None:
+    rows = 4000
+    draw = np.random.default_rng(4)
+    frame = people(rows).assign(land=[f"land {row % 55}" for row in range(rows)])
+    frame.assign(score=draw.normal(size=rows) * 1e5).to_csv("people.csv", index=False)
+    draft = draft_study("people.csv", TASKS)
+    assert draft.settings["data"]["group"] == "land"
+    assert "e+0" not in draft.text
+    frame.assign(land=[f"land {row % 40}" for row in range(rows)]).to_csv("people.csv", index=False)
+    assert draft_study("people.csv", TASKS).settings["data"]["categories"] == ["land"]

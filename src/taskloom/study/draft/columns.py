@@ -17,7 +17,8 @@ _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[
 _EXAMPLES = 8
 FEW_CLASSES = 20
 """Up to so many distinct values that repeat, a column is said to hold classes."""
-_MOST_CATEGORIES = 50
+MOST_CATEGORIES = 50
+"""Up to so many values, a column of text is made into features."""
 _LEAST_OF_EACH = 3
 """Rows per value, on average, of a column of text that is made into features."""
 
@@ -75,8 +76,7 @@ class Column:
     def is_category(self) -> bool:
         """Whether it is text of so few values, each so often, that a feature of each can be learned from."""
         few = (
-            2 <= self.num_distinct <= _MOST_CATEGORIES
-            and self.num_given >= _LEAST_OF_EACH * self.num_distinct
+            2 <= self.num_distinct <= MOST_CATEGORIES and self.num_given >= _LEAST_OF_EACH * self.num_distinct
         )
         return few and not (self.is_number or self.is_date or self.slip)
 

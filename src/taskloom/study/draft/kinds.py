@@ -229,7 +229,7 @@ def _about_numbers(column: Column, draft: Mapping[str, Any], given: NDArray[np.f
     low, high = _plain(given.min()), _plain(given.max())
     if draft["kind"] == "ordinal":
         return "levels in order; without an order: `{kind: multiclass}`"
-    remark = f"{low:.4g} to {high:.4g}"
+    remark = " to ".join(f"{end:,.0f}" if 1e4 <= abs(end) < 1e12 else f"{end:.4g}" for end in (low, high))
     if column.whole and column.num_distinct <= min(FEW_CLASSES, len(given) // 5):
         remark += "; codes, not amounts: `{kind: multiclass}`"
     return remark

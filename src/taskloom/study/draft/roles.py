@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from taskloom.data.tables import Table
-from taskloom.study.draft.columns import Column
+from taskloom.study.draft.columns import MOST_CATEGORIES, Column
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
 _IDENTIFIERS = frozenset({"id", "ids", "uuid", "guid", "uid", "index", "idx"})
@@ -30,7 +30,9 @@ _LEAST_AROUND = 10
 _MAYBE_ARMS = frozenset({"group", "cluster", "batch", "site", "hospital", "clinic", "plate"})
 """Names of what rows belong to, but also of few arms or places, which are no sample of all there could be."""
 _TIMES = frozenset({"date", "day", "datetime", "timestamp", "time"})
-_ABOUT_A_TIME = frozenset({*_TIMES, "of", "measurement", "measured", "recording", "recorded", "visit", "obs"})
+_ABOUT_A_TIME = frozenset(
+    {*_TIMES, "of", "measurement", "measured", "recording", "recorded", "visit", "observation", "obs"}
+)
 _RULES = ("rows", "column", "files")
 """Names that mean a rule of `split.by`, and so cannot be a column there."""
 
@@ -116,7 +118,8 @@ def find_group(columns: Iterable[Column]) -> tuple[str, str] | None:
         if of_several and column.repeats and (column.whole or not column.is_number):
             return column.name, "an identifier that stands in several rows"
     for column in candidates:
-        least = max(_LEAST_UNNAMED, np.sqrt(column.num_rows))
+        # Text of more values than are made into features is no input: alike rows are better kept together.
+        least = min(max(_LEAST_UNNAMED, np.sqrt(column.num_rows)), MOST_CATEGORIES + 1)
         if not column.is_number and not column.is_date and column.repeats and column.num_distinct >= least:
             return column.name, "text whose values repeat"
     for column in candidates:

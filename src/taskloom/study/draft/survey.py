@@ -18,7 +18,7 @@ from taskloom.study.draft.yaml_text import shown
 
 NO_GROUP = "none"
 _LEAST_ROWS = 10
-_TARGET_WORDS = frozenset({"target", "label", "outcome", "diagnosis", "response", "class"})
+_TARGET_WORDS = frozenset({"target", "label", "outcome", "diagnosis", "response", "class", "y"})
 _FEW_TASKS, _MOST_TASKS = 4, 12
 """How many columns are proposed as tasks; the second where so many have holes."""
 
