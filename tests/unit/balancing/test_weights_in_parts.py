@@ -17,7 +17,7 @@ from taskloom.sharing import MultiTaskNetwork
 from taskloom.training import fit
 
 IN_PARTS = ["mean", "learned_weights", "uncertainty", "imtl_l", "random_weights"]
-WHOLE_ONLY = ["famo", "gradnorm", "stch", "geometric_mean", "pbi", "cosmos", "mgda_ub"]
+WHOLE_ONLY = ["famo", "gradnorm", "stch", "uw_so", "geometric_mean", "pbi", "cosmos", "db_mtl", "mgda_ub"]
 
 
 def step_in_parts(balancer: Balancer, model: MultiTaskNetwork, rows: Any, size: int) -> None:
