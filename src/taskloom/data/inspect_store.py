@@ -159,12 +159,15 @@ def _image_facts(store: ImageStore) -> list[tuple[str, str]]:
         if "detector_model" in crop:
             how += f", its file's SHA-256 {crop['detector_model'][:12]}"
     align = "by five points" if crop.get("align") else "none"
+    around = f"margin {crop.get('margin', 0):g} of the box"
+    if "framing" in crop:
+        around = f"as a network's training images, {crop['framing']['side']:g} of Haar's square wide"
     images = counted(len(store.images), "image")
     return [
         ("images", f"{images} of {store.size} x {store.size}, RGB, {size:,.1f} MiB"),
         ("cut from", f"pictures of {found}"),
         ("detector", how),
-        ("alignment", f"{align}; margin {crop.get('margin', 0):g} of the box"),
+        ("alignment", f"{align}; {around}"),
         ("made by", f"taskloom {store.about.get('taskloom', '?')}"),
     ]
 

@@ -103,6 +103,7 @@ def test_a_store_like_a_bundle_holds_what_predict_shows_the_network(
     told = call(*arguments, "--set", "table=people.csv", "--set", "images=.")
     assert f"1 face of {SIZE} x {SIZE}" in told
     assert "as 100 of 128 of them lie around their faces" in " ".join(told.split())
+    assert "none; as a network's training images, 0.95 of Haar's square wide" in call("inspect", str(place))
     store = ImageStore.open(place)
     assert store.about["crop"]["framing"] == FRAMING.to_dict()
     face = max(make_detector("haar").detect(photograph), key=lambda found: found.box[2])
