@@ -62,6 +62,8 @@ def verdict_matrix(data: ReportData, tasks: Sequence[TaskRow], beside: str = "al
 
 def baseline_value(data: ReportData, task: TaskRow) -> str:
     """What the task's gains are over, with its unit; "–" where nothing has finished."""
+    if task.metric == "delta_m":
+        return ""  # differences only
     row = next((gain for gain in data.gains if gain.task == task.name), None)
     return words.with_unit(row.baseline, task.metric, task.unit) if row else "–"
 
@@ -75,32 +77,26 @@ def _matrix_cell(data: ReportData, task: TaskRow, cell: CellRow, beside: str) ->
         )
         return MatrixCell("–" if ended else "no finished run", "", "none", "", why, chosen=False)
     chosen = cell.id == task.chosen_cell
+    differences_only = task.metric == "delta_m"
+    value = "" if differences_only else words.with_unit(row.value, task.metric, task.unit)
     if words.outcome(row) == "not judged":
         hover = f"{task.name}, {cell.name}: not judged{'. ' + row.note if row.note else ''}"
-        value = words.with_unit(row.value, task.metric, task.unit)
         return MatrixCell("not judged", value, "unclear", "", hover, chosen=chosen)
-    unit = words.gain_unit(task)
+    told, unit = words.interval(row, task.metric), words.gain_unit(task)
+    against = words.with_unit(row.baseline, task.metric, task.unit)
+    compared = "" if differences_only else f"{value} against {against} {beside}; "
     hover = (
-        f"{task.name}, {cell.name}: {words.with_unit(row.value, task.metric, task.unit)} against "
-        f"{words.with_unit(row.baseline, task.metric, task.unit)} {beside}; gain "
-        f"{words.interval(row, task.metric)}{' ' + unit if unit else ''}, "
-        f"p {words.p_value(row.p_value)} (Holm); "
+        f"{task.name}, {cell.name}: {compared}gain "
+        f"{told}{' ' + unit if unit else ''}, p {words.p_value(row.p_value)} (Holm); "
         f"{row.verdict}{'. ' + row.note if row.note else ''}"
     )
     css = {"helped": "helped", "hurt": "hurt"}.get(row.verdict, "unclear")
-    return MatrixCell(
-        words.interval(row, task.metric),
-        words.with_unit(row.value, task.metric, task.unit),
-        css,
-        _tint(row),
-        hover,
-        chosen=chosen,
-    )
+    tint = _tint(row, row.gain / 100 if differences_only else relative_gain(row))
+    return MatrixCell(f"{told} %" if differences_only else told, value, css, tint, hover, chosen=chosen)
 
 
-def _tint(row: GainRow) -> str:
+def _tint(row: GainRow, relative: float) -> str:
     """Background colour: hue by direction, strength by relative gain; faint where nothing is shown."""
-    relative = relative_gain(row)
     if not math.isfinite(relative):
         return ""
     strength = min(abs(relative) / 0.10, 1.0)  # a change of 10 % of the baseline is full colour
