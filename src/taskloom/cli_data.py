@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from taskloom.cli_predict import PreparedAs
 from taskloom.errors import ConfigError
 from taskloom.terminal import say
 
@@ -63,6 +64,7 @@ def prepare(
         Path | None,
         typer.Option("--like", metavar="BUNDLE", help="Cut faces as `predict` does for this bundle."),
     ] = None,
+    data_set: PreparedAs = None,
 ) -> None:
     """Prepare a study's data, or the faces of a data set, once: what follows starts at once."""
     crop = {
@@ -79,10 +81,14 @@ def prepare(
         from taskloom.terminal_faces import prepare_face_store
 
         video = {"every": every, "labels": labels}
-        prepare_face_store(what, folder, store, {**settings_of(settings or ()), **given}, video, like)
+        prepare_face_store(
+            what, folder, store, {**settings_of(settings or ()), **given}, video, like, data_set
+        )
         return
     if like is not None:
         given["like"] = str(like)
+    if data_set is not None:
+        given["prepared-as"] = data_set
     if given or folder is not None:
         raise ConfigError(
             f"prepare {what}: READER DIR STORE expected with DIR or --{next(iter(given), 'size')}; a "

@@ -11,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from taskloom.data.face_framing import Framing
 from taskloom.data.face_store import prepare_faces
-from taskloom.deploy import load_bundle
+from taskloom.deploy import Bundle, load_bundle
 from taskloom.errors import ConfigError
 from taskloom.predict.faces import PredictSettings, check_image_bundle, crop_settings
+from taskloom.predict.prepared import prepared_as
 from taskloom.predict.video_faces import prepare_video
 from taskloom.terminal import console, say
 from taskloom.wording import counted
@@ -28,6 +29,7 @@ def prepare_face_store(
     settings: dict[str, Any],
     video: Mapping[str, Any] | None = None,
     like: Path | None = None,
+    data_set: str | None = None,
 ) -> None:
     """Prepares a store of faces with a bar, and prints what it holds and what was left out.
 
@@ -38,12 +40,17 @@ def prepare_face_store(
         settings: How faces are cut, and those of the reader.
         video: Settings of videos.
         like: A bundle; faces are cut as `predict` cuts them for it, with the settings that are given.
+        data_set: Of a bundle that was trained on several data sets, the one that the faces are like.
 
     Raises:
         ConfigError: A setting that does not fit.
         DataError: Files that are not what they should be, or no bundle of images.
     """
-    settings, framing, cut_notes = (settings, None, []) if like is None else _cut_like(like, settings)
+    framing, cut_notes = None, []
+    if like is not None:
+        settings, framing, cut_notes = _cut_like(prepared_as(load_bundle(like), data_set), settings)
+    elif data_set is not None:
+        raise ConfigError(f"--prepared-as {data_set}: goes with `--like BUNDLE` only.")
     start = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = console(stderr=True)
@@ -82,14 +89,25 @@ def prepare_face_store(
         )
 
 
-def _cut_like(place: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Framing | None, list[str]]:
+def _cut_like(
+    bundle: Bundle, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], Framing | None, list[str]]:
     """Settings that cut faces as a bundle's were, those that are given first; its framing; and notes."""
-    bundle = load_bundle(place)
     check_image_bundle(bundle)
-    detector, model = settings.get("detector"), settings.get("detector_model")
+    model = settings.get("detector_model")
+    detector = settings.get("detector", None if model is None else "yunet")  # no other takes a file
     named = f"{detector}:{model}" if model is not None else detector
     asked = PredictSettings(detector=named, margin=settings.get("margin"))
-    crop, notes = crop_settings(bundle.preprocessing, asked, bundle.about.get("framing"))
+    try:
+        crop, notes = crop_settings(bundle.preprocessing, asked, bundle.about.get("framing"))
+    except ConfigError as error:
+        here = "`--detector yunet --detector-model PATH`"
+        raise ConfigError(str(error).replace("`--detector yunet:PATH`", here)) from error
+    if crop.framing is not None and settings.get("choose") == "box":
+        raise ConfigError(
+            "--choose box: with `--like` faces are cut around what a detector finds, and nothing says how "
+            "the boxes of rows lie to that; leave it out, or give --margin."
+        )
     own = {"size": crop.size, "detector": crop.detector, "margin": crop.margin, "align": crop.align}
     if crop.detector_model is not None:
         own["detector_model"] = crop.detector_model

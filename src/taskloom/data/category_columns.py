@@ -64,7 +64,7 @@ class Categories:
         features = np.zeros((len(table), len(self.columns)), dtype=np.float32)
         start = 0
         for column, values in self.values.items():
-            places = {value: place for place, value in enumerate(values) if value is not None}
+            places = _places(values)
             codes = np.array(
                 [places.get(text, -1) for text in _texts(table, column).tolist()], dtype=np.int64
             )
@@ -78,7 +78,8 @@ class Categories:
         sentences = []
         for column, values in self.values.items():
             counts = pd.Series(_texts(table, column), dtype=object).value_counts()
-            new = counts[[value not in values and value != "" for value in counts.index]]
+            places = _places(values)
+            new = counts[[value not in places and value != "" for value in counts.index]]
             if len(new):
                 shown = ", ".join(f"`{value}`" for value in new.index[:3]) + (", ..." if len(new) > 3 else "")
                 rows = counted(int(new.sum()), "row")
@@ -146,6 +147,14 @@ def category_columns(
     return tuple(
         name for name in table.columns if name in chosen and name not in unwanted and name not in exclude
     )
+
+
+def _places(values: Sequence[str | None]) -> dict[str, int]:
+    """Where a cell's value stands among a column's; of true and false also as Parquet and JSON give them."""
+    places = {value: place for place, value in enumerate(values) if value is not None}
+    if {value.lower() for value in places} <= {"true", "false"}:
+        places |= {{"true": "1", "false": "0"}[value.lower()]: place for value, place in places.items()}
+    return places
 
 
 def _texts(table: Table, column: str) -> NDArray[np.object_]:

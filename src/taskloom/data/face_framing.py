@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.data.face_detectors import Box, Detection, make_detector
+from taskloom.errors import DataError
 
 FRAMED_DETECTORS = ("haar", "yunet")
 """Detectors whose finds can be brought to one square: Haar's own, and YuNet's by its points."""
@@ -57,6 +58,9 @@ class Framing:
 
         Args:
             face: Found by Haar's cascade, or with the five points of a YuNet.
+
+        Raises:
+            DataError: The points of eyes and mouth lie on one spot, so that they say no size.
 
         Example:
             >>> Framing(1.5, 0.0, 0.25, 20, 20).box(Detection((10.0, 10.0, 20.0, 20.0), 1.0))
@@ -130,6 +134,8 @@ def _haar_square(face: Detection) -> Box:
     eyes, mouth = face.points[:2].mean(axis=0), face.points[3:].mean(axis=0)
     between = mouth - eyes
     length = math.hypot(*between)
+    if not length >= 1:  # NaN, too
+        raise DataError("the points of eyes and mouth lie on one spot, so that they say no size of the face")
     side = _HAAR_PER_FACE * length
     # A head that leans to one side has its forehead on the other.
     centre = eyes + _HAAR_BELOW_EYES * between

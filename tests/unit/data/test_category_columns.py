@@ -11,11 +11,14 @@ import pytest
 import torch
 
 import taskloom as tl
+from taskloom.data.category_columns import Categories
 from taskloom.data.table_source import load_table
+from taskloom.data.tables import read_table
 from taskloom.deploy import Bundle
 from taskloom.errors import ConfigError, DataError
 from taskloom.predict import predict_table
-from taskloom.serve.predictors import PredictSettings, TablePredictor
+from taskloom.serve.predictors import PredictSettings, TablePredictor, with_rows_as_file
+from taskloom.serve.uploads import Received
 
 TASKS = {"y": {"kind": "regression"}, "z": {"kind": "binary"}}
 
@@ -106,3 +109,21 @@ def test_bad_input(tmp_path: Path, settings: dict[str, Any], kind: Any, said: st
     frame = people(1200).assign(number=np.arange(1200))
     with pytest.raises(kind, match=said):
         load(frame, tmp_path, **settings)
+
+
+@pytest.mark.parametrize("said", [("True", "False"), ("true", "false")])
+def test_true_and_false_of_a_table_are_those_of_parquet_and_json(
+    tmp_path: Path, said: tuple[str, str]
+) -> None:
+    flags = np.arange(40) % 3 > 0
+    chosen = Categories({"smokes": sorted(said)}, {"smokes": sorted(said)})
+    pd.DataFrame({"smokes": np.where(flags, *said)}).to_csv(tmp_path / "text.csv", index=False)
+    pd.DataFrame({"smokes": flags}).to_parquet(tmp_path / "flags.parquet")
+    text, parquet = (read_table(tmp_path / name) for name in ("text.csv", "flags.parquet"))
+    assert np.array_equal(chosen.encode(text)[:, 1], flags.astype(np.float32))
+    assert np.array_equal(chosen.encode(parquet), chosen.encode(text))
+    assert chosen.unknown(parquet) == []
+    rows = [{"smokes": value} for value in (True, False, None)]
+    received = with_rows_as_file(Received(rows=rows), tmp_path, "table")
+    answered = chosen.encode(read_table(received.files[0].path))
+    assert answered.tolist() == [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]

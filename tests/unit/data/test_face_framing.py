@@ -18,6 +18,7 @@ from taskloom.data.face_framing import Framing, framing_of
 from taskloom.data.framing_found import framing_found
 from taskloom.data.image_store import ImageDataset, ImageStandardization, prepare_images
 from taskloom.data.relabelled import Relabelled
+from taskloom.errors import DataError
 
 CENTRE = np.array([222.0, 122.0])
 """Of the cuts of `portraits`, in pixels of the photograph."""
@@ -84,6 +85,15 @@ def test_points_of_a_yunet_stand_for_haars_square() -> None:
     np.testing.assert_allclose(same.box(Detection((0, 0, 1, 1), 1.0, lying)), (-9.95, -13.15, 26.3, 26.3))
     moved = Framing(0.5, 0.1, -0.2, 20, 20).box(Detection((10, 20, 40, 40), 1.0))
     np.testing.assert_allclose(moved, (30 + 4 - 10, 40 - 8 - 10, 20, 20))
+
+
+@pytest.mark.parametrize("spot", [0.0, 0.4, np.nan])
+def test_points_on_one_spot_are_a_face_left_out_and_say_why(spot: float) -> None:
+    points = np.full((5, 2), 50.0) + spot * np.arange(5)[:, None] / 5
+    face = Detection((40.0, 40.0, 20.0, 20.0), 1.0, points)
+    settings = CropSettings(32, detector="haar", framing=Framing(1.0, 0.0, 0.0, 20, 20))
+    with pytest.raises(DataError, match="points of eyes and mouth lie on one spot"):
+        cut_detection(np.zeros((100, 100, 3), np.uint8), face, settings)
 
 
 def test_a_cut_by_a_framing_is_the_square_without_a_margin(photograph: NDArray[np.uint8]) -> None:

@@ -89,6 +89,12 @@ def test_a_program_without_pytorch_says_of_rows_what_predict_says(tmp_path: Path
     np.testing.assert_allclose(found["age"], expected.age, rtol=1e-4)
     assert found["sex"] == expected.sex.tolist()
     assert found["mood"] == expected.mood.tolist()
+    values = rows.to_numpy(np.float32)
+    values[1, 0] = np.inf  # which is no missing value
+    np.save(tmp_path / "rows.npy", values)
+    broken = alone(tmp_path / "net.onnx", tmp_path / "rows.npy")
+    assert broken["sex"] == [*found["sex"][:1], None, *found["sex"][2:]]
+    assert broken["age"][1] is broken["mood"][1] is None
 
 
 def test_a_file_that_was_changed_is_found_out_by_the_file_alone(tmp_path: Path) -> None:

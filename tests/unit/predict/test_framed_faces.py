@@ -121,6 +121,33 @@ def test_a_store_like_a_bundle_holds_what_predict_shows_the_network(
     assert "READER DIR STORE expected with DIR or --like" in " ".join(refused.output.split())
 
 
+def test_mistakes_of_prepare_like_are_told_in_its_own_words(tmp_path: Path, photograph: np.ndarray) -> None:
+    place = image_bundle(tmp_path)
+    described = json.loads((place / "bundle.json").read_text())
+    del described["sha256"]
+
+    def told(about: dict[str, Any], preprocessing: dict[str, Any], *asked: str) -> str:
+        changed = described | {"about": about, "preprocessing": preprocessing}
+        (place / "bundle.json").write_text(json.dumps(changed))
+        arguments = ("prepare", "images", str(tmp_path / "photos"), str(tmp_path / "store"))
+        given = ("--like", str(place), "--set", "table=people.csv", "--set", "images=.", *asked)
+        return " ".join(CliRunner().invoke(app, [*arguments, *given]).output.split())
+
+    ready = described["preprocessing"]
+    found = {**ready, "crop": {"size": SIZE, "detector": "yunet", "margin": 0.1, "align": False}}
+    assert "needs its ONNX file: `--detector yunet --detector-model PATH`" in told({}, found)
+    assert "/nowhere.onnx cannot be read" in told({}, found, "--detector-model", "/nowhere.onnx")
+    framed = {"framing": FRAMING.to_dict()}
+    assert "nothing says how the boxes of rows lie to that" in told(framed, ready, "--choose", "box")
+    several = {"reader": "combined", "sets": {"a": ready, "b": ready}}
+    by_set = {"framing": {"sets": {"b": FRAMING.to_dict()}}}
+    assert "say with --prepared-as NAME" in told(by_set, several)
+    assert "as 100 of 128 of them" in told(by_set, several, "--prepared-as", "b")
+    assert "as 100 of 128 of them" not in told(by_set, several, "--prepared-as", "a")
+    alone = CliRunner().invoke(app, ["prepare", "images", "photos", "store", "--prepared-as", "b"])
+    assert "goes with `--like BUNDLE` only" in " ".join(alone.output.split())
+
+
 def test_train_writes_how_its_ready_cut_images_lie_around_their_faces(
     tmp_path: Path, photograph: np.ndarray
 ) -> None:

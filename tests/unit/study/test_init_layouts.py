@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from tests._drafts import loaded
 from typer.testing import CliRunner
 
 from taskloom.cli import app
 from taskloom.data import simulate
-from taskloom.errors import ConfigError
+from taskloom.errors import ConfigError, DataError
 from taskloom.study.draft import draft_study
 
 
@@ -51,6 +53,41 @@ def test_a_table_of_ones_own_beside_such_names_is_read() -> None:
     rows = [f"{name},{row % 2},{row}" for row, name in enumerate(names)]
     (Path("data") / "labels.csv").write_text("\n".join(["file_name,smiles,weight", *rows]))
     assert draft_study("data", ["smiles", "weight"]).settings["data"]["table"] == "data/labels.csv"
+
+
+OWN: list[tuple[str, dict[str, str]]] = [
+    ("labels.csv", {}),  # whose columns are called as EmotioNet's
+    ("labels.csv", {"training.txt": "0.png\n", "testing.txt": "1.png\n"}),  # files called as MTFL's
+    ("training.csv", {"validation.csv": "age,AU1\n3,1\n"}),  # and as AffectNet's
+]
+
+
+@pytest.mark.parametrize(("table", "others"), OWN)
+def test_a_table_that_names_files_in_a_column_of_its_own_is_no_download(
+    table: str, others: dict[str, str]
+) -> None:
+    Path("data").mkdir()
+    draw = np.random.default_rng(0)
+    rows = ["file_name;person;AU1;AU2;AU4"]
+    for number in range(60):
+        cv2.imwrite(f"data/{number}.png", draw.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+        rows.append(f"{number}.png;p{number % 12};" + ";".join(map(str, draw.integers(0, 2, 3))))
+    text = "\n".join(rows)
+    for separator in ";,":
+        (Path("data") / table).write_text(text.replace(";", separator))
+        for name, held in others.items():
+            (Path("data") / name).write_text(held)
+        settings = draft_study("data", ["AU1", "AU2"]).settings
+        assert settings["data"]["table"] == f"data/{table}"
+        assert settings["split"]["by"] in ("person", "group")
+
+
+def test_lists_with_dates_or_paths_are_not_affectnets() -> None:
+    Path("data").mkdir()
+    for name in ("training.csv", "validation.csv"):
+        (Path("data") / name).write_text("date,smiles\n01/02/2020,1\n02/02/2020,0\n")
+    with pytest.raises(DataError, match="a table with a column `file_name`"):
+        draft_study("data", ["smiles"])
 
 
 def test_tracks_of_opportunity_are_listed_and_drafted() -> None:

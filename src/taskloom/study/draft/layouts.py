@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from taskloom.data.face_source import FaceSource
 from taskloom.data.face_table import FaceTable
+from taskloom.data.image_source import FILE_COLUMNS
+from taskloom.data.readers.affectnet import COLUMNS as AFFECTNET
 from taskloom.data.readers.deap import NUM_TRIALS, RATINGS, DeapReader
 from taskloom.data.readers.opportunity_codes import TRACKS
 from taskloom.data.sources import find_source as find_reader
@@ -37,6 +39,8 @@ def downloaded_layout(folder: Path) -> Source | None:
     """
     tables = {path.name for path in folder.glob("*.csv")} - _OF_UTKFACE
     below = sorted(path for path in folder.iterdir() if path.is_dir())
+    if _has_own_table(folder):
+        return None
     for place in [folder, *(below if len(below) <= _FEW_FOLDERS else [])]:
         for name, is_there in _MARKS.items():
             if name == "utkface" and tables:  # a table of one's own says more than names of files do
@@ -71,16 +75,27 @@ def _has_affectnet(folder: Path) -> bool:
     path = folder / "training.csv"
     if not path.is_file() or not (folder / "validation.csv").is_file():
         return False
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return "subDirectory_filePath" in file.readline() or "/" in file.readline().split(",")[0]
+    first = _first_cells(path)
+    return first[0] == AFFECTNET[0] or (len(first) == len(AFFECTNET) and "/" in first[0])
 
 
 def _has_emotionet(folder: Path) -> bool:
     tables = sorted(folder.glob("*.csv"))
     if len(tables) != 1:
         return False
-    with tables[0].open(encoding="utf-8", errors="replace") as file:
-        return len(re.findall(r"\bAU ?\d+\b", file.readline())) >= 3
+    return sum(re.fullmatch(r"AU ?\d+", name) is not None for name in _first_cells(tables[0])) >= 3
+
+
+def _first_cells(path: Path, separators: str = ",") -> list[str]:
+    """The cells of a table's first line."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return [cell.strip().strip("\"'").strip() for cell in re.split(f"[{separators}]", file.readline())]
+
+
+def _has_own_table(folder: Path) -> bool:
+    """Whether a table names files in a column called as in a table of one's own."""
+    tables = [path for path in folder.glob("*.[ct]sv") if path.name not in _OF_UTKFACE]
+    return any(set(FILE_COLUMNS) & set(_first_cells(path, ",;\t")) for path in sorted(tables)[:_LOOKED_AT])
 
 
 def _has_aff_wild2(folder: Path) -> bool:
