@@ -13,6 +13,7 @@ from taskloom.errors import DataError
 
 ARFF_SUFFIX = ".arff"
 
+_CELL = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,]*?)\s*(,|$)""")
 _ATTRIBUTE = re.compile(r"""@attribute\s+('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\S+)\s+(.+)""", re.IGNORECASE)
 
 
@@ -67,8 +68,21 @@ def _name(path: Path, number: int, line: str) -> str:
         raise DataError(f"{path}:{number}: `@attribute NAME KIND` expected, found `{line[:60]}`.")
     if found.group(2).lower().startswith("relational"):
         raise DataError(f"{path}:{number}: an attribute that is a relation is not read; take it out.")
-    name = found.group(1)
-    return re.sub(r"\\(.)", r"\1", name[1:-1]) if name[0] in "'\"" else name
+    return _unquoted(found.group(1))
+
+
+def _unquoted(text: str) -> str:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if quoted else text
+
+
+def _with_both_quotes(line: str) -> list[str]:
+    """The cells of a row in which some are quoted this way and some that, which `csv` does not read."""
+    cells, place, more = [], 0, ","
+    while more and (found := _CELL.match(line, place)):
+        cells.append(_unquoted(found.group(1)))
+        place, more = found.end(), found.group(2)
+    return cells
 
 
 def _cells(path: Path, number: int, line: str, expected: int) -> list[str]:
@@ -77,8 +91,11 @@ def _cells(path: Path, number: int, line: str, expected: int) -> list[str]:
             f"{path}:{number}: sparse ARFF (`{{index value, ...}}`) is not read; write whole rows "
             "(Weka: the filter SparseToNonSparse)."
         )
-    quote = '"' if '"' in line and "'" not in line else "'"
-    row = next(csv.reader([line], quotechar=quote, escapechar="\\", skipinitialspace=True))
+    if '"' in line and "'" in line:
+        row = _with_both_quotes(line)
+    else:
+        quote = '"' if '"' in line else "'"
+        row = next(csv.reader([line], quotechar=quote, escapechar="\\", skipinitialspace=True))
     if len(row) != expected:
         raise DataError(f"{path}:{number}: {expected} values, one per attribute, expected, found {len(row)}.")
     return ["" if cell.strip() == "?" else cell.strip() for cell in row]

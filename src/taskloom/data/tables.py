@@ -305,7 +305,7 @@ def _read_text(path: Path, separator: str | None, missing: tuple[str, ...]) -> T
     try:
         separator = separator or sniff_separator(path)
         header = _header(path, separator)
-        numbered = not header[0].strip() and _numbers_the_rows(path, separator)
+        numbered = len(header) > 1 and not header[0].strip() and _numbers_the_rows(path, separator)
         columns = _checked_header(path, header[1:] if numbered else header)
         data = pyarrow.csv.read_csv(
             path,

@@ -38,6 +38,18 @@ def test_cells_are_those_that_scipy_reads(tmp_path: Path) -> None:
     assert draft.settings["data"]["categories"] == ["colour"]
 
 
+def test_a_row_may_quote_in_both_ways(tmp_path: Path) -> None:
+    path = tmp_path / "quoted.arff"
+    rows = ("'x y',\"hello, w\", 1", '"it\'s",plain,?', "'it\\'s','say \"hi\"',''")
+    path.write_text(
+        "\n".join(["@relation q", *(f"@attribute {name} string" for name in "abc"), "@data", *rows])
+    )
+    table = read_table(path)
+    assert table.text("a").tolist() == ["x y", "it's", "it's"]
+    assert table.text("b").tolist() == ["hello, w", "plain", 'say "hi"']
+    assert table.text("c").tolist() == ["1", "", ""]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -93,6 +93,7 @@ def test_lines_are_those_of_the_file_with_blank_lines_and_breaks_in_cells(tmp_pa
         ("a,b, a\n1,2,3\n", [":1:", "`a` stands twice"]),
         (",b\n1,2\nx,2\n", [":1:", "column 1 of 2 has no name"]),
         (",b\n1,2\n1,2\n", [":1:", "column 1 of 2 has no name"]),
+        ('""\n1\n2\n', [":1:", "column 1 of 1 has no name"]),  # an index of nothing
         ("63.0,1.0,1.0\n67.0,1.0,4.0\n", [":1:", "looks like a row of data", "a name for each column"]),
         ("a,b\n1,2\n3\n", [":3:", "2 columns expected", "found 1", "comma"]),
         ("a;b\n1;2\n\n3;4;5\n", [":4:", "2 columns expected", "found 3", "semicolon"]),
