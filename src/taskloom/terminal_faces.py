@@ -46,7 +46,8 @@ def prepare_face_store(
         ConfigError: A setting that does not fit.
         DataError: Files that are not what they should be, or no bundle of images.
     """
-    framing, cut_notes = None, []
+    framing: Framing | None = None
+    cut_notes: list[str] = []
     if like is not None:
         settings, framing, cut_notes = _cut_like(prepared_as(load_bundle(like), data_set), settings)
     elif data_set is not None:

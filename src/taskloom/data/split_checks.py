@@ -67,6 +67,8 @@ def check_not_parts(by: str, names: Sequence[str]) -> None:
         word: next((name for name in names if name.strip().lower()[:3] in starts), None)
         for word, starts in (("test", ("tes", "eva")), ("validation", ("val", "dev")))
     }
+    if meant["test"] is None:  # what is held out, under whatever name, is what can be tested on
+        meant = {"test": meant["validation"], "validation": None}
     said = "".join(f", {word}: {name}" for word, name in meant.items() if name not in (None, word))
     said += ", validation: 0.1" if meant["validation"] is None else ""
     raise ConfigError(

@@ -31,6 +31,7 @@ def people(folder: Path, parts: list[str]) -> Path:
         (["train", "test", "validation"], "column: split}"),
         (["train", "Test", "val", "train"], "column: split, test: Test, validation: val}"),
         (["training", "test"], "column: split, validation: 0.1}"),
+        (["train", "val"], "column: split, test: val, validation: 0.1}"),
     ],
 )
 def test_the_parts_of_a_split_are_not_drawn_anew(tmp_path: Path, parts: list[str], instead: str) -> None:
@@ -44,6 +45,7 @@ def test_the_parts_of_a_split_are_not_drawn_anew(tmp_path: Path, parts: list[str
     [
         (["train", "Test", "val", "train"], {"test": "Test", "validation": "val"}, [60, 30, 30]),
         (["training", "test"], {"validation": 0.1}, [54, 6, 60]),
+        (["train", "val"], {"test": "val", "validation": 0.1}, [54, 6, 60]),
     ],
 )
 def test_what_the_message_says_works(

@@ -53,6 +53,7 @@ def test_a_table_of_text_alone_is_enough() -> None:
         ("is_test", [0, 0, 0, 1], "1", None),
         ("in_train", ["true", "true", "false", "true"], "false", None),
         ("fold", [1, 2, 3, 4], "4", "3"),
+        ("cv_fold", [f"fold{number}" for number in range(1, 12)], "fold11", "fold10"),
         ("partition", [0, 0, 1, 2], "2", "1"),
         ("Usage", ["Training", "Training", "PublicTest", "PrivateTest"], "PrivateTest", "PublicTest"),
         ("subset", ["train", "train", "train", "val"], "val", None),
@@ -75,6 +76,13 @@ def test_a_column_about_a_split_that_nobody_understands_is_no_feature() -> None:
     draft = drafted(cv_split=np.arange(ROWS) % 7)
     assert draft.settings["data"]["exclude"] == ["cv_split"]
     assert draft.settings["split"]["by"] == "rows"
+
+
+@pytest.mark.parametrize("folds", [["alpha", "beta", "barrel"], [3, 7, 9, 12]])
+def test_folds_of_proteins_are_no_folds_of_a_split(folds: list[Any]) -> None:
+    draft = drafted(fold=np.resize(np.array(folds, dtype=object), ROWS))
+    assert draft.settings["split"]["by"] == "rows"
+    assert draft.settings["data"]["exclude"] == ["fold"]  # and named: nobody knows
 
 
 def test_an_examination_called_test_stays_a_feature() -> None:

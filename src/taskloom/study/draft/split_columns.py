@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from taskloom.data.cell_texts import sorted_values, without_decimals
@@ -18,6 +19,7 @@ _PARTS = {
 _SPLIT_NAMES = frozenset({"split", "splits", "partition", "subset", "fold", "folds"})
 _FOLD_NAMES = frozenset({"fold", "folds"})
 _LEAST_FOLDS, _MOST_FOLDS = 3, 20
+_FOLD = re.compile(r"(?:fold|cv|f)?[ _-]?(\d+)(?:\.0*)?")
 _FLAGS = {"1": "0", "true": "false", "yes": "no", "y": "n", "t": "f"}
 """What a column says of the rows that a flag is up for, and of the others."""
 _ABOUT_A_FLAG = frozenset({"is", "in", "set", "split", "row", "rows", "data", "for", "flag"})
@@ -93,8 +95,9 @@ def _by_words(name: str, values: Sequence[str]) -> SplitColumn | None:
 def _by_name(name: str, values: Sequence[str]) -> SplitColumn | None:
     plain = tuple(without_decimals(value).lower() for value in values)
     words = words_of(name) or [""]
-    if words[-1] in _FOLD_NAMES and len(values) >= _LEAST_FOLDS:
-        last, before = values[-1], values[-2]
+    folds = {int(number.group(1)): value for value in values if (number := _FOLD.fullmatch(value.lower()))}
+    if words[-1] in _FOLD_NAMES and len(folds) == len(values) >= _LEAST_FOLDS and _is_a_count(folds):
+        before, last = (folds[number] for number in sorted(folds)[-2:])
         return SplitColumn(name, last, before, f"tests on fold {last}, validates on fold {before}")
     if words[-1] in _SPLIT_NAMES - _FOLD_NAMES and plain in (("0", "1"), ("0", "1", "2")):
         if len(values) == 2:
@@ -106,6 +109,11 @@ def _by_name(name: str, values: Sequence[str]) -> SplitColumn | None:
         return None
     test = values[plain.index(up)] if part == "test" else values[1 - plain.index(up)]
     return SplitColumn(name, test, None, f"tests where it is `{test}`")
+
+
+def _is_a_count(numbers: Collection[int]) -> bool:
+    """Whether numbers are 0, 1, 2, ... or 1, 2, 3, ...: a protein's folds have other codes, or names."""
+    return sorted(numbers) == list(range(min(numbers), min(numbers) + len(numbers))) and min(numbers) <= 1
 
 
 def _flag_of(name: str) -> str | None:
