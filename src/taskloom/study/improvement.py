@@ -148,8 +148,8 @@ def _read(
     for cell in (SINGLE_TASK, *cells):
         runs = done[cell, name]
         scores = scores_of(folder, runs, name, metric, groups=labelled is not None)
-        values[cell] = {repeat: value for repeat, value in scores.values.items() if not np.isnan(value)}
-        validation[cell] = scores_of(folder, runs, name, metric, groups=False, part="validation").values
+        on_validation = scores_of(folder, runs, name, metric, groups=False, part="validation")
+        values[cell], validation[cell] = _defined(scores.values), _defined(on_validation.values)
         resampled[cell] = {}
         for repeat, summary in scores.summaries.items():
             assert labelled is not None
@@ -157,6 +157,10 @@ def _read(
             parts = METRICS[metric].part_counts(summary)
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     return _Side(sign, values, resampled, validation, parts)
+
+
+def _defined(values: Mapping[int, float]) -> dict[int, float]:
+    return {repeat: value for repeat, value in values.items() if not np.isnan(value)}
 
 
 def _why_not(name: str, task: Task, side: _Side) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,15 +119,17 @@ def test_its_interval_by_loops_over_repeats_and_resamples(outcome: Outcome) -> N
 
 
 def changed(
-    outcome: Outcome, cell: str, task: str, value: float
+    outcome: Outcome, cell: str, task: str, value: float, part: str = "test", repeats: Sequence[int] = (0, 1, 2)
 ) -> tuple[TaskSet, dict[str, object], Groups]:
-    """The study as if the runs of a cell had another test value of a task in every repeat."""
+    """The study as if the runs of a cell had another value of a task in a part."""
     with ResultsStore(outcome.folder / "results.sqlite", read_only=True) as store:
         records, facts = store.records(), store.facts()
     found = []
     for one in records:
         metrics = [
-            dataclasses.replace(m, value=value) if (one.cell, m.task, m.part) == (cell, task, "test") else m
+            dataclasses.replace(m, value=value)
+            if (one.cell, m.task, m.part) == (cell, task, part) and one.repeat in repeats
+            else m
             for m in one.metrics
         ]
         found.append(dataclasses.replace(one, metrics=metrics))
@@ -136,6 +139,18 @@ def changed(
 def test_a_task_near_zero_alone_is_left_out_and_named(outcome: Outcome) -> None:
     tasks, facts, done = changed(outcome, "single_task", "sex", 0.01)
     assert average_improvement(outcome.folder, tasks, facts, done) is None  # one task is no mean
+
+
+def test_a_repeat_without_a_value_on_validation_has_no_part_in_the_choice(outcome: Outcome) -> None:
+    tasks, facts, done = changed(outcome, "single_task", "sex", math.nan, "validation", [1])
+    found = average_improvement(outcome.folder, tasks, facts, done)
+    names = {cell["id"]: cell["name"] for cell in outcome.summary["cells"]}
+    rows = pd.read_parquet(outcome.folder / "results.parquet")
+    rows = rows[(rows.part == "validation") & ((rows.metric == "mae") == (rows.task == "age"))]
+    rows = rows[rows.metric.isin(["mae", "accuracy"]) & ~((rows.task == "sex") & (rows.repeat == 1))]
+    values = rows.groupby(["cell_name", "task"]).value.mean()
+    assert found is not None
+    assert names[found.chosen] == max(names.values(), key=lambda cell: by_hand(values, cell))
 
 
 def test_three_tasks_one_of_which_has_an_r2_near_zero(tmp_path: Path) -> None:
