@@ -120,6 +120,26 @@ def test_a_batch_in_parts_is_the_whole_batch() -> None:
     torch.testing.assert_close(learned(balancer), learned(expected_by), rtol=1e-4, atol=1e-6)
 
 
+def test_parts_of_an_abandoned_batch_teach_no_scale() -> None:
+    model, rows = network(), batch(12)
+    expected_by = started(model)
+    step(expected_by, model, rows)
+    balancer = started(model)
+    balancer.accumulate(losses_of(model, batch(12, seed=3)), model)
+    step(balancer, model, rows)  # takes all gradients away first
+    torch.testing.assert_close(learned(balancer), learned(expected_by), rtol=1e-5, atol=1e-6)
+
+
+def test_slopes_of_the_scales_have_the_factor_of_16_bit_precision() -> None:
+    model, rows = network(), batch()
+    plain, scaled = started(model), started(model)
+    expected = step(plain, model, rows)
+    scaled.scale = lambda tensor: 1024 * tensor
+    found = step(scaled, model, rows)
+    torch.testing.assert_close(learned(scaled) / 1024, learned(plain), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close({n: g / 1024 for n, g in found.items()}, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_task_of_weight_0_has_no_scale_to_learn() -> None:
     silent = TaskSet(*(dataclasses.replace(t, role="auxiliary", weight=0.0) if name == "mood" else t
                        for name, t in TASKS.items()))  # fmt: skip

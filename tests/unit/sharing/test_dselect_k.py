@@ -349,6 +349,19 @@ def test_in_use_only_chosen_experts_run(kind: str) -> None:
     ]
 
 
+def test_a_task_that_stands_on_codes_of_no_expert_reads_nothing() -> None:
+    network = selecting("mlp", 2, experts=3, selected=1, **STATIC).eval()
+    astray, _ = network.selection_gates()
+    with torch.no_grad():
+        astray.codes.fill_(1.0)  # type: ignore[operator]  # the fourth code, of three experts
+    inputs = inputs_of("mlp")
+    with_gradients = network.features(inputs)
+    with torch.no_grad():
+        found = network.features(inputs)
+    torch.testing.assert_close(found, with_gradients, rtol=1e-12, atol=1e-12)
+    assert [bool(feature.any()) for feature in found.values()] == [False, True]
+
+
 def test_overlap_of_choices() -> None:
     network = selecting("mlp", 2, experts=4, selected=2, **STATIC)
     first, second = network.selection_gates()

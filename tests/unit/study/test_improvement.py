@@ -18,6 +18,7 @@ from taskloom.report.load import render_report
 from taskloom.study.improvement import average_improvement
 from taskloom.study.results import ResultsStore, run_folder
 from taskloom.study.runner import Outcome
+from taskloom.study.statistics import holm
 from taskloom.study.verdicts import Groups, by_cell_and_task
 from taskloom.tasks import TaskSet
 
@@ -110,6 +111,12 @@ def test_its_interval_by_loops_over_repeats_and_resamples(outcome: Outcome) -> N
     # The jackknife over repeats, another route than the linear function.
     left_out = [delta(once, [r for r in range(3) if r != out]) for out in range(3)]
     of_repeats = 2 / 3 * np.sum((left_out - np.mean(left_out)) ** 2)
+    found = average_improvement(outcome.folder, *changed(outcome, cell, "", 0.0))
+    assert found is not None
+    (parts,) = (gain for gain in found.gains if gain.cell == cell)
+    assert [gain.p_adjusted for gain in found.gains] == holm([gain.p_value for gain in found.gains])
+    assert parts.variance_clusters == pytest.approx(of_groups, rel=0.08)
+    assert parts.variance_repeats == pytest.approx(of_repeats, rel=0.1)
     half = math.hypot(
         stats.t.ppf(0.975, 2) * math.sqrt(of_repeats), stats.t.ppf(0.975, number - 1) * math.sqrt(of_groups)
     )
@@ -119,7 +126,12 @@ def test_its_interval_by_loops_over_repeats_and_resamples(outcome: Outcome) -> N
 
 
 def changed(
-    outcome: Outcome, cell: str, task: str, value: float, part: str = "test", repeats: Sequence[int] = (0, 1, 2)
+    outcome: Outcome,
+    cell: str,
+    task: str,
+    value: float,
+    part: str = "test",
+    repeats: Sequence[int] = (0, 1, 2),
 ) -> tuple[TaskSet, dict[str, object], Groups]:
     """The study as if the runs of a cell had another value of a task in a part."""
     with ResultsStore(outcome.folder / "results.sqlite", read_only=True) as store:
@@ -169,8 +181,37 @@ def test_three_tasks_one_of_which_has_an_r2_near_zero(tmp_path: Path) -> None:
 
 
 def test_folds_have_the_interval_of_folds(tmp_path: Path) -> None:
+    """Six repeats on three folds: the linear function by repeat, then by fold, with what three folds say."""
     text = THREE.replace("split: {by: person, test: 0.3, validation: 0.2}", "split: {by: person, folds: 3}")
+    text = text.replace("repeats: 3", "repeats: 6").replace("epochs: 12", "epochs: 4")
     outcome = run(write_table(tmp_path), text=text[: text.index("  - cross_stitch")])
     (gain,) = outcome.summary["improvement"]["gains"]
-    assert math.isfinite(gain["low"])
     assert gain["gain"] == pytest.approx(by_hand(means(outcome), "hard sharing 2"))
+    rows = pd.read_parquet(outcome.folder / "results.parquet")
+    rows = rows[(rows.part == "test") & (rows.metric == np.where(rows.task == "age", "mae", "accuracy"))]
+    by_repeat = rows.set_index(["cell_name", "task", "repeat"]).value.unstack()
+    changes = []
+    for task, sign in (("age", -1), ("sex", 1)):
+        shared, alone = by_repeat.loc["hard sharing 2", task], by_repeat.loc[f"{task} alone", task]
+        changes.append(100 * sign * (shared - shared.mean() * alone / alone.mean()) / alone.mean())
+    of_folds = np.mean(changes, axis=0).reshape(2, 3).mean(axis=0)
+    with ResultsStore(outcome.folder / "results.sqlite", read_only=True) as store:
+        ratio = store.facts()["test_over_train"]
+    half = stats.t.ppf(0.975, 2) * math.sqrt(np.var(of_folds, ddof=1) * (1 / 3 + ratio))
+    assert (gain["high"] - gain["low"]) / 2 == pytest.approx(half)
+
+
+def test_groups_that_only_some_tasks_have_labels_of_are_drawn_too(tmp_path: Path) -> None:
+    table = pd.read_csv(write_table(tmp_path) / "people.csv")
+    without = table.person.str[1:].astype(int) % 3 == 0
+    table.loc[without, "age"] = np.nan
+    table.to_csv(tmp_path / "people.csv", index=False)
+    outcome = run(tmp_path, text=THREE[: THREE.index("  - cross_stitch")])
+    with ResultsStore(outcome.folder / "results.sqlite", read_only=True) as store:
+        records, facts = store.records(), store.facts()
+    done = by_cell_and_task(records)
+    found = average_improvement(outcome.folder, TaskSet.from_dicts(facts["tasks"]), facts, done)
+    assert found is not None
+    path = run_folder(outcome.folder, done["single_task", "age"][0].id) / "test_summary.npz"
+    of_age = load_summaries(path)["age"]["mae"]["rows"]
+    assert np.count_nonzero(of_age) < len(of_age) == found.gains[0].num_clusters

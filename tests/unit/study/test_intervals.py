@@ -23,7 +23,9 @@ from taskloom.study.prepare import prepare_data
 from taskloom.study.resampling import support
 from taskloom.study.results import ResultsStore
 from taskloom.study.statistics import Gain, Scores, compare
+from taskloom.study.verdicts import by_cell_and_task, gain_between
 from taskloom.study.worker import DataCache
+from taskloom.tasks import TaskSet
 
 
 def test_one_part_is_the_t_test() -> None:
@@ -235,18 +237,35 @@ def test_a_study_of_folds_knows_its_folds(tmp_path: Path) -> None:
     """Six repeats on three folds: the intervals of a study are those of three folds."""
     text = TEXT.replace("split: {by: person, test: 0.3, validation: 0.2}", "split: {by: person, folds: 3}")
     text = text.replace("repeats: 2", "repeats: 6").replace("epochs: 3", "epochs: 1")
-    outcome = run(write_table(tmp_path), text=text[: text.index("  - cross_stitch")])
+    table = pd.read_csv(write_table(tmp_path) / "people.csv")
+    table["heart"] = 42 + 9 * table.b + table.c
+    table.to_csv(tmp_path / "people.csv", index=False)
+    text = text.replace("  sex:  {kind: binary}", "  heart: {kind: regression, unit: years}")
+    text = text.replace("group: person}", "group: person, features: [a, b, c, d]}")
+    outcome = run(tmp_path, text=text[: text.index("  - cross_stitch")])
     rows = pd.read_parquet(outcome.folder / "results.parquet")
-    rows = rows[(rows.part == "test") & (rows.metric == "mae")].set_index(["cell_name", "repeat"]).value
-    gains = rows["age alone"] - rows["hard sharing 2"]
-    by_fold = [gains[[fold, fold + 3]].mean() for fold in range(3)]
+    rows = rows[(rows.part == "test") & (rows.metric == "mae")]
+    rows = rows.set_index(["task", "cell_name", "repeat"]).value.sort_index()
+    of_age, of_heart = (
+        rows[task, f"{task} alone"] - rows[task, "hard sharing 2"] for task in ("age", "heart")
+    )
     (row,) = (row for row in outcome.summary["gains"] if row["task"] == "age")
-    assert row["gain"] == pytest.approx(gains.mean())
+    (both,) = outcome.summary["overall"]["gains"]
     facts = ResultsStore(outcome.folder / "results.sqlite", read_only=True)
     with facts as store:
-        ratio = store.facts()["test_over_train"]
-    half = stats.t.ppf(0.975, 2) * math.sqrt(np.var(by_fold, ddof=1) * (1 / 3 + ratio))
-    assert (row["high"] - row["low"]) / 2 == pytest.approx(half)
+        known, done = store.facts(), by_cell_and_task(store.records())
+    ratio = known["test_over_train"]
+    for told, gains in ((row, of_age), (both, (of_age + of_heart) / 2)):
+        by_fold = [gains[[fold, fold + 3]].mean() for fold in range(3)]
+        half = stats.t.ppf(0.975, 2) * math.sqrt(np.var(by_fold, ddof=1) * (1 / 3 + ratio))
+        assert told["gain"] == pytest.approx(gains.mean())
+        assert (told["high"] - told["low"]) / 2 == pytest.approx(half)
+    task, cell = TaskSet.from_dicts(known["tasks"])["age"], row["cell"]
+    between = gain_between(  # as coupled cells are compared with their like
+        outcome.folder, task, known, done["single_task", "age"], done[cell, "age"], cell
+    )
+    assert between is not None
+    assert (between.gain, between.low) == (pytest.approx(row["gain"]), pytest.approx(row["low"]))
 
 
 def test_the_share_of_test_rows_is_a_mean_over_the_folds(tmp_path: Path) -> None:
