@@ -259,6 +259,24 @@ def test_a_column_of_times_is_no_channel(here: Path, name: str, unit: str, times
         draft_study("rec", ["state", "age"], rate_hz=50)
 
 
+@pytest.mark.parametrize(("name", "step"), [("t", 1), ("timestamp", 20_000)])
+def test_a_column_that_may_count_samples_says_no_rate_and_is_no_channel(
+    here: Path, name: str, step: int
+) -> None:
+    _recordings(here / "rec")
+    for path in (here / "rec").glob("r*.csv"):
+        frame = pd.read_csv(path)
+        frame.insert(0, name, np.arange(500) * step)
+        frame.to_csv(path, index=False)
+    with pytest.raises(DataError, match=f"column `{name}` rises by {step:g} .* say the rate with --rate-hz"):
+        draft_study("rec", ["state", "age"])
+    draft = draft_study("rec", ["state", "age"], rate_hz=50)
+    assert draft.settings["data"]["channels"] == ["x", "y"]
+    Path("study.yaml").write_text(draft.text, encoding="utf-8")
+    data = load_data(load_study(Path("study.yaml")), None, Path("stores"))
+    assert data.train.input_shape == (100, 2)
+
+
 def test_images_of_a_column_of_another_name(here: Path) -> None:
     _faces(here / "faces", 40, 40)
     table = here / "faces" / "metadata.csv"

@@ -31,8 +31,8 @@ _TIMES = {
     **dict.fromkeys(("time_us", "us", "micros", "microseconds", "time [us]", "time (us)"), "us"),
 }
 """Names of a column of times, and the unit that they say."""
-_LEAST_STEP_MS = 1.5
-"""Steps from here on are hardly seconds between two samples of a signal."""
+_LEAST_STEP_MS, _MOST_STEP_MS = 1.5, 100
+"""Steps from the one on are hardly seconds from sample to sample, from the other on hardly milliseconds."""
 
 Reader = edf.EdfReader | wav.WavReader | RecordingsReader
 
@@ -63,7 +63,7 @@ def recordings_source(table: Table, column: str, folder: Path, rate_hz: float | 
         reader = wav.WavReader(folder, table=table.path.name, files=pattern)
     else:
         data = {"reader": "recordings", **data, "files": pattern}
-        time = _time_column(found) if suffix == ".csv" else {}
+        time = _time_column(found, rate_hz) if suffix == ".csv" else {}
         reader = _own_reader(folder, table.path.name, pattern, rate_hz, time)
         data |= time | ({} if rate_hz is None else {"rate_hz": rate_hz})
     return _source(reader, table, data, {column: "names the recordings"})
@@ -103,8 +103,14 @@ def _file(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file()), None)
 
 
-def _time_column(path: Path) -> dict[str, str]:
-    """`time` and `time_unit` of a CSV with a column of times: told by its name and by rising numbers."""
+def _time_column(path: Path, rate_hz: float | None) -> dict[str, Any]:
+    """`time` and `time_unit` of a CSV with a column of times: told by its name and by rising numbers.
+
+    Where it may as well count samples (0, 1, 2, ...), it is no channel, and the rate has to be given.
+
+    Raises:
+        DataError: Nothing says in which unit the column counts, nor the rate.
+    """
     table = read_table(path)
     for name in table.columns:
         unit = _TIMES.get(name.strip().lower())
@@ -114,16 +120,22 @@ def _time_column(path: Path) -> dict[str, str]:
         steps = np.array([]) if numbers is None else np.diff(numbers)
         if not len(steps) or not (steps > 0).all():
             continue
-        if not unit:
-            unit = "s" if np.median(steps) < _LEAST_STEP_MS else "ms"
-        return {"time": name, "time_unit": unit}
+        step = float(np.median(steps))
+        if not unit and (step == 1 or step >= _MOST_STEP_MS):
+            if rate_hz is None:
+                raise DataError(
+                    f"{path}: column `{name}` rises by {step:g} from row to row, and nothing says whether it "
+                    "counts samples, or time in which unit; say the rate with --rate-hz HZ."
+                )
+            return {"channels": [other for other in table.columns if other != name]}
+        return {"time": name, "time_unit": unit or ("s" if step < _LEAST_STEP_MS else "ms")}
     return {}
 
 
 def _own_reader(
     folder: Path, table: str, pattern: str, rate_hz: float | None, time: Mapping[str, Any]
 ) -> RecordingsReader:
-    if rate_hz is not None and time:
+    if rate_hz is not None and "time" in time:
         raise DataError(
             f"--rate-hz {rate_hz:g}: the files say it themselves, in their column `{time['time']}` "
             f"({time['time_unit']}); leave it out."
