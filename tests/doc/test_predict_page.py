@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from taskloom.data.face_crop import CropSettings, squared, stretched
+from taskloom.data.face_detectors import Detection
+from taskloom.data.face_framing import Framing
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "predict.md"
 
 
-def on_the_page() -> Any:
+def on_the_page(name: str = "cut") -> Any:
     (block,) = re.findall(r"```python\n(def cut.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {"cv2": cv2, "math": math, "np": np}
     exec(block, names)
-    return names["cut"]
+    return names[name]
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -36,6 +38,12 @@ def test_faces_cut_as_the_page_says_are_those_of_a_store(box: tuple[float, ...],
     given = picture(240, 320)
     stored = squared(given, box, CropSettings(64, detector="haar", margin=margin)).image  # type: ignore[arg-type]
     np.testing.assert_array_equal(on_the_page()(given, box, 64, margin), stored)
+
+
+def test_faces_framed_as_the_page_says_are_those_of_predict() -> None:
+    framing, box = Framing(0.9, 0.02, 0.11, 100, 128), (40.0, 30.0, 90.0, 90.0)
+    found = on_the_page("framed")(box, framing.to_dict())
+    np.testing.assert_allclose(found, framing.box(Detection(box, 1.0)))
 
 
 @pytest.mark.parametrize("shape", [(240, 320), (64, 64), (64, 50), (20, 300), (65, 64)])

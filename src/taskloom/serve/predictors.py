@@ -134,7 +134,9 @@ class TablePredictor:
                 name: [value for value in values if value is not None]
                 for name, values in categories.values.items()
             },
-            "means": None if fitted is None or not any(fitted["center"]) else fitted["center"],
+            "means": None
+            if fitted is None or not any(fitted["center"])
+            else fitted["center"][: len(numbers)],
             "may_be_missing": fitted is not None and fitted["fill"] is not None,
             "packed_bits": known["packed_bits"],
         }

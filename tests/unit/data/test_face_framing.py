@@ -129,6 +129,9 @@ def test_what_a_bundle_says_of_its_training_images(tmp_path: Path, photograph: N
     assert framing_found(ready) == framing.to_dict()
     changed = Relabelled(ready, ready.labels)
     assert framing_found(changed) == framing.to_dict()
+    ready.store.about["crop"]["align"] = True  # by points of its own table
+    assert framing_found(ready) is None
+    ready.store.about["crop"]["align"] = False
     joined = CombinedDataset({"a": ready}, ready.tasks)
     assert framing_found(joined) == {"sets": {"a": framing.to_dict()}}
     whole = np.stack([cv2.resize(cv2.cvtColor(photograph, cv2.COLOR_BGR2RGB), (256, 256))] * 24)

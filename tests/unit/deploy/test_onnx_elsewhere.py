@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ def test_a_program_without_pytorch_says_of_rows_what_predict_says(tmp_path: Path
     broken = alone(tmp_path / "net.onnx", tmp_path / "rows.npy")
     assert broken["sex"] == [*found["sex"][:1], None, *found["sex"][2:]]
     assert broken["age"][1] is broken["mood"][1] is None
+
+
+def test_a_file_of_ready_cut_faces_says_how_they_lie_in_their_images(tmp_path: Path) -> None:
+    bundle = load_bundle(image_bundle(tmp_path))
+    for framing in (None, {"detector": "haar", "side": 0.95, "right": 0.01, "down": 0.09}):
+        export_onnx(replace(bundle, about={**bundle.about, "framing": framing}), tmp_path / "net.onnx")
+        entries = {entry.key: entry.value for entry in onnx.load(tmp_path / "net.onnx").metadata_props}
+        assert json.loads(entries["taskloom"])["framing"] == framing
 
 
 def test_a_file_that_was_changed_is_found_out_by_the_file_alone(tmp_path: Path) -> None:

@@ -104,6 +104,19 @@ def test_names_of_a_bundle_are_text_on_its_page() -> None:
     assert "jane_doe" not in client_of(app).get("/").text + client_of(app).get("/about").text
 
 
+def test_a_page_of_categories_of_which_training_knew_none() -> None:
+    tasks = tl.TaskSet(tl.Binary("ill", ("no", "yes")))
+    network = tl.sharing.build("single_task", tl.encoders.mlp((3,), hidden=[3]), tasks)
+    scaled = {"center": [2.5, 0.0, 0.0], "scale": [1.0, 1.0, 1.0], "fill": None}
+    how = {"reader": "table", "packed_bits": None, "standardization": scaled}
+    how |= {"features": ["a", "job=cook", "sex=F"], "categories": {"job": [None], "sex": ["F"]}}
+    web = client_of(web_app(Bundle(network.eval(), tasks, how, {}, {"input_shape": [3]}, {}), CPU))
+    inputs = web.get("/about").json()["inputs"]
+    assert (inputs["features"], inputs["means"]) == (["a", "job", "sex"], [2.5])
+    assert inputs["categories"] == {"job": [], "sex": ["F"]}
+    assert '{"rows": [{"a": 1, "job": "", ...}]}' in web.get("/").text
+
+
 def test_the_page_shows_what_the_bundle_was_judged_on(tmp_path: Path) -> None:
     path = table_bundle(tmp_path)
     described = json.loads((path / "bundle.json").read_text())
