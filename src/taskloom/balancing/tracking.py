@@ -157,7 +157,10 @@ class DualBalancing(GradientAggregation):
     ) -> None:
         means = torch.stack([loss.mean.detach() for loss in losses.values()])
         means = self.processes.mean(means) if self.processes.count > 1 else means
-        there = torch.stack([loss.count > 0 for loss in losses.values()])
+        # A task of weight 0 has a loss of 0, whose logarithm says nothing.
+        weighty = [name not in model.tasks or model.tasks[name].weight != 0 for name in losses]
+        counted = torch.stack([loss.count > 0 for loss in losses.values()])
+        there = counted & torch.tensor(weighty, device=counted.device)
         logs = torch.where(there, (means + _SMALL).log(), 0.0)
         # A loss below 0 has no logarithm: its factor is no number, and so the step is refused by its name.
         factors = torch.where(there, torch.where(means < 0, torch.nan, 1 / (means + _SMALL)), 1.0)

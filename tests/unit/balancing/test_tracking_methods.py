@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,8 @@ from taskloom.balancing.solvers import min_norm
 from taskloom.balancing.tracking import EqualLengths, MoCo, Tracking, onto_simplex
 from taskloom.balancing.weightings import direction_oriented
 from taskloom.errors import ConfigError, TrainingError
-from taskloom.losses import SumCount
+from taskloom.losses import SumCount, weighted
+from taskloom.tasks import TaskSet
 
 Array = NDArray[np.float64]
 
@@ -147,6 +150,20 @@ def test_db_mtl_is_the_sum_of_logarithms_with_gradients_made_as_long(absent: tup
     logs = sum(float((losses_of(model, rows)[task].mean.detach() + 1e-8).log()) for task in there)
     assert balancer.total is not None
     assert float(balancer.total) == pytest.approx(logs, rel=1e-5)
+
+
+def test_a_task_of_weight_0_has_no_logarithm_in_the_total() -> None:
+    silent = TaskSet(*(dataclasses.replace(task, role="auxiliary", weight=0.0) if name == "mood" else task
+                       for name, task in TASKS.items()))  # fmt: skip
+    model, balancer = network(tasks=silent), make("db_mtl")
+    balancer.start(model)
+    losses = losses_of(model, batch())
+    balancer.backward(weighted(losses, silent), model)
+    means = {task: float(loss.mean.detach()) for task, loss in losses.items()}
+    assert balancer.total is not None
+    assert float(balancer.total) == pytest.approx(
+        math.log(means["age"]) + math.log(means["gender"]), rel=1e-5
+    )
 
 
 def test_averages_of_db_mtl_are_the_naive_loop() -> None:
