@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -18,9 +20,10 @@ from taskloom.data.face_detectors import make_detector
 from taskloom.data.face_framing import Framing, framing_of
 from taskloom.data.image_store import ImageStore
 from taskloom.deploy import Bundle, load_bundle
-from taskloom.predict import PredictSettings
+from taskloom.predict import PredictSettings, open_source, predict_faces
 from taskloom.predict.faces import USUAL_MARGIN, crop_settings
 from taskloom.predict.prepared import prepared_as
+from taskloom.serve.predictors import ImagePredictor
 
 FRAMING = Framing(0.95, 0.01, 0.09, 100, 128)
 READY: dict[str, Any] = {"reader": "images", "size": 32}
@@ -119,6 +122,27 @@ def test_a_store_like_a_bundle_holds_what_predict_shows_the_network(
     refused = CliRunner().invoke(app, ["prepare", "study.yaml", "--like", str(bundle)])
     assert refused.exit_code == 2
     assert "READER DIR STORE expected with DIR or --like" in " ".join(refused.output.split())
+
+
+def test_predict_and_serve_cut_faces_as_the_bundle_says(tmp_path: Path, photograph: np.ndarray) -> None:
+    plain = load_bundle(image_bundle(tmp_path))
+    bundle = replace(plain, about={**plain.about, "framing": FRAMING.to_dict()})
+    settings = PredictSettings(device="cpu")
+    assert ImagePredictor(bundle, settings).crop.framing == FRAMING
+    found = {}
+    for name, one in (("plain", plain), ("framed", bundle)):
+        source, place = open_source(str(tmp_path / "photos" / "astronaut.png")), tmp_path / f"{name}.csv"
+        done = predict_faces(one, source, table=place, settings=settings)
+        assert any("as 100 of 128 of them" in note for note in done.notes) == (name == "framed")
+        found[name] = pd.read_csv(place).age.tolist()
+    (face,) = (each for each in make_detector("haar").detect(photograph) if each.box[2] > 60)
+    image = squared(photograph, FRAMING.box(face), CropSettings(SIZE, detector="haar")).image
+    cv2.imwrite(str(tmp_path / "cut.png"), image[..., ::-1])
+    whole = PredictSettings(device="cpu", detector="none")
+    predict_faces(plain, open_source(str(tmp_path / "cut.png")), table=tmp_path / "cut.csv", settings=whole)
+    expected = pd.read_csv(tmp_path / "cut.csv").age[0]
+    assert min(abs(age - expected) for age in found["framed"]) < 1e-3
+    assert min(abs(age - expected) for age in found["plain"]) > 1e-3
 
 
 def test_mistakes_of_prepare_like_are_told_in_its_own_words(tmp_path: Path, photograph: np.ndarray) -> None:
