@@ -74,6 +74,15 @@ class SelfChanging(ABC):
         """Becomes the network that a state dict was taken from, with weights yet to be loaded."""
 
 
+def weights_to_return_to(network: nn.Module) -> dict[str, Tensor]:
+    """Copies of the present weights of stages and heads, by their names: what retraining starts from."""
+    return {
+        name: tensor.clone()
+        for name, tensor in network.state_dict().items()
+        if name.startswith(("stages.", "heads."))
+    }
+
+
 class TakesTurns(ABC):
     """Beside `MultiTaskNetwork`: a network whose parameters learn by turns, each from its own rows."""
 

@@ -29,7 +29,8 @@ from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
 from taskloom.losses import per_task
 from taskloom.sharing import Look, build
-from taskloom.sharing.modules.branch_search import BranchSearchNetwork, ParentChoice, Tree
+from taskloom.sharing.modules.branch_search import BranchSearchNetwork
+from taskloom.sharing.modules.branch_trees import ParentChoice, Tree
 from taskloom.tasks import Reversal
 from taskloom.training import fit
 

@@ -30,12 +30,8 @@ from _planted import planted, planted_encoder, planted_tasks
 from taskloom.errors import ConfigError
 from taskloom.losses import per_task
 from taskloom.sharing import build
-from taskloom.sharing.modules.selecting import (
-    SelectionGate,
-    SelectionNetwork,
-    code_products,
-    smooth_step,
-)
+from taskloom.sharing.modules.selecting import SelectionNetwork
+from taskloom.sharing.modules.selection_gates import SelectionGate, code_products, smooth_step
 from taskloom.training import EarlyFreeze, fit
 
 STATIC = {"gate_input": "static"}

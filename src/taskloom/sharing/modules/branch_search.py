@@ -3,80 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
-from taskloom.sharing.changing import Change, Look, SelfChanging
+from taskloom.sharing.changing import Change, Look, SelfChanging, weights_to_return_to
 from taskloom.sharing.heads import HeadChoice
 from taskloom.sharing.modules.base import (
     ModuleNetwork,
     after_loading,
-    check_count,
     check_inputs_stay,
-    check_number,
     letter,
-    stage_run,
 )
+from taskloom.sharing.modules.branch_trees import OPEN, ParentChoice, Tree, grouped, pruned
 from taskloom.sharing.modules.combination import combine
-from taskloom.sharing.modules.registration import register_module
 from taskloom.sharing.network import Features, ParameterGroup, trainable
 from taskloom.sharing.plan import Copies
-from taskloom.sharing.settings import Stages
 from taskloom.tasks import TaskSet
 
 SearchWeights = Literal["start", "keep"]
-
-_OPEN, _GONE = -1, -2
-"""In `parents` and `reads`: nothing is chosen yet; the copy that chose is gone."""
-
-
-class Tree(NamedTuple):
-    """Who is fed by whom.
-
-    Args:
-        parents: Per stage of the search but the first, and per copy of it, the copy below; `_GONE` for copies
-            that no task needs.
-        reads: Per task its copy of the last stage.
-    """
-
-    parents: list[list[int]]
-    reads: list[int]
-
-    def paths(self) -> list[list[int]]:
-        """Per stage and task the copy that the task runs through."""
-        path = [self.reads]
-        for parents in reversed(self.parents):
-            path.insert(0, [parents[copy] for copy in path[0]])
-        return path
-
-
-class ParentChoice(nn.Module):
-    """Chances with which each of C children is fed by each of P parents: softmax of logits, 0 at the start.
-
-    Args:
-        num_children: C.
-        num_parents: P.
-
-    Attributes:
-        logits: [C, P].
-    """
-
-    def __init__(self, num_children: int, num_parents: int) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.zeros(num_children, num_parents))
-
-    def sample(self, temperature: float) -> Tensor:
-        """Draws a relaxed choice per child, [C, P], rows summing to 1 (Guo et al. 2020)."""
-        exponential = torch.empty(self.logits.shape, device=self.logits.device).exponential_()
-        gumbel = -exponential.log()
-        return ((self.logits + gumbel.to(self.logits.dtype)) / temperature).softmax(1)
 
 
 class BranchSearchNetwork(ModuleNetwork, SelfChanging):
@@ -168,8 +119,8 @@ class BranchSearchNetwork(ModuleNetwork, SelfChanging):
             {key: ParentChoice(1, candidates) for key in self._task_keys.values()}
         )
         self.register_buffer("epoch", torch.tensor(0))
-        self.register_buffer("parents", torch.full((len(stages) - 1, candidates), _OPEN))
-        self.register_buffer("reads", torch.full((len(tasks),), _OPEN))
+        self.register_buffer("parents", torch.full((len(stages) - 1, candidates), OPEN))
+        self.register_buffer("reads", torch.full((len(tasks),), OPEN))
         self._epoch = 0
         self._tree: Tree | None = None
         self._decided: Tree | None = None
@@ -200,11 +151,7 @@ class BranchSearchNetwork(ModuleNetwork, SelfChanging):
     def starts_here(self) -> None:
         if self.retrain_from is None or self.retrain_weights != "start":
             return
-        self._begun = {
-            name: tensor.clone()
-            for name, tensor in self.state_dict().items()
-            if name.startswith(("stages.", "heads."))
-        }
+        self._begun = weights_to_return_to(self)
 
     def check_epochs(self, epochs: int) -> None:
         if self.retrain_from is not None and self.retrain_from > epochs:
@@ -227,7 +174,7 @@ class BranchSearchNetwork(ModuleNetwork, SelfChanging):
         anew = bool(self._begun)
         how = "weights start anew" if anew else "weights go on"
         told = "; ".join(
-            f"{self.stage_names[index]} {_grouped(self.tasks.names, path)}"
+            f"{self.stage_names[index]} {grouped(self.tasks.names, path)}"
             for index, path in zip(self._searched, tree.paths(), strict=True)
         )
         return Change(f"the tree is fixed, {how}: {told}", anew=anew)
@@ -249,7 +196,7 @@ class BranchSearchNetwork(ModuleNetwork, SelfChanging):
         found = torch.cat([torch.where(adversarial, among_needed, reads), *parents]).tolist()
         count, size = len(self.tasks), len(self._copy_keys)
         rows = [found[begin : begin + size] for begin in range(count, len(found), size)]
-        return _pruned(Tree(rows, found[:count]))
+        return pruned(Tree(rows, found[:count]))
 
     def _present(self) -> Tree:
         """The fixed tree, or the likeliest one while the search is on."""
@@ -272,7 +219,7 @@ class BranchSearchNetwork(ModuleNetwork, SelfChanging):
     def _take_tree(self) -> None:
         """Takes the tree from the buffers: copies that it needs, and whether choices learn."""
         reads = self.reads.tolist()
-        self._tree = None if reads[0] == _OPEN else Tree(self.parents.tolist(), reads)
+        self._tree = None if reads[0] == OPEN else Tree(self.parents.tolist(), reads)
         every = set(range(len(self._copy_keys)))
         needed = [set(path) for path in self._tree.paths()] if self._tree else [every] * len(self._searched)
         for index, wanted in zip(self._searched, needed, strict=True):
@@ -428,91 +375,7 @@ def _choices(modules: nn.ModuleDict) -> list[ParentChoice]:
     return [module for module in modules.values() if isinstance(module, ParentChoice)]
 
 
-def _grouped(names: Sequence[str], path: Sequence[int]) -> str:
-    """Who shares a copy with whom: tasks of one copy joined by +."""
-    users = {copy: [name for name, its in zip(names, path, strict=True) if its == copy] for copy in path}
-    return ", ".join("+".join(group) for group in users.values())
-
-
-def _pruned(tree: Tree) -> Tree:
-    """The tree with `_GONE` for copies that no task needs."""
-    paths = tree.paths()
-    parents = [
-        [parent if copy in path else _GONE for copy, parent in enumerate(row)]
-        for row, path in zip(tree.parents, paths[1:], strict=True)
-    ]
-    return Tree(parents, tree.reads)
-
-
 def _take_state(network: nn.Module, _: object) -> None:
     assert isinstance(network, BranchSearchNetwork)
     network._epoch = int(network.epoch)
     network._take_tree()
-
-
-@register_module("learning_to_branch")
-def learning_to_branch(
-    encoder: Encoder,
-    tasks: TaskSet,
-    *,
-    candidates: int | None = None,
-    stages: Stages = "all",
-    temperature: float = 5.0,
-    warmup_epochs: int = 0,
-    lr_multiplier: float = 10.0,
-    retrain_from: int | None = None,
-    retrain_weights: SearchWeights = "start",
-    copies: Copies = "fresh",
-    head: HeadChoice = None,
-) -> BranchSearchNetwork:
-    """Learning to branch (Guo et al. 2020): a tree over copies of every stage, searched for by gradients.
-
-    Args:
-        encoder: The backbone.
-        tasks: The tasks.
-        candidates: Copies of every stage between which is chosen; one per task where None.
-        stages: Which stages the tree consists of, as in `mmoe`.
-        temperature: Of the Gumbel-softmax; it falls with the square root of the epochs.
-        warmup_epochs: Epochs in which every copy hears all copies below alike, before the search.
-        lr_multiplier: Factor on the learning rate of the choices.
-        retrain_from: The epoch, counted from 1, before which the likeliest tree is fixed and its weights
-            start anew; None: never, and evaluation goes by the likeliest tree.
-        retrain_weights: "start" or "keep"; see `BranchSearchNetwork`.
-        copies, head: See `PlanNetwork`.
-
-    Raises:
-        ConfigError: A setting out of range.
-
-    Example:
-        >>> tasks = tl.TaskSet(tl.Binary("a"), tl.Binary("b"), tl.Binary("c"))
-        >>> network = learning_to_branch(tl.encoders.mlp((5,), hidden=[8, 4]), tasks)
-        >>> network.task_choices["c"].logits.data[0, 2] = 1.0
-        >>> print(network.describe())
-        stage    a  b  c  how
-        dense_0  A  A  A  likeliest tree of 3 copies
-        dense_1  A  A  B  likeliest tree of 3 copies
-        head     A  B  C  -
-    """
-    check_number("learning_to_branch.temperature", temperature, above=True)
-    check_number("learning_to_branch.lr_multiplier", lr_multiplier, above=True)
-    if retrain_weights not in get_args(SearchWeights):
-        raise ConfigError(
-            f"learning_to_branch.retrain_weights: start or keep expected, found {retrain_weights!r}."
-        )
-    if retrain_from is not None:
-        check_count("learning_to_branch.retrain_from", retrain_from)
-    return BranchSearchNetwork(
-        encoder,
-        tasks,
-        stages=stage_run(stages, encoder, "learning_to_branch.stages"),
-        candidates=(
-            len(tasks) if candidates is None else check_count("learning_to_branch.candidates", candidates)
-        ),
-        temperature=temperature,
-        warmup_epochs=check_count("learning_to_branch.warmup_epochs", warmup_epochs, least=0),
-        lr_multiplier=lr_multiplier,
-        retrain_from=retrain_from,
-        retrain_weights=retrain_weights,
-        head=head,
-        copies=copies,
-    )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from taskloom.encoders import Encoder
 from taskloom.errors import ConfigError
-from taskloom.sharing.changing import Change, Look, SelfChanging, TakesTurns
+from taskloom.sharing.changing import Change, Look, SelfChanging, TakesTurns, weights_to_return_to
 from taskloom.sharing.modules.base import after_loading
 from taskloom.sharing.modules.skipping import SkippingNetwork
 from taskloom.tasks import TaskSet
@@ -88,11 +88,7 @@ class RetrainedNetwork(SkippingNetwork, SelfChanging, TakesTurns):
         """From now on the present weights are the start that retraining goes back to."""
         if self.retrain_from is None or self.retrain_weights != "start":
             return
-        self._begun = {
-            name: tensor.clone()
-            for name, tensor in self.state_dict().items()
-            if name.startswith(("stages.", "heads."))
-        }
+        self._begun = weights_to_return_to(self)
 
     # -- phases
 
