@@ -68,11 +68,9 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prefix into which a wheel was installed that was built from the sdist of this tree."""
-    try:
-        version = importlib.metadata.version("setuptools")
-    except importlib.metadata.PackageNotFoundError:
-        version = "0"
-    if int(version.partition(".")[0]) < 77 or find_spec("pip") is None:
+    # Not `find_spec("pip")`: setuptools then keeps Python's own distutils, and its next import fails.
+    known = {name: _version(name) for name in ("pip", "setuptools")}
+    if known["setuptools"] < 77 or known["pip"] == 0:
         pytest.skip("pip and setuptools >= 77, which build the package, are not installed here")
     work = tmp_path_factory.mktemp("package")
     shutil.copytree(ROOT, work / "tree", ignore=_LEFT)
@@ -85,6 +83,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _run([*install, "--ignore-installed", "--prefix", str(work / "prefix"), wheel], work)
     shutil.rmtree(work / "tree")
     return work
+
+
+def _version(package: str) -> int:
+    """Its first number; 0 where it is not installed."""
+    try:
+        return int(importlib.metadata.version(package).partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return 0
 
 
 def _build(what: str, tree: Path, place: Path) -> None:

@@ -15,7 +15,7 @@ if sys.argv[1] == "keep":
 import torch
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):  # what is allocated in between may split the first free block
+for _ in range(20):  # what stays allocated in between splits free blocks, until there are holes for it
     torch.ones(16_000_000)
 before = faults()
 for _ in range(5):
