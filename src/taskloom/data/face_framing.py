@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import cv2
@@ -77,8 +77,20 @@ class Framing:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Framing:
-        """What `to_dict` gave."""
-        return cls(**{name: plain[name] for name in ("side", "right", "down", "found", "images")})
+        """What `to_dict` gave.
+
+        Raises:
+            DataError: Something else, as in a bundle that was edited by hand.
+        """
+        names = [field.name for field in fields(cls)]
+        values = [plain.get(name) for name in names] if isinstance(plain, Mapping) else []
+        numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+        if len(numbers) != len(names) or plain["side"] <= 0:
+            raise DataError(
+                f"about.framing of the bundle: finite numbers {', '.join(names)} (side above 0) expected, "
+                f"found {plain!r}; train the bundle anew, or give --margin."
+            )
+        return cls(**{name: plain[name] for name in names})
 
 
 def framing_of(images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None) -> Framing | None:

@@ -262,3 +262,17 @@ def test_a_picture_of_one_pixel_is_a_picture() -> None:
         assert (FaceCutter(settings).cut(picture)[0].image == 9).all()
     with pytest.raises(DataError, match="no face found"):
         FaceCutter(CropSettings(4, "haar")).cut(picture)
+
+
+def test_a_yunet_is_asked_for_plain_faces_and_its_stores_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV's own score of 0.9 leaves out a fifth of plain faces."""
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", lambda *given: asked.append(given))
+    model = tmp_path / "yunet.onnx"
+    model.write_bytes(b"weights")
+    make_detector("yunet", str(model))
+    assert asked == [(str(model), "", (320, 320), 0.6)]
+    assert CropSettings(8, "yunet", str(model)).to_dict()["detector_score"] == 0.6
+    assert "detector_score" not in CropSettings(8, "haar").to_dict()

@@ -138,3 +138,12 @@ def test_what_a_bundle_says_of_its_training_images(tmp_path: Path, photograph: N
     detected = dataset(tmp_path / "detected", whole, CropSettings(48, detector="haar"))
     assert len(detected.store.images) == 24
     assert framing_found(detected) is None  # the detector's box says how they are cut
+
+
+@pytest.mark.parametrize(
+    "changed", [{"side": "wide"}, {"side": 0.0}, {"down": None}, {"right": float("nan")}, {"found": []}]
+)
+def test_a_framing_that_was_edited_by_hand_is_refused(changed: dict[str, object]) -> None:
+    plain = {**Framing(0.95, 0.0, 0.1, 20, 20).to_dict(), **changed}
+    with pytest.raises(DataError, match=r"about\.framing of the bundle: finite numbers side, right, down"):
+        Framing.from_dict(plain)
